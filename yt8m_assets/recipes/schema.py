@@ -1,0 +1,191 @@
+"""The recipe: everything a run of the whole graph depends on, as frozen dataclasses checked at construction."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from yt8m_assets.data.simulation.config import SimulationConfig
+from yt8m_assets.ensemble.search import SearchConfig
+from yt8m_assets.errors import ConfigError
+from yt8m_assets.training.config import TrainingConfig
+
+SHIFTS = (-2, -1, 0, 1, 2)
+"""The shift axis of the prediction grid, seconds."""
+TTA_W0 = 3.72384689385059
+"""Rank-fusion constant with which the original fuses a model's shifts (SPEC section 11)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldoutConfig:
+    """Which validate shards are held out of every training, for OOF predictions and the ensemble."""
+
+    rule: Literal["original", "seeded"] = "original"
+    """The original's first 300 of 3844 shards in its own order, or a seeded share of the shards."""
+    num_shards: int = 300
+    """Shards held out under the original's rule."""
+    fraction: float = 1 / 3
+    """Share of the shards held out under the seeded rule."""
+    seed: int = 7
+    """Seed of the seeded rule."""
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("original", "seeded"):
+            raise ConfigError(f"holdout.rule = {self.rule!r}: choose 'original' or 'seeded'")
+        if self.num_shards < 1:
+            raise ConfigError(f"holdout.num_shards = {self.num_shards}: must be at least 1")
+        if not 0 < self.fraction < 1:
+            raise ConfigError(f"holdout.fraction = {self.fraction}: must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the shards are and what a record holds."""
+
+    pretraining: tuple[str, ...]
+    """Patterns (local or gs://) of frame-level shards with video labels; hold-out shards among them are left out."""
+    segments: tuple[str, ...]
+    """Patterns of the shards with segment ratings."""
+    test: tuple[str, ...]
+    """Patterns of the unlabelled test shards."""
+    segment_classes_uri: str
+    """File with the rated classes, one index a line under the header `Index`."""
+    vocabulary_uri: str | None = None
+    """File with the classes' names (for reports); None: classes are shown by number."""
+    num_classes: int = 3862
+    """Size of the vocabulary of video labels."""
+    feature_sizes: tuple[int, int] = (1024, 128)
+    """Bytes per second of rgb and audio."""
+    max_frames: int = 300
+    """Frames of a video that are used."""
+    holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
+    """The hold-out rule."""
+    simulation: SimulationConfig | None = None
+    """When set, the shards are simulated by the *_shards assets instead of read from elsewhere."""
+    memory_budget: int = 4 * 2**30
+    """Bytes of frames that may be held in memory; above it data is streamed."""
+    on_corrupt: Literal["raise", "quarantine"] = "raise"
+    """Stop at the first damaged record, or set it aside into a report (with a cap)."""
+    num_workers: int = 0
+    """Reader processes beside the training loop; 0 reads in the loop itself."""
+
+    def __post_init__(self) -> None:
+        for name in ("pretraining", "segments", "test"):
+            patterns = getattr(self, name)
+            if isinstance(patterns, str) or not patterns:
+                raise ConfigError(f"data.{name} = {patterns!r}: give a tuple with at least one pattern")
+        for name in ("num_classes", "max_frames", "memory_budget"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"data.{name} = {getattr(self, name)}: must be at least 1")
+        if self.num_workers < 0:
+            raise ConfigError(f"data.num_workers = {self.num_workers}: must not be negative")
+        if self.on_corrupt not in ("raise", "quarantine"):
+            raise ConfigError(f"data.on_corrupt = {self.on_corrupt!r}: choose 'raise' or 'quarantine'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecipe:
+    """One row of the leaderboard: an architecture, how it is trained, and the shifts its ranking fuses."""
+
+    key: str
+    """Partition key; also the architecture unless that is given."""
+    title: str
+    """Name in tables."""
+    pretraining: TrainingConfig
+    """Training on video labels."""
+    finetuning: TrainingConfig
+    """Training on segment ratings."""
+    shifts: tuple[int, ...] = (-1, 0, 1)
+    """Window shifts (seconds) that the model's ranking fuses."""
+    architecture: str = ""
+    """Registered name of the architecture; empty: the key."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Options of `create_model` that differ from the architecture's defaults."""
+    preset_weight: float = 1.0
+    """Ensemble weight of the original (percent), where the search starts."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "architecture", self.architecture or self.key)
+        object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
+        if not self.key or not all(c.isalnum() or c == "_" for c in self.key):
+            raise ConfigError(f"model key {self.key!r}: use letters, digits and underscores")
+        unknown = sorted(set(self.shifts) - set(SHIFTS))
+        if unknown or not self.shifts or len(set(self.shifts)) != len(self.shifts):
+            raise ConfigError(f"{self.key}: shifts = {self.shifts}: choose distinct shifts from {SHIFTS}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionConfig:
+    """How segments are scored and ranked."""
+
+    batch_size: int = 512
+    """Segments a forward pass sees."""
+    edges: Literal["clamp", "wrap"] = "clamp"
+    """What a shifted window sees beyond the video: its nearest frame, or the original's circular roll."""
+    top_k: int = 100_000
+    """Segments kept per class."""
+    tta_w0: float = TTA_W0
+    """Rank-fusion constant over a model's shifts."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the forward pass."""
+    trim_start: int = 0
+    """Segments at a video's beginning that are ranked last."""
+    trim_end: int = 0
+    """Segments at a video's end that are ranked last."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "top_k"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"prediction.{name} = {getattr(self, name)}: must be at least 1")
+        for name in ("trim_start", "trim_end"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"prediction.{name} = {getattr(self, name)}: must not be negative")
+        if self.tta_w0 <= 0:
+            raise ConfigError(f"prediction.tta_w0 = {self.tta_w0}: must be above zero")
+        if self.edges not in ("clamp", "wrap"):
+            raise ConfigError(f"prediction.edges = {self.edges!r}: choose 'clamp' or 'wrap'")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"prediction.precision = {self.precision!r}: choose 'float32' or 'bfloat16'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is trained on what, for how long, and how it becomes a submission."""
+
+    name: str
+    """Name in MLflow tags and reports."""
+    data: DataConfig
+    """The data."""
+    models: tuple[ModelRecipe, ...]
+    """The models, in the order of the leaderboard; their keys are the partitions."""
+    prediction: PredictionConfig = field(default_factory=PredictionConfig)
+    """Scoring and ranking."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """The search of the ensemble's weights."""
+    bootstrap_rounds: int = 1000
+    """Rounds of the bootstrap intervals in the reports."""
+    seed: int = 0
+    """Seed from which every stage derives its own."""
+
+    def __post_init__(self) -> None:
+        keys = [model.key for model in self.models]
+        if not keys or len(set(keys)) != len(keys):
+            raise ConfigError(f"recipe {self.name!r}: models = {keys}: give at least one, each key once")
+        if self.bootstrap_rounds < 1:
+            raise ConfigError(f"recipe {self.name!r}: bootstrap_rounds = {self.bootstrap_rounds}: must be at least 1")
+
+    @property
+    def model_keys(self) -> tuple[str, ...]:
+        """The partition keys of the model axis, in order."""
+        return tuple(model.key for model in self.models)
+
+    def model(self, key: str) -> ModelRecipe:
+        """The recipe of one model. Raises ConfigError naming the known keys."""
+        for model in self.models:
+            if model.key == key:
+                return model
+        raise ConfigError(f"unknown model {key!r}; recipe {self.name!r} has {', '.join(self.model_keys)}")
+
+    def with_models(self, keys: tuple[str, ...]) -> "Recipe":
+        """The same recipe with only the named models."""
+        return replace(self, models=tuple(self.model(key) for key in keys))

@@ -1,0 +1,238 @@
+"""Where artifacts lie: a folder on this machine, or a bucket. Only what the store needs, and nothing that overwrites.
+
+Both backends share one promise: `create_exclusive` makes an object that was not there, whole, or raises
+`FileExistsError`. The store builds its atomic publication on that alone.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from yt8m_assets.errors import ConfigError, PartitionBusyError, StorageError
+
+
+def free_space_error(path: object, error: OSError, needed: int | None = None) -> StorageError:
+    """A StorageError that names the path, the cause, and the bytes that were to be written where known."""
+    cause = "no space left" if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) else (error.strerror or error)
+    size = f" ({needed:,} bytes were to be written)" if needed else ""
+    return StorageError(f"{path}: cannot write: {cause}{size}; free some space or fix the permissions and run again")
+
+
+def fsync_folder(path: Path) -> None:
+    """Make a rename inside `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; after the block the file is synced and takes the final name.
+
+    On an exception nothing appears under `path`, and what stood there stays. Raises StorageError when the disk is
+    full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise free_space_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Backend(Protocol):
+    """What a store asks of the place where artifacts lie. Names are relative, with forward slashes."""
+
+    root_uri: str
+
+    def names(self, folder: str) -> list[str]: ...
+
+    def read_bytes(self, name: str) -> bytes: ...
+
+    def create_exclusive(self, name: str, content: bytes) -> None: ...
+
+    def staging(self, key: str) -> Path: ...
+
+    def put_folder(self, local: Path, folder: str) -> None: ...
+
+    def local_folder(self, folder: str, files: list[str]) -> Path: ...
+
+    def delete(self, folder: str) -> None: ...
+
+    def lock(self, key: str) -> Any: ...
+
+
+class LocalBackend:
+    """Artifacts in a folder of this machine (or a network file system that honours link and rename)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.root_uri = str(self.root)
+
+    def names(self, folder: str) -> list[str]:
+        """Names directly inside `folder`, sorted; empty where it does not exist."""
+        try:
+            return sorted(os.listdir(self.root / folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def read_bytes(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def create_exclusive(self, name: str, content: bytes) -> None:
+        path = self.root / name
+        temporary = path.with_name(f".tmp-{secrets.token_hex(4)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)  # unlike a rename, a link never replaces
+            fsync_folder(path.parent)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise free_space_error(path, error, len(content)) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def staging(self, key: str) -> Path:
+        """A new empty folder on the file system of the target, so that moving it is a rename."""
+        folder = self.root / key
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in os.listdir(folder):  # the caller holds the key's lock: leftovers belong to dead processes
+                if name.startswith(".tmp-"):
+                    stale = folder / name
+                    shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
+            path = folder / f".tmp-{secrets.token_hex(4)}"
+            path.mkdir()
+        except OSError as error:
+            raise free_space_error(folder, error) from error
+        return path
+
+    def put_folder(self, local: Path, folder: str) -> None:
+        try:
+            for path in sorted(local.rglob("*")):
+                with path.open("rb") if path.is_file() else open(os.devnull, "rb") as file:
+                    if path.is_file():
+                        os.fsync(file.fileno())
+            os.rename(local, self.root / folder)
+            fsync_folder((self.root / folder).parent)
+        except OSError as error:
+            raise free_space_error(self.root / folder, error) from error
+
+    def local_folder(self, folder: str, files: list[str]) -> Path:
+        return self.root / folder
+
+    def delete(self, folder: str) -> None:
+        path = self.root / folder
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Hold the key for this process; the kernel lets go when the process dies, so no lock is ever stale."""
+        folder = self.root / key
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise free_space_error(folder, error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise PartitionBusyError(f"{key}: another run is writing it; wait for that run and try again") from error
+        finally:
+            os.close(descriptor)
+
+
+class RemoteBackend:
+    """Artifacts in a bucket, through fsspec; verified copies of what is read lie in a local cache folder."""
+
+    def __init__(self, root_uri: str, cache: Path) -> None:
+        from yt8m_assets.data.remote import open_filesystem
+
+        self.root_uri = root_uri.rstrip("/")
+        self.cache = cache
+        self.filesystem, self.prefix = open_filesystem(self.root_uri)
+
+    def _path(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if name else self.prefix
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            entries = self.filesystem.ls(self._path(folder), detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+        return sorted({str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries})
+
+    def read_bytes(self, name: str) -> bytes:
+        return bytes(self.filesystem.cat_file(self._path(name)))
+
+    def create_exclusive(self, name: str, content: bytes) -> None:
+        if self.filesystem.exists(self._path(name)):
+            raise FileExistsError(name)
+        self.filesystem.pipe_file(self._path(name), content, mode="create")
+
+    def staging(self, key: str) -> Path:
+        path = self.cache / "staging" / secrets.token_hex(8)
+        path.mkdir(parents=True)
+        return path
+
+    def put_folder(self, local: Path, folder: str) -> None:
+        for path in sorted(local.rglob("*")):
+            if path.is_file():
+                name = f"{folder}/{path.relative_to(local).as_posix()}"
+                self.filesystem.put_file(str(path), self._path(name))
+        shutil.rmtree(local)
+
+    def local_folder(self, folder: str, files: list[str]) -> Path:
+        target = self.cache / "artifacts" / folder
+        for name in files:
+            path = target / name
+            if not path.exists():
+                with atomic_write(path) as temporary:
+                    self.filesystem.get_file(self._path(f"{folder}/{name}"), str(temporary))
+        return target
+
+    def delete(self, folder: str) -> None:
+        path = self._path(folder)
+        if self.filesystem.exists(path):
+            self.filesystem.rm(path, recursive=True)
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Buckets have no locks: two writers race, and the create-only manifest lets one of them through."""
+        yield
+
+
+def open_backend(root_uri: str, cache: Path) -> Backend:
+    """The backend of a root: a local path, or a URI such as gs://bucket/folder."""
+    if "://" not in root_uri:
+        return LocalBackend(Path(root_uri))
+    scheme = root_uri.split("://", 1)[0]
+    if scheme == "file":
+        return LocalBackend(Path(root_uri.removeprefix("file://")))
+    if scheme not in ("gs", "memory"):
+        raise ConfigError(f"storage root {root_uri!r}: use a local path or a gs:// URI")
+    return RemoteBackend(root_uri, cache)

@@ -1,0 +1,113 @@
+"""What a training run is told: one frozen dataclass for pre-training and fine-tuning alike (SPEC section 7)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from yt8m_assets.errors import ConfigError
+
+
+def _require(condition: bool, field: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ConfigError(f"training.{field} = {value!r}: {rule}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Length, batch, objective, optimiser and cadence of one training run.
+
+    The defaults are the original's (`original` preset of SPEC section 7); a recipe names what it changes.
+    """
+
+    num_steps: int
+    """Optimiser steps of this stage; fine-tuning continues the pre-training's count for the learning rate."""
+    batch_size: int = 128
+    """Examples an optimiser step sees, over all ranks and accumulation steps together."""
+    learning_rate: float = 1e-4
+    """Base learning rate."""
+    schedule: Literal["staircase", "cosine"] = "staircase"
+    """Staircase decay by examples seen (the original), or warm-up followed by a cosine to zero."""
+    decay_rate: float = 0.9
+    """Factor of each staircase step."""
+    decay_examples: int = 4_000_000
+    """Examples between two staircase steps (the original's README says 2 M, its code does 4 M)."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up, with either schedule."""
+    continue_schedule: bool = True
+    """In fine-tuning: go on counting from the pre-training's last step and restore its Adam slots, as the original."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Adam with TensorFlow's epsilon-hat form (the original), or decoupled weight decay."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, for adamw."""
+    clip: Literal["per_variable", "global", "none"] = "per_variable"
+    """Gradient clipping: each variable by itself (the original), all together, or none."""
+    clip_norm: float = 1.0
+    """L2 norm above which a gradient is scaled down."""
+    label_weighting: Literal["all", "rated"] = "all"
+    """In fine-tuning: every unrated class is a negative (the original), or only rated pairs enter the loss."""
+    label_smoothing: float = 0.0
+    """Share of each target moved towards one half."""
+    regularization_weight: float = 1.0
+    """Factor on the model's own regularisation (distillation) and L2 terms."""
+    window_frames: int | None = None
+    """Contiguous frames the data set draws per example; None feeds the whole video, and the model samples."""
+    windows_per_video: int = 1
+    """Windows taken from each video that is read."""
+    shuffle_buffer: int = 1024
+    """Examples held for shuffling."""
+    evaluate_every: int | None = None
+    """Steps between two hold-out evaluations (fine-tuning); None: only at the end."""
+    checkpoint_every: int = 1000
+    """Steps between two checkpoints."""
+    log_every: int = 50
+    """Steps between two metric points."""
+    early_stopping: int | None = None
+    """Evaluations without a better MAP after which training ends; None: never."""
+    ema_decay: float | None = None
+    """Decay of an exponential moving average of the weights; None: no average is kept."""
+    swa_last: int = 0
+    """Evaluated checkpoints at the end whose weights are averaged (SWA) and compared; 0: none."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the forward pass (autocast); weights and optimiser stay float32."""
+    compile: bool = False
+    """Use torch.compile; where it fails training goes on uncompiled, with the reason logged."""
+    accumulation: int = 1
+    """Micro-batches an optimiser step is split into; divides batch_size."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass (full-video models on a small GPU)."""
+    num_processes: int = 1
+    """Processes (GPUs) of data-parallel training, started through torchrun when above one."""
+    sync_batchnorm: bool = False
+    """Share batch-norm statistics over processes."""
+    deterministic: bool = False
+    """Ask torch for deterministic algorithms only."""
+
+    def __post_init__(self) -> None:
+        positive = ("batch_size", "learning_rate", "decay_examples", "clip_norm", "checkpoint_every", "log_every")
+        for field in (*positive, "windows_per_video", "shuffle_buffer", "accumulation", "num_processes"):
+            _require(getattr(self, field) > 0, field, getattr(self, field), "must be above zero")
+        for field in ("num_steps", "warmup_steps", "weight_decay", "regularization_weight", "swa_last"):
+            _require(getattr(self, field) >= 0, field, getattr(self, field), "must not be negative")
+        for field in ("window_frames", "evaluate_every", "early_stopping"):
+            value = getattr(self, field)
+            _require(value is None or value > 0, field, value, "must be above zero, or None")
+        _require(0 < self.decay_rate <= 1, "decay_rate", self.decay_rate, "must lie in (0, 1]")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "must lie in [0, 1)")
+        choices = {
+            "schedule": ("staircase", "cosine"),
+            "optimizer": ("adam", "adamw"),
+            "clip": ("per_variable", "global", "none"),
+            "label_weighting": ("all", "rated"),
+            "precision": ("float32", "bfloat16"),
+        }
+        for field, allowed in choices.items():
+            _require(getattr(self, field) in allowed, field, getattr(self, field), f"choose one of {allowed}")
+        _require(
+            self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "must lie in (0, 1), or None"
+        )
+        per_step = self.accumulation * self.num_processes
+        _require(
+            self.batch_size % per_step == 0,
+            "batch_size",
+            self.batch_size,
+            f"must be a multiple of accumulation x num_processes = {per_step}",
+        )
