@@ -1,0 +1,53 @@
+import io
+import logging
+import time
+
+import pytest
+
+from yt8m_assets.progress import LogProgress, NullProgress, PlainProgress, default_progress, format_seconds
+
+
+def test_plain_progress_ends_each_task_with_count_time_and_fields() -> None:
+    stream = io.StringIO()
+    with PlainProgress(stream).task("train bert", total=3, unit="steps") as task:
+        for number in range(3):
+            task.advance()
+            task.update(loss=1 / (number + 1), best_map=0.8)
+    assert stream.getvalue() == "train bert: 3 steps in 0 s  loss 0.3333  best map 0.8\n"
+
+
+def test_plain_progress_writes_a_line_at_most_every_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock) * 1.0)
+    stream = io.StringIO()
+    with PlainProgress(stream, seconds=10).task("scan", total=40, unit="shards") as task:
+        for _ in range(40):
+            task.advance()
+    lines = stream.getvalue().splitlines()
+    assert 2 <= len(lines) <= 9
+    assert "left" in lines[0]
+    assert lines[-1].startswith("scan: 40 shards in")
+
+
+def test_log_progress_goes_to_the_logger(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), LogProgress().task("fuse", total=1) as task:
+        task.advance()
+    assert caplog.messages == ["fuse: 1 it in 0 s"]
+
+
+def test_null_progress_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = NullProgress()
+    progress.log("text")
+    with progress.task("t") as task:
+        task.advance(5)
+        task.update(loss=1.0)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_terminal_progress_is_plain() -> None:
+    assert isinstance(default_progress(), PlainProgress)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (65, "1:05"), (3723, "1:02:03")])
+def test_seconds_read_well(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
