@@ -1,0 +1,108 @@
+"""Where the frames lie inside a record: found by constant strides, proven by every frame's header."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from yt8m_assets.data.examples import FEATURE_NAMES
+from yt8m_assets.data.wire import frame_header, read_varint
+
+
+class Layout(NamedTuple):
+    """Byte positions inside a record whose encoding is the canonical one."""
+
+    context_start: int
+    """First byte of the context's features."""
+    context_end: int
+    """Byte after them."""
+    rgb_start: int
+    """First byte of the rgb list (its first frame's header); -1 when there are no feature lists."""
+    audio_start: int
+    """First byte of the audio list; -1 when there are no feature lists."""
+    num_frames: int
+    """Frames in both lists."""
+
+
+class FrameLocator:
+    """Finds both feature lists of a record without parsing the frames.
+
+    Inside a list every frame takes `header + size` bytes. If the list's length is a multiple of that and every frame
+    starts with exactly the header that announces `size` bytes, no other reading of the bytes is possible. Whatever
+    deviates (other sizes, unknown fields, split maps, long varints) gives None and is left to protobuf.
+    """
+
+    def __init__(self, feature_sizes: tuple[int, int]) -> None:
+        self.feature_sizes = feature_sizes
+        self.headers = {
+            name.encode(): np.frombuffer(frame_header(size), np.uint8)
+            for name, size in zip(FEATURE_NAMES, feature_sizes, strict=True)
+        }
+        self.strides = {
+            name.encode(): len(frame_header(size)) + size
+            for name, size in zip(FEATURE_NAMES, feature_sizes, strict=True)
+        }
+
+    def locate(self, view: memoryview) -> Layout | None:
+        """The layout of a record, or None when its encoding is not the canonical one."""
+        try:
+            return self._locate(view)
+        except (IndexError, ValueError):
+            return None
+
+    def _locate(self, view: memoryview) -> Layout | None:
+        end = len(view)
+        position = context_start = context_end = 0
+        if view[0] == 0x0A:
+            length, context_start = read_varint(view, 1)
+            position = context_end = context_start + length
+        if position == end:
+            return Layout(context_start, context_end, -1, -1, 0)
+        if view[position] != 0x12:
+            return None
+        length, position = read_varint(view, position + 1)
+        if position + length != end:
+            return None
+        found: dict[bytes, tuple[int, int]] = {}
+        while position < end:
+            if view[position] != 0x0A:
+                return None
+            length, position = read_varint(view, position + 1)
+            entry_end = position + length
+            key_length = view[position + 1]
+            key = bytes(view[position + 2 : position + 2 + key_length])
+            stride = self.strides.get(key)
+            tag = position + 2 + key_length
+            if view[position] != 0x0A or stride is None or key in found or view[tag] != 0x12:
+                return None
+            length, position = read_varint(view, tag + 1)
+            if position + length != entry_end or entry_end > end:
+                return None
+            num_frames, rest = divmod(length, stride)
+            if rest or not self.headers_match(view, key, position, num_frames):
+                return None
+            found[key] = (position, num_frames)
+            position = entry_end
+        if len(found) != 2:
+            return None
+        (rgb_start, num_frames), (audio_start, num_audio) = (found[name.encode()] for name in FEATURE_NAMES)
+        return (
+            Layout(context_start, context_end, rgb_start, audio_start, num_frames) if num_frames == num_audio else None
+        )
+
+    def headers_match(self, view: memoryview, key: bytes, start: int, num_frames: int) -> bool:
+        """Whether each of the list's frames starts with the one header that announces the feature's size."""
+        header, stride = self.headers[key], self.strides[key]
+        rows = np.frombuffer(view, np.uint8, num_frames * stride, start).reshape(num_frames, stride)
+        return bool((rows[:, : len(header)] == header).all())
+
+    def frames(self, view: memoryview, layout: Layout, first: int = 0, count: int | None = None) -> np.ndarray:
+        """Copy frames [first, first + count) of a located record: uint8 [count, F]."""
+        count = layout.num_frames - first if count is None else count
+        frames = np.empty((count, sum(self.feature_sizes)), np.uint8)
+        column = 0
+        for key, start in zip(self.headers, (layout.rgb_start, layout.audio_start), strict=True):
+            stride, header = self.strides[key], len(self.headers[key])
+            rows = np.frombuffer(view, np.uint8, count * stride, start + first * stride).reshape(count, stride)
+            frames[:, column : column + stride - header] = rows[:, header:]
+            column += stride - header
+        return frames
