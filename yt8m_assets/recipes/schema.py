@@ -42,13 +42,13 @@ class HoldoutConfig:
 class DataConfig:
     """Where the shards are and what a record holds."""
 
-    pretraining: tuple[str, ...]
+    pretraining: tuple[str, ...] = ()
     """Patterns (local or gs://) of frame-level shards with video labels; hold-out shards among them are left out."""
-    segments: tuple[str, ...]
+    segments: tuple[str, ...] = ()
     """Patterns of the shards with segment ratings."""
-    test: tuple[str, ...]
+    test: tuple[str, ...] = ()
     """Patterns of the unlabelled test shards."""
-    segment_classes_uri: str
+    segment_classes_uri: str = ""
     """File with the rated classes, one index a line under the header `Index`."""
     vocabulary_uri: str | None = None
     """File with the classes' names (for reports); None: classes are shown by number."""
@@ -61,7 +61,7 @@ class DataConfig:
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
     """The hold-out rule."""
     simulation: SimulationConfig | None = None
-    """When set, the shards are simulated by the *_shards assets instead of read from elsewhere."""
+    """When set, the *_shards assets simulate the shards; patterns and class files are then left empty."""
     memory_budget: int = 4 * 2**30
     """Bytes of frames that may be held in memory; above it data is streamed."""
     on_corrupt: Literal["raise", "quarantine"] = "raise"
@@ -70,10 +70,12 @@ class DataConfig:
     """Reader processes beside the training loop; 0 reads in the loop itself."""
 
     def __post_init__(self) -> None:
-        for name in ("pretraining", "segments", "test"):
-            patterns = getattr(self, name)
-            if isinstance(patterns, str) or not patterns:
-                raise ConfigError(f"data.{name} = {patterns!r}: give a tuple with at least one pattern")
+        for name in ("pretraining", "segments", "test", "segment_classes_uri"):
+            value = getattr(self, name)
+            if self.simulation is not None and value:
+                raise ConfigError(f"data.{name} = {value!r}: leave it empty, the data is simulated")
+            if self.simulation is None and (not value or (isinstance(value, str) and name != "segment_classes_uri")):
+                raise ConfigError(f"data.{name} = {value!r}: say where the data is (patterns as a tuple)")
         for name in ("num_classes", "max_frames", "memory_budget"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} = {getattr(self, name)}: must be at least 1")
