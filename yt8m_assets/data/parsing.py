@@ -1,13 +1,14 @@
 """From the bytes of a record to a `Video`: by strides where the encoding allows, else by protobuf; always checked."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from yt8m_assets.data.examples import FEATURE_NAMES, FEATURE_SIZES
-from yt8m_assets.data.layout import FrameLocator
+from yt8m_assets.data.layout import FrameLocator, Layout
 from yt8m_assets.data.video import SegmentLabels, Video
 from yt8m_assets.data.wire import example_messages
 from yt8m_assets.errors import SchemaMismatchError
@@ -45,21 +46,36 @@ class RecordParser:
         layout = self.locator.locate(view)
         if layout is None:
             return self._parse_protobuf(view)
-        if layout.context_end - layout.context_start > MAX_CONTEXT_BYTES:
-            raise _Mismatch(f"its context takes {layout.context_end - layout.context_start:,} bytes")
-        context = self._context(bytes(view[layout.context_start : layout.context_end]))
+        context = view[layout.context_start : layout.context_end]
         if layout.rgb_start < 0:
-            return self._video_level(context)
+            return self._video_level(self._context(bytes(context)))
         _check_num_frames(layout.num_frames)
-        video_id, labels, segments = read_context(context)
+        video_id, labels, segments = self.context(context)
         return Video(video_id, self.locator.frames(view, layout), labels, segments)
 
-    def context(self, view: memoryview, offset: int, record: int) -> tuple[str, np.ndarray, SegmentLabels | None]:
-        """Id, labels and ratings from the bytes of a record's context alone."""
+    def examine(self, view: memoryview, offset: int, record: int) -> tuple[Layout | None, Video]:
+        """Check a record without copying its frames.
+
+        Returns its layout, and a Video whose frames are an empty uint8 [num_frames, 0]. The layout is None where the
+        encoding is not the canonical one, and for a video-level record.
+        """
+        layout = self.locator.locate(view)
+        if layout is None or layout.rgb_start < 0:
+            video = self.parse(view, offset, record)
+            frames = None if video.frames is None else np.empty((len(video.frames), 0), np.uint8)
+            return None, replace(video, frames=frames)
         try:
-            return read_context(self._context(bytes(view)))
+            _check_num_frames(layout.num_frames)
+            video_id, labels, segments = self.context(view[layout.context_start : layout.context_end])
         except _Mismatch as mismatch:
             raise SchemaMismatchError(self.uri, offset, record, str(mismatch)) from mismatch.__cause__
+        return layout, Video(video_id, np.empty((layout.num_frames, 0), np.uint8), labels, segments)
+
+    def context(self, view: memoryview) -> tuple[str, np.ndarray, SegmentLabels | None]:
+        """Id, labels and ratings from the bytes of a record's context alone. Raises ValueError naming the feature."""
+        if len(view) > MAX_CONTEXT_BYTES:
+            raise _Mismatch(f"its context takes {len(view):,} bytes, more than the limit of {MAX_CONTEXT_BYTES:,}")
+        return read_context(self._context(bytes(view)))
 
     def _context(self, content: bytes) -> Any:
         try:

@@ -142,7 +142,7 @@ def read_shard(
         try:
             video = parser.parse(data, offset, record)
             if video.segments is not None:
-                report.num_segments_beyond_end += _check_segments(video, strict, uri, offset, record)
+                report.num_segments_beyond_end += check_segments(video, strict, uri, offset, record)
         except SchemaMismatchError as error:
             if on_corrupt == "raise":
                 raise
@@ -152,7 +152,7 @@ def read_shard(
         yield video
 
 
-def _check_segments(video: Video, strict: bool, uri: str, offset: int, record: int) -> int:
+def check_segments(video: Video, strict: bool, uri: str, offset: int, record: int) -> int:
     """How many ratings start beyond the end of the video. Raises SchemaMismatchError when `strict`."""
     if video.segments is None or video.frames is None:
         return 0

@@ -1,0 +1,128 @@
+"""Which shards are held out, and the proof that no video is on both sides."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from yt8m_assets.errors import DataError
+
+_CLOUD_ORDER = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_CLOUD_NAME = re.compile(r"validate([0-9a-zA-Z])([0-9a-zA-Z])\.tfrecord")
+_LOCAL_NAME = re.compile(r"validate([0-9]{4})\.tfrecord")
+NUM_ORIGINAL_HOLDOUT = 300
+"""Validate shards the original held out, of 3844."""
+
+
+def _name(uri: str) -> str:
+    return uri.rsplit("/", 1)[-1]
+
+
+def original_rank(uri: str) -> int | None:
+    """Place of a validate shard in the original's order (SPEC section 8); None for any other name.
+
+    Cloud names (`validateXY.tfrecord`) count X fastest over digits, a-z, A-Z; local ones (`validate0123.tfrecord`)
+    carry the place itself.
+    """
+    name = _name(uri)
+    local = _LOCAL_NAME.fullmatch(name)
+    if local:
+        return int(local.group(1))
+    cloud = _CLOUD_NAME.fullmatch(name)
+    if cloud:
+        first, second = (_CLOUD_ORDER.index(character) for character in cloud.groups())
+        return second * len(_CLOUD_ORDER) + first
+    return None
+
+
+def original_holdout(uris: Iterable[str], num_shards: int = NUM_ORIGINAL_HOLDOUT) -> set[str]:
+    """The shards among `uris` that the original held out: the first `num_shards` of its order (SPEC section 8).
+
+    Train and test shards are never held out. Raises DataError when both naming schemes are mixed, because then the
+    same videos would carry two names.
+    """
+    uris = list(uris)
+    schemes = {bool(_LOCAL_NAME.fullmatch(_name(uri))) for uri in uris if original_rank(uri) is not None}
+    if len(schemes) > 1:
+        raise DataError("the shards mix cloud names (validateXY) and local names (validate0000); use one of the two")
+    ranks = {uri: original_rank(uri) for uri in uris}
+    return {uri for uri, rank in ranks.items() if rank is not None and rank < num_shards}
+
+
+def seeded_holdout(uris: Iterable[str], fraction: float, seed: int) -> set[str]:
+    """A share of the shards, at least one and never all, drawn by file name: the same names give the same choice."""
+    ordered = sorted(uris, key=lambda uri: (_name(uri), uri))
+    if len(ordered) < 2:
+        raise DataError(f"a hold-out needs at least two shards, there are {len(ordered)}; write smaller shards")
+    count = min(max(round(len(ordered) * fraction), 1), len(ordered) - 1)
+    order = np.random.default_rng(seed).permutation(len(ordered))
+    return {ordered[place] for place in order[:count]}
+
+
+def assign_folds(uris: Iterable[str], num_folds: int, seed: int) -> dict[str, int]:
+    """A fold 0..num_folds-1 for every shard; fold sizes differ by one at most."""
+    ordered = sorted(uris, key=lambda uri: (_name(uri), uri))
+    if not 2 <= num_folds <= len(ordered):
+        raise DataError(f"{num_folds} folds of {len(ordered)} shards: choose 2 to {len(ordered)} folds")
+    order = np.random.default_rng(seed).permutation(len(ordered))
+    return {ordered[place]: number % num_folds for number, place in enumerate(order)}
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A video id that occurs more than once."""
+
+    video_id: str
+    """The id."""
+    uris: tuple[str, ...]
+    """The shards it is in, one entry an occurrence."""
+
+    def __str__(self) -> str:
+        return f"{self.video_id} in {', '.join(_name(uri) for uri in self.uris)}"
+
+
+def find_duplicates(ids: Mapping[str, Sequence[str]]) -> list[Duplicate]:
+    """Ids that occur more than once within or among shards, sorted. ids: shard URI -> its video ids."""
+    if not ids:
+        return []
+    flat = np.concatenate([np.asarray(values, "S11") for values in ids.values()])
+    names, counts = np.unique(flat, return_counts=True)
+    repeated = {name.decode() for name in names[counts > 1].tolist()}
+    places: dict[str, list[str]] = {name: [] for name in repeated}
+    if repeated:
+        for uri, values in ids.items():
+            for name in values:
+                if name in places:
+                    places[name].append(uri)
+    return [Duplicate(name, tuple(places[name])) for name in sorted(places)]
+
+
+def find_leaks(training: Mapping[str, Sequence[str]], held_out: Mapping[str, Sequence[str]]) -> list[Duplicate]:
+    """Ids on both sides of the hold-out, sorted, each with the shards it is in."""
+    sides = [{name for values in side.values() for name in values} for side in (training, held_out)]
+    shared = sides[0] & sides[1]
+    places: dict[str, list[str]] = {name: [] for name in shared}
+    if shared:
+        for side in (training, held_out):
+            for uri, values in side.items():
+                for name in values:
+                    if name in places:
+                        places[name].append(uri)
+    return [Duplicate(name, tuple(places[name])) for name in sorted(places)]
+
+
+def require_disjoint(training: Mapping[str, Sequence[str]], held_out: Mapping[str, Sequence[str]]) -> None:
+    """Raise DataError naming the videos when one is on both sides of the hold-out."""
+    leaks = find_leaks(training, held_out)
+    if leaks:
+        shown = "; ".join(str(leak) for leak in leaks[:5])
+        raise DataError(f"{len(leaks)} videos are both held out and trained on: {shown}; repair the hold-out rule")
+
+
+def require_unique(ids: Mapping[str, Sequence[str]]) -> None:
+    """Raise DataError naming the videos that occur twice."""
+    duplicates = find_duplicates(ids)
+    if duplicates:
+        shown = "; ".join(str(duplicate) for duplicate in duplicates[:5])
+        raise DataError(f"{len(duplicates)} video ids occur more than once: {shown}; remove the copies")

@@ -1,0 +1,262 @@
+"""The sidecar index of a shard: where every record and its frames lie, so that a window is read without the rest.
+
+32 bytes a video plus its id. An index belongs to a shard's content: it carries the checksum of the shard's framing
+(every record's length and checksums), and is rebuilt when that differs.
+"""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crc32c import crc32c
+
+from yt8m_assets.data.examples import FEATURE_SIZES
+from yt8m_assets.data.framing import (
+    FOOTER_BYTES,
+    HEADER_BYTES,
+    MAX_RECORD_BYTES,
+    OVERHEAD_BYTES,
+    MappedFile,
+    header_length,
+    local_file,
+)
+from yt8m_assets.data.parsing import RecordParser
+from yt8m_assets.data.reader import OnCorrupt, QuarantinedRecord, ReadReport, check_segments, iterate_records
+from yt8m_assets.errors import CorruptShardError, SchemaMismatchError
+from yt8m_assets.storage import atomic_write, sha256_text
+
+logger = logging.getLogger(__name__)
+VERSION = 1
+_MAGIC = b"YT8MIDX1"
+NOT_LOCATED = 0xFFFFFFFF
+"""`rgb_start` of a record whose encoding is not the canonical one: it is read through protobuf."""
+RECORD = np.dtype(
+    [
+        ("offset", "<u8"),
+        ("length", "<u4"),
+        ("context_start", "<u4"),
+        ("context_length", "<u4"),
+        ("rgb_start", "<u4"),
+        ("audio_start", "<u4"),
+        ("num_frames", "<u4"),
+    ]
+)
+
+
+def framing_checksum(uri: str) -> str:
+    """`framing-crc32c:` + hex over the 16 framing bytes of every record: reads a page a record, not the frames.
+
+    It stands for the content as long as each record matches its own checksum, which reading verifies.
+    Raises CorruptShardError where the framing is damaged.
+    """
+    file = MappedFile(local_file(uri), uri)
+    position = record = crc = 0
+    while position < file.size:
+        length = header_length(file.view, position, record, uri, MAX_RECORD_BYTES)
+        crc = _framing_crc(file.view, position, length, crc)
+        position += length + OVERHEAD_BYTES
+        record += 1
+        file.release(position)
+    return f"framing-crc32c:{crc:08x}"
+
+
+def _framing_crc(view: memoryview, position: int, length: int, crc: int) -> int:
+    end = position + HEADER_BYTES + length
+    return crc32c(view[end : end + FOOTER_BYTES], crc32c(view[position : position + HEADER_BYTES], crc))
+
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """Where the good records of a shard lie. N of them."""
+
+    uri: str
+    """The shard."""
+    size: int
+    """Its bytes."""
+    checksum: str
+    """`framing_checksum` of the content that was indexed; with damaged framing, of its sound part."""
+    feature_sizes: tuple[int, int]
+    """Bytes of rgb and audio per frame."""
+    num_records: int
+    """Records in the file, the damaged ones included."""
+    num_labels: int
+    """Video-level labels."""
+    num_ratings: int
+    """Ratings."""
+    num_segments_beyond_end: int
+    """Ratings of segments that start after their video's end."""
+    records: np.ndarray
+    """RECORD [N]."""
+    ids: np.ndarray
+    """S11 [N]: video ids."""
+    quarantined: tuple[QuarantinedRecord, ...] = ()
+    """Records that were set aside."""
+
+    @property
+    def video_ids(self) -> list[str]:
+        """The ids as text."""
+        return [name.decode() for name in self.ids.tolist()]
+
+    def to_bytes(self) -> bytes:
+        """Magic, JSON header, records, ids, and a crc32c of it all."""
+        header = {name: getattr(self, name) for name in _HEADER_FIELDS}
+        header |= {"version": VERSION, "num_videos": len(self.records)}
+        header["quarantined"] = [asdict(record) for record in self.quarantined]
+        text = json.dumps(header, sort_keys=True).encode()
+        content = b"".join(
+            (_MAGIC, len(text).to_bytes(4, "little"), text, self.records.tobytes(), self.ids.astype("S11").tobytes())
+        )
+        return content + crc32c(content).to_bytes(4, "little")
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "ShardIndex":
+        """Parse and check. Raises ValueError when it is damaged or of another version."""
+        if content[:8] != _MAGIC or crc32c(content[:-4]).to_bytes(4, "little") != content[-4:]:
+            raise ValueError("damaged")
+        start = 12 + int.from_bytes(content[8:12], "little")
+        header: dict[str, Any] = json.loads(content[12:start])
+        count, version = header.pop("num_videos"), header.pop("version")
+        if version != VERSION:
+            raise ValueError(f"of version {version}")
+        ids_start = start + count * RECORD.itemsize
+        header["quarantined"] = tuple(QuarantinedRecord(**entry) for entry in header["quarantined"])
+        header["feature_sizes"] = tuple(header["feature_sizes"])
+        records = np.frombuffer(content, RECORD, count, start)
+        return cls(**header, records=records, ids=np.frombuffer(content, "S11", count, ids_start))
+
+
+_HEADER_FIELDS = (
+    "uri",
+    "size",
+    "checksum",
+    "feature_sizes",
+    "num_records",
+    "num_labels",
+    "num_ratings",
+    "num_segments_beyond_end",
+)
+
+
+def build_index(
+    uri: str,
+    *,
+    feature_sizes: tuple[int, int] = FEATURE_SIZES,
+    check_crc: bool = True,
+    strict: bool = False,
+    on_corrupt: OnCorrupt = "raise",
+    report: ReadReport | None = None,
+) -> ShardIndex:
+    """Read a shard once, checking everything, and note where its records lie. Errors and options as `read_shard`."""
+    report = ReadReport() if report is None else report
+    before = len(report.quarantined)
+    parser = RecordParser(uri, feature_sizes)
+    rows: list[tuple[int, ...]] = []
+    ids: list[str] = []
+    labels = ratings = beyond = crc = 0
+    for offset, record, view in iterate_records(uri, check_crc=check_crc, on_corrupt=on_corrupt, report=report):
+        try:
+            layout, video = parser.examine(view, offset, record)
+            beyond += check_segments(video, strict, uri, offset, record)
+        except SchemaMismatchError as error:
+            if on_corrupt == "raise":
+                raise
+            report.set_aside(error)
+            continue
+        ids.append(video.video_id)
+        labels += len(video.labels)
+        ratings += 0 if video.segments is None else len(video.segments)
+        if layout is None:
+            rows.append((offset, len(view), 0, 0, NOT_LOCATED, NOT_LOCATED, video.num_frames))
+        else:
+            context_length = layout.context_end - layout.context_start
+            starts = (layout.rgb_start, layout.audio_start, layout.num_frames)
+            rows.append((offset, len(view), layout.context_start, context_length, *starts))
+    report.num_records += len(rows)
+    report.num_segments_beyond_end += beyond
+    size, num_records, crc = _framing(uri)
+    return ShardIndex(
+        uri=uri,
+        size=size,
+        checksum=f"framing-crc32c:{crc:08x}",
+        feature_sizes=feature_sizes,
+        num_records=num_records,
+        num_labels=labels,
+        num_ratings=ratings,
+        num_segments_beyond_end=beyond,
+        records=np.array(rows, RECORD),
+        ids=np.array(ids, "S11"),
+        quarantined=tuple(report.quarantined[before:]),
+    )
+
+
+def _framing(uri: str) -> tuple[int, int, int]:
+    """Size, records and framing crc of the part of a shard whose framing is sound."""
+    file = MappedFile(local_file(uri), uri)
+    position = record = crc = 0
+    while position < file.size:
+        try:
+            length = header_length(file.view, position, record, uri, MAX_RECORD_BYTES)
+        except CorruptShardError:
+            record += 1
+            break
+        crc = _framing_crc(file.view, position, length, crc)
+        position += length + OVERHEAD_BYTES
+        record += 1
+        file.release(position)
+    return file.size, record, crc
+
+
+def index_path(uri: str, cache_path: Path) -> Path:
+    """Where the index of a shard lies in a cache folder."""
+    name = uri.rsplit("/", 1)[-1]
+    return cache_path / f"{name}-{sha256_text(uri)[:16]}.index"
+
+
+def load_index(
+    uri: str,
+    *,
+    cache_path: Path | None = None,
+    feature_sizes: tuple[int, int] = FEATURE_SIZES,
+    on_corrupt: OnCorrupt = "raise",
+    report: ReadReport | None = None,
+) -> ShardIndex:
+    """The index of a shard: from the cache folder while it fits the shard's content, else built (and kept there).
+
+    An index that lists damaged records is used under "quarantine" only (and reported again); under "raise" the shard
+    is read anew, which raises.
+    """
+    report = ReadReport() if report is None else report
+    if cache_path is None:
+        return build_index(uri, feature_sizes=feature_sizes, on_corrupt=on_corrupt, report=report)
+    path = index_path(uri, cache_path)
+    try:
+        index = ShardIndex.from_bytes(path.read_bytes())
+    except FileNotFoundError:
+        index = None
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("%s: the index is %s; it is built again", path, error)
+        index = None
+    if index is not None and _fits(index, uri, feature_sizes, on_corrupt):
+        for record in index.quarantined:
+            report.set_aside(CorruptShardError(record.uri, record.offset, record.record, record.reason))
+        report.num_shards += 1
+        report.num_empty_shards += not index.num_records
+        report.num_records += len(index.records)
+        report.num_segments_beyond_end += index.num_segments_beyond_end
+        return index
+    index = build_index(uri, feature_sizes=feature_sizes, on_corrupt=on_corrupt, report=report)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(index.to_bytes())
+    return index
+
+
+def _fits(index: ShardIndex, uri: str, feature_sizes: tuple[int, int], on_corrupt: OnCorrupt) -> bool:
+    if index.uri != uri or index.feature_sizes != tuple(feature_sizes):
+        return False
+    if index.quarantined and on_corrupt == "raise":
+        return False
+    size, _, crc = _framing(uri)
+    return index.size == size and index.checksum == f"framing-crc32c:{crc:08x}"

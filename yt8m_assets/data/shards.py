@@ -1,0 +1,152 @@
+"""Which shards there are, and what is known of each."""
+
+import glob
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yt8m_assets.errors import DataError, MissingDataError
+from yt8m_assets.storage import canonical_json, sha256_text
+
+SCHEMA = 1
+_MAGIC = "*?["
+
+
+def expand_patterns(patterns: str | Sequence[str]) -> list[str]:
+    """The URIs of the shards that patterns (local or gs:// globs, or plain names) match: sorted, each once.
+
+    Raises MissingDataError naming the pattern that matches nothing, and what its folder holds.
+    """
+    found: list[str] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matches = _expand(pattern)
+        if not matches:
+            raise MissingDataError(f"{pattern}: matches no shard; {_folder_listing(pattern)}")
+        found.extend(matches)
+    return sorted(set(found))
+
+
+def _expand(pattern: str) -> list[str]:
+    if "://" in pattern and not pattern.startswith("file://"):
+        from yt8m_assets.data.remote import glob_uris
+
+        return glob_uris(pattern)
+    pattern = pattern.removeprefix("file://")
+    if Path(pattern).is_file():
+        return [pattern]
+    return [name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
+
+
+def _folder_listing(pattern: str) -> str:
+    if "://" in pattern and not pattern.startswith("file://"):
+        from yt8m_assets.data.remote import list_folder
+
+        folder, names = pattern.rsplit("/", 1)[0], list_folder(pattern.rsplit("/", 1)[0])
+    else:
+        path = Path(pattern.removeprefix("file://")).parent
+        while not path.is_dir() and path != path.parent:
+            path = path.parent
+        folder, names = str(path), sorted(entry.name for entry in path.iterdir())
+    if not names:
+        return f"{folder} is empty or does not exist"
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{folder} holds {', '.join(names[:5])}{more}"
+
+
+def shard_size(uri: str) -> int:
+    """Bytes of a shard. Raises MissingDataError where it does not exist."""
+    if "://" in uri and not uri.startswith("file://"):
+        from yt8m_assets.data.remote import stat
+
+        return stat(uri).size
+    try:
+        return Path(uri.removeprefix("file://")).stat().st_size
+    except FileNotFoundError as error:
+        raise MissingDataError(f"{uri}: no such shard; {_folder_listing(uri)}") from error
+
+
+def listing_digest(uris: Iterable[str]) -> str:
+    """sha256 of names and sizes: changes when a shard is added, removed or replaced by one of another size."""
+    return sha256_text(canonical_json([[uri, shard_size(uri)] for uri in uris]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """What is known of one shard."""
+
+    uri: str
+    """Local path or gs:// URI."""
+    size: int
+    """Bytes."""
+    checksum: str
+    """Checksum of the content (see `index.framing_checksum`)."""
+    num_records: int
+    """Records in the file, the damaged ones included."""
+    num_videos: int
+    """Good records."""
+    num_frames: int
+    """Frames of all videos."""
+    num_labels: int = 0
+    """Video-level labels."""
+    num_ratings: int = 0
+    """Rated (segment, class) pairs."""
+    num_segments_beyond_end: int = 0
+    """Ratings of segments that start after their video's end."""
+    held_out: bool = False
+    """Whether the shard is kept from every training."""
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self.uri.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardManifest:
+    """The shards of a split: the one list that hold-out and training share."""
+
+    shards: tuple[ShardInfo, ...]
+    """Every shard, sorted by URI."""
+    quarantined: tuple[dict[str, Any], ...] = ()
+    """Records that were set aside: uri, offset, record, reason."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Anything else worth keeping, as JSON values."""
+
+    def uris(self, held_out: bool | None = None) -> list[str]:
+        """URIs of all shards, or of those on one side of the hold-out."""
+        return [shard.uri for shard in self.shards if held_out is None or shard.held_out == held_out]
+
+    def total(self, name: str, held_out: bool | None = None) -> int:
+        """Sum of a count (`num_videos`, `size`, ...) over the shards."""
+        return sum(getattr(shard, name) for shard in self.shards if held_out is None or shard.held_out == held_out)
+
+    def to_json(self) -> str:
+        """Text with sorted keys: equal manifests give equal text."""
+        content = {
+            "schema": SCHEMA,
+            "shards": [asdict(shard) for shard in self.shards],
+            "quarantined": list(self.quarantined),
+            "notes": self.notes,
+        }
+        return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "shards.json") -> "ShardManifest":
+        """Parse and check. Raises DataError naming the file."""
+        try:
+            content = json.loads(text)
+            if content["schema"] != SCHEMA:
+                raise DataError(f"{name}: written as schema {content['schema']}, this version reads {SCHEMA}; redo it")
+            shards = tuple(ShardInfo(**entry) for entry in content["shards"])
+            return cls(shards=shards, quarantined=tuple(content["quarantined"]), notes=content["notes"])
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{name}: not a shard manifest ({error}); redo the artifact") from error
+
+    @classmethod
+    def read(cls, path: Path) -> "ShardManifest":
+        """The manifest in a file."""
+        return cls.from_json(path.read_text(), str(path))
