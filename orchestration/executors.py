@@ -1,0 +1,105 @@
+"""The executor that `YT8M_EXECUTOR` names, and how torch's threads are shared between steps on one machine."""
+
+import os
+from collections.abc import MutableMapping
+from importlib.util import find_spec
+from typing import Any
+
+import dagster as dg
+
+from yt8m_assets.errors import ConfigError
+
+EXECUTORS = ("in_process", "multiprocess", "k8s", "vertex")
+THREADS_PER_STEP = 4
+"""Threads below which a training step wastes more on waiting than a second step at the same time would win."""
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def num_cpus() -> int:
+    """CPUs this process may use (its affinity, not the machine's number)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_concurrency(cpus: int) -> int:
+    """Steps at once on so many CPUs: one for every four, at most four."""
+    return max(1, min(4, cpus // THREADS_PER_STEP))
+
+
+def share_threads(environment: MutableMapping[str, str], cpus: int, num_steps: int) -> None:
+    """Give each of the steps that run at once its share of the CPUs; what the user set stays."""
+    for name in _THREAD_VARIABLES:
+        environment.setdefault(name, str(max(1, cpus // num_steps)))
+
+
+def executor_for(name: str) -> dg.ExecutorDefinition:
+    """The executor of a name: in_process, multiprocess, k8s or vertex.
+
+    For k8s and vertex the run launcher belongs to the instance: see the examples in `orchestration/deploy/`.
+    Raises ConfigError for another name, and for one whose extra is not installed.
+    """
+    if name == "in_process":
+        return dg.in_process_executor
+    if name == "multiprocess":
+        return multiprocess_executor
+    if name == "k8s":
+        _require("dagster_k8s", "k8s")
+        from dagster_k8s import k8s_job_executor
+
+        return k8s_job_executor
+    if name == "vertex":
+        _require("google.cloud.aiplatform_v1", "vertex")
+        return vertex_executor
+    raise ConfigError(f"YT8M_EXECUTOR = {name!r}: choose one of {', '.join(EXECUTORS)}")
+
+
+def _require(module: str, extra: str) -> None:
+    try:
+        found = find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent package is missing
+        found = False
+    if not found:
+        raise ConfigError(f"YT8M_EXECUTOR = {extra} needs {module}, which is not installed: pip install '.[{extra}]'")
+
+
+def _multiprocess(init_context: dg.InitExecutorContext) -> Any:
+    config: dict[str, Any] = dict(init_context.executor_config)
+    cpus = num_cpus()
+    steps = config.get("max_concurrent") or default_concurrency(cpus)
+    # Step processes inherit the environment of the run's process, which is this one.
+    share_threads(os.environ, cpus, steps)
+    create = dg.multiprocess_executor.executor_creation_fn
+    if create is None:
+        raise ConfigError("dagster.multiprocess_executor cannot be created: install the pinned version of dagster")
+    return create(init_context._replace(executor_config={**config, "max_concurrent": steps}))
+
+
+multiprocess_executor = dg.ExecutorDefinition(
+    name="multiprocess",
+    config_schema=dg.multiprocess_executor.config_schema,
+    requirements=dg.multiple_process_executor_requirements(),
+    executor_creation_fn=_multiprocess,
+    description="A process for each step; as many at once, and threads for each, as the CPUs allow.",
+)
+
+
+def _vertex(init_context: dg.InitExecutorContext) -> Any:
+    from orchestration.launchers.vertex import VertexAIRunLauncher
+
+    launcher = init_context.instance.run_launcher
+    if not isinstance(launcher, VertexAIRunLauncher):
+        raise ConfigError(
+            f"YT8M_EXECUTOR = vertex, but the instance's run launcher is {type(launcher).__name__}: the run would stay "
+            "on this machine. Use the run_launcher of orchestration/deploy/dagster-vertex.yaml in dagster.yaml"
+        )
+    create = dg.in_process_executor.executor_creation_fn
+    if create is None:
+        raise ConfigError("dagster.in_process_executor cannot be created: install the pinned version of dagster")
+    return create(init_context)
+
+
+vertex_executor = dg.ExecutorDefinition(
+    name="vertex",
+    config_schema=dg.in_process_executor.config_schema,
+    executor_creation_fn=_vertex,
+    description="The steps of a run one after another on the run's own Vertex AI machine.",
+)

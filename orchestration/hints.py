@@ -1,0 +1,217 @@
+"""What each asset needs of a machine, written once and translated for every executor.
+
+`tags_for` gives the op tags that an assets' builder may pass as `op_tags`; `apply_hints` adds them to assets that are
+already built. The Kubernetes step executor reads `dagster-k8s/config`, `VertexAIRunLauncher` reads `vertex-ai/config`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dagster as dg
+
+from orchestration.launchers.machines import ACCELERATORS, choose_machine
+from yt8m_assets.errors import ConfigError
+from yt8m_assets.recipes.schema import Recipe
+
+K8S_TAG = "dagster-k8s/config"
+VERTEX_TAG = "vertex-ai/config"
+
+GKE_ACCELERATORS = {
+    "t4": "nvidia-tesla-t4",
+    "l4": "nvidia-l4",
+    "a100": "nvidia-tesla-a100",
+    "a100-80gb": "nvidia-a100-80gb",
+    "h100": "nvidia-h100-80gb",
+    "h200": "nvidia-h200-141gb",
+}
+"""GPU type -> value of the node label by which GKE marks its GPU nodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceHints:
+    """What a step of one asset needs, whoever runs it."""
+
+    num_gpus: int = 0
+    """GPUs of one machine."""
+    gpu_type: str | None = None
+    """t4, l4, a100, a100-80gb, h100 or h200."""
+    num_cpus: float = 1
+    """vCPUs; leave a little of a node to the system, so 7 for a node of 8."""
+    memory_gib: float = 4
+    """Memory, shared memory included."""
+    shared_memory_gib: float = 0
+    """Size of /dev/shm, which reader processes and NCCL use; 0 leaves the container's own."""
+    disk_gib: int = 100
+    """Local disk."""
+    spot: bool = False
+    """May run on machines that can be taken away; training resumes from its last checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.num_gpus < 0:
+            raise ConfigError(f"num_gpus = {self.num_gpus}: must not be negative")
+        if self.num_gpus and self.gpu_type not in ACCELERATORS:
+            raise ConfigError(f"gpu_type = {self.gpu_type!r}: choose one of {', '.join(ACCELERATORS)}")
+        for name in ("num_cpus", "memory_gib", "disk_gib"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} = {getattr(self, name)}: must be above zero")
+        if not 0 <= self.shared_memory_gib < self.memory_gib:
+            raise ConfigError(f"shared_memory_gib = {self.shared_memory_gib}: must lie in [0, memory_gib)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """How a Kubernetes cluster names what the hints ask for; the defaults are GKE's."""
+
+    gpu_node_label: str | None = "cloud.google.com/gke-accelerator"
+    """Node label with the GPU's type; None: any node with a free GPU."""
+    gpu_node_values: Mapping[str, str] = field(default_factory=lambda: dict(GKE_ACCELERATORS))
+    """GPU type -> value of that label."""
+    spot_node_label: str = "cloud.google.com/gke-spot"
+    """Node label, and taint, of machines that can be taken away."""
+    service_account: str | None = None
+    """Kubernetes service account of GPU steps; None: the run launcher's."""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    """Further labels a node must carry."""
+
+
+_GPU = ResourceHints(num_gpus=1, gpu_type="l4", num_cpus=7, memory_gib=26, shared_memory_gib=8, disk_gib=200)
+_LIGHT = ResourceHints(num_cpus=2, memory_gib=8)
+
+RESOURCE_HINTS: Mapping[str, ResourceHints] = {
+    "pretraining_shards": _LIGHT,
+    "segment_shards": _LIGHT,
+    "test_shards": _LIGHT,
+    "holdout_ratings": _LIGHT,
+    "pretrained_model": _GPU,
+    "finetuned_model": _GPU,
+    "oof_predictions": _GPU,
+    "test_predictions": _GPU,
+    "oof_ranking": _LIGHT,
+    "test_ranking": _LIGHT,
+    "ensemble_weights": ResourceHints(num_cpus=4, memory_gib=16),
+    "submission": ResourceHints(num_cpus=2, memory_gib=16),
+    "leaderboard": ResourceHints(num_cpus=2, memory_gib=16),
+}
+"""Asset -> needs, for the challenge's real data: a node with one L4, 8 vCPU and 32 GiB holds every GPU step."""
+
+
+def hints_for(recipe: Recipe) -> dict[str, ResourceHints]:
+    """The hints of a recipe: as many GPUs as its training has processes, and none for a simulated data set.
+
+    A simulated recipe is sized for CPUs, so that it also runs on a cluster that has no GPU node.
+    """
+    hints = dict(RESOURCE_HINTS)
+    if recipe.data.simulation is not None:
+        return {asset: replace(hint, num_gpus=0, gpu_type=None, num_cpus=2) for asset, hint in hints.items()}
+    for asset, stage in (("pretrained_model", "pretraining"), ("finetuned_model", "finetuning")):
+        num_gpus = max(getattr(model, stage).num_processes for model in recipe.models)
+        base = hints[asset]
+        scale = num_gpus / base.num_gpus
+        hints[asset] = replace(
+            base, num_gpus=num_gpus, num_cpus=base.num_cpus * scale, memory_gib=base.memory_gib * scale
+        )
+    return hints
+
+
+def k8s_config(hints: ResourceHints, options: ClusterOptions | None = None) -> dict[str, Any]:
+    """The value of the `dagster-k8s/config` tag for a step: one container and its pod."""
+    options = options or ClusterOptions()
+    memory = f"{hints.memory_gib * 1024:.0f}Mi"
+    limits = {"memory": memory}
+    requests = {"cpu": f"{hints.num_cpus:g}", "memory": memory, "ephemeral-storage": f"{hints.disk_gib // 2}Gi"}
+    selector = dict(options.node_selector)
+    tolerations = []
+    if hints.num_gpus:
+        limits["nvidia.com/gpu"] = str(hints.num_gpus)
+        tolerations.append({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"})
+        if options.gpu_node_label:
+            selector[options.gpu_node_label] = options.gpu_node_values[str(hints.gpu_type)]
+    if hints.spot:
+        selector[options.spot_node_label] = "true"
+        tolerations.append(
+            {"key": options.spot_node_label, "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        )
+    container: dict[str, Any] = {
+        "resources": {"limits": limits, "requests": requests},
+        "env": [{"name": "OMP_NUM_THREADS", "value": str(max(1, int(hints.num_cpus / max(1, hints.num_gpus))))}],
+    }
+    pod: dict[str, Any] = {"tolerations": tolerations, "node_selector": selector}
+    if hints.shared_memory_gib:
+        size = f"{hints.shared_memory_gib * 1024:.0f}Mi"
+        container["volume_mounts"] = [{"name": "shared-memory", "mount_path": "/dev/shm"}]
+        pod["volumes"] = [{"name": "shared-memory", "empty_dir": {"medium": "Memory", "size_limit": size}}]
+    if options.service_account:
+        pod["service_account_name"] = options.service_account
+    # An autoscaler that moves a training pod to pack its nodes would cost a checkpoint interval for nothing.
+    annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+    return {
+        "container_config": container,
+        "pod_spec_config": {name: value for name, value in pod.items() if value},
+        "pod_template_spec_metadata": {"annotations": annotations},
+    }
+
+
+def vertex_config(hints: ResourceHints) -> dict[str, Any]:
+    """The value of the `vertex-ai/config` tag: machine, accelerator and disk. /dev/shm cannot be set there.
+
+    Raises ConfigError when no machine type holds what is asked.
+    """
+    try:
+        machine = choose_machine(hints.num_cpus, hints.memory_gib, hints.num_gpus, hints.gpu_type)
+    except ValueError as error:
+        raise ConfigError(f"{hints}: {error}") from error
+    config: dict[str, Any] = {"machine_type": machine.name, "boot_disk_size_gb": hints.disk_gib}
+    if hints.num_gpus:
+        config |= {"accelerator_type": ACCELERATORS[str(hints.gpu_type)], "accelerator_count": hints.num_gpus}
+    if hints.spot:
+        config["scheduling_strategy"] = "SPOT"
+    return config
+
+
+def tags_for(
+    asset: str,
+    executor: str,
+    hints: Mapping[str, ResourceHints] = RESOURCE_HINTS,
+    options: ClusterOptions | None = None,
+) -> dict[str, Any]:
+    """The op tags of an asset under an executor; none for in_process and multiprocess, or without a hint."""
+    if asset not in hints:
+        return {}
+    if executor == "k8s":
+        return {K8S_TAG: k8s_config(hints[asset], options)}
+    if executor == "vertex":
+        return {VERTEX_TAG: vertex_config(hints[asset])}
+    return {}
+
+
+def apply_hints(
+    assets: Iterable[dg.AssetsDefinition],
+    executor: str,
+    hints: Mapping[str, ResourceHints] = RESOURCE_HINTS,
+    options: ClusterOptions | None = None,
+) -> list[dg.AssetsDefinition]:
+    """The same assets with their hints as op tags; an asset's own tags of the same name win."""
+    return [_with_op_tags(asset, tags_for(asset.op.name, executor, hints, options)) for asset in assets]
+
+
+def _with_op_tags(asset: dg.AssetsDefinition, tags: Mapping[str, Any]) -> dg.AssetsDefinition:
+    if not tags:
+        return asset
+    op = asset.op
+    # Dagster offers no public way to add op tags to a finished asset (`with_attributes` sets asset tags, which are
+    # limited to 63 characters), so the op is built again from its own parts.
+    tagged = dg.OpDefinition(
+        compute_fn=op.compute_fn,
+        name=op.name,
+        ins={item.name: dg.In.from_definition(item) for item in op.input_defs},
+        outs={item.name: dg.Out.from_definition(item) for item in op.output_defs},
+        description=op.description,
+        config_schema=op.config_schema,
+        required_resource_keys=set(op.required_resource_keys),
+        tags={**tags, **op.tags},
+        retry_policy=op.retry_policy,
+        code_version=op.version,
+        pool=op.pool,
+    )
+    return dg.AssetsDefinition.dagster_internal_init(**{**asset.get_attributes_dict(), "node_def": tagged})
