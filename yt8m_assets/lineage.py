@@ -192,7 +192,8 @@ def resolve_inputs(recipe: Recipe, store: ArtifactStore, node: Node) -> Inputs:
     if node.asset.endswith("_shards") and recipe.data.simulation is None:
         from yt8m_assets.data.shards import expand_patterns, listing_digest
 
-        config["listing"] = listing_digest(expand_patterns(config["patterns"]))
+        patterns = [*config["patterns"], *(recipe.data.segments if "holdout" in config else ())]
+        config["listing"] = listing_digest(expand_patterns(patterns))
     content = {
         "node": asdict(node),
         "config": config,

@@ -153,7 +153,9 @@ class ArtifactStore:
     """Publishes and reads artifacts below a root: a local folder or gs://bucket/folder."""
 
     def __init__(self, root_uri: str, cache_path: Path | None = None) -> None:
-        self.backend = open_backend(root_uri, cache_path or Path.home() / ".cache" / "yt8m")
+        self.cache_path = cache_path or Path.home() / ".cache" / "yt8m"
+        """Folder of this machine for what can be made again: indexes, copies of remote files."""
+        self.backend = open_backend(root_uri, self.cache_path)
         self.root_uri = self.backend.root_uri
         self._verified: set[tuple[str, str]] = set()
 

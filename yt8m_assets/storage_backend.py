@@ -73,6 +73,8 @@ class Backend(Protocol):
 
     def put_folder(self, local: Path, folder: str) -> None: ...
 
+    def put_file(self, local: Path, name: str) -> None: ...
+
     def local_folder(self, folder: str, files: list[str]) -> Path: ...
 
     def delete(self, folder: str) -> None: ...
@@ -141,6 +143,10 @@ class LocalBackend:
         except OSError as error:
             raise free_space_error(self.root / folder, error) from error
 
+    def put_file(self, local: Path, name: str) -> None:
+        with atomic_write(self.root / name) as temporary:
+            shutil.copyfile(local, temporary)
+
     def local_folder(self, folder: str, files: list[str]) -> Path:
         return self.root / folder
 
@@ -205,6 +211,9 @@ class RemoteBackend:
                 name = f"{folder}/{path.relative_to(local).as_posix()}"
                 self.filesystem.put_file(str(path), self._path(name))
         shutil.rmtree(local)
+
+    def put_file(self, local: Path, name: str) -> None:
+        self.filesystem.put_file(str(local), self._path(name))
 
     def local_folder(self, folder: str, files: list[str]) -> Path:
         target = self.cache / "artifacts" / folder
