@@ -1,0 +1,50 @@
+"""The composition root: recipe, resources, assets, jobs, sensors and executor become Dagster definitions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from orchestration.jobs import build_jobs
+from orchestration.resources import build_resources
+from orchestration.sensors import build_schedules, build_sensors
+from orchestration.settings import Settings
+from orchestration.state import prepare_state
+from yt8m_assets.assets.checks import build_checks
+from yt8m_assets.assets.data import build_data_assets
+from yt8m_assets.assets.ensemble import build_ensemble_assets
+from yt8m_assets.assets.models import build_model_assets
+from yt8m_assets.assets.predictions import build_prediction_assets
+from yt8m_assets.partitions import beta_accepted
+from yt8m_assets.recipes import load_recipe
+from yt8m_assets.recipes.schema import Recipe
+
+
+def build_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
+    """Every asset of a recipe's graph."""
+    groups = (build_data_assets, build_model_assets, build_prediction_assets, build_ensemble_assets)
+    return [asset for build in groups for asset in build(recipe)]
+
+
+@beta_accepted()
+def build_definitions(recipe: Recipe, resources: Mapping[str, Any], executor: str = "in_process") -> dg.Definitions:
+    """The definitions of a recipe over any resources: nothing is read from the environment."""
+    from orchestration.executors import executor_for
+    from orchestration.hints import apply_hints, hints_for
+
+    return dg.Definitions(
+        assets=apply_hints(build_assets(recipe), executor, hints_for(recipe)),
+        asset_checks=build_checks(recipe),
+        resources=resources,
+        jobs=build_jobs(recipe),
+        sensors=build_sensors(recipe),
+        schedules=build_schedules(),
+        executor=executor_for(executor),
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What the environment asks for (YT8M_RECIPE, YT8M_STORAGE, MLFLOW_TRACKING_URI, YT8M_EXECUTOR)."""
+    settings = Settings.from_environment(prepare_state())
+    return build_definitions(load_recipe(settings.recipe), build_resources(settings), settings.executor)

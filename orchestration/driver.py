@@ -1,0 +1,140 @@
+"""Materialises the whole partitioned graph in lineage order, in one process, as ordinary Dagster runs.
+
+What is up to date - published, of the fingerprint that recipe, code and parents give now, and recorded by Dagster with
+that content - is left alone without starting a run; so a killed pass continues, and a second one ends in seconds.
+"""
+
+import os
+import socket
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from orchestration.failures import original_error
+from orchestration.instance import Records, driver_instance, end_dead_runs
+from orchestration.plan import ManifestCache, Step, groups, required_nodes, steps, with_dependents
+from orchestration.resources import FixedProgress, make_tracking
+from orchestration.settings import Settings
+from orchestration.state import State
+from yt8m_assets.assets.shell import DRIVER_TAG
+from yt8m_assets.lineage import Node
+from yt8m_assets.progress import Progress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.tracking import Tracking
+
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""Dagster's events go to its own log; the terminal belongs to the progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a pass did."""
+
+    num_nodes: int
+    """Nodes that were required."""
+    num_current: int
+    """Nodes that were up to date and left alone."""
+    runs: tuple[str, ...]
+    """Ids of the Dagster runs it made."""
+
+
+class Driver:
+    """One recipe over one state: plans, and runs what is needed."""
+
+    def __init__(
+        self, recipe: Recipe, store: ArtifactStore, tracking: Tracking, instance: dg.DagsterInstance, progress: Progress
+    ) -> None:
+        from orchestration.definitions import build_definitions
+
+        self.recipe, self.store, self.instance, self.progress = recipe, store, instance, progress
+        resources = {"store": store, "tracking": tracking, "progress": FixedProgress(progress)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.definitions = build_definitions(recipe, resources)
+            self.job = self.definitions.resolve_implicit_global_asset_job_def()
+        self.cache = ManifestCache(store)
+        self.records = Records(instance)
+
+    def materialize(self, *, models: Sequence[str] = (), until: str | None = None) -> Outcome:
+        """Bring the required nodes up to date. Raises the first error of a stage, or a failed check's failure."""
+        required = required_nodes(self.recipe, models, until)
+        return self._materialize(required)
+
+    def predict(self, split_assets: Sequence[str], models: Sequence[str], shifts: Sequence[int]) -> Outcome:
+        """Bring a rectangle of cells up to date, whatever shifts the recipe requires."""
+        for key in models:
+            self.recipe.model(key)
+        return self._materialize(
+            [Node(asset, key, shift) for asset in split_assets for key in models for shift in shifts]
+        )
+
+    def _materialize(self, required: Sequence[Node]) -> Outcome:
+        suspects = self.records.assets_with_failed_checks(self._check_keys())
+        runs: list[str] = []
+        num_current = 0
+        for group in groups(self.recipe, required):
+            self.cache.forget()
+            outdated = {node for node in group if node.asset in suspects or not self.up_to_date(node)}
+            outdated = with_dependents(self.recipe, group, outdated)
+            num_current += len(group) - len(outdated)
+            for step in steps(self.recipe, [node for node in group if node in outdated]):
+                self.progress.log(f"-- {step.title}")
+                runs.append(self.run(step))
+        return Outcome(num_nodes=len(required), num_current=num_current, runs=tuple(runs))
+
+    def up_to_date(self, node: Node) -> bool:
+        """Whether the node is published, current, and recorded by Dagster with that content."""
+        manifest = self.cache.current(self.recipe, node)
+        return manifest is not None and self.records.digest(node) == manifest.digest
+
+    def _check_keys(self) -> list[dg.AssetCheckKey]:
+        return list(self.definitions.resolve_asset_graph().asset_check_keys)
+
+    def run(self, step: Step) -> str:
+        """Run a step; returns the run's id. Raises the stage's own error."""
+        tags = {DRIVER_TAG: driver_mark()}
+        if step.first is not None and step.last != step.first:
+            tags |= {RANGE_START: step.first, RANGE_END: str(step.last)}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                result = self.job.execute_in_process(
+                    run_config=QUIET,
+                    instance=self.instance,
+                    asset_selection=[dg.AssetKey(asset) for asset in step.assets],
+                    partition_key=step.first if step.first == step.last else None,
+                    tags=tags,
+                )
+        except Exception as error:
+            raise original_error(error, step.title) from error
+        return result.run_id
+
+
+def driver_mark() -> str:
+    """Names this process, so that a later one can tell whether a run's driver still lives."""
+    import psutil
+
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
+
+
+def open_driver(recipe: Recipe, state: State, settings: Settings, progress: Progress) -> Driver:
+    """A driver over the prepared state; runs that a killed driver left behind are ended first."""
+    instance = driver_instance(state)
+    end_dead_runs(instance)
+    tracking = make_tracking(settings.tracking_uri, settings.artifact_location, settings.mlflow_ui_url)
+    return Driver(recipe, ArtifactStore(settings.storage_uri), tracking, instance, progress)
+
+
+def materialize(
+    recipe: Recipe, state: State, progress: Progress, *, models: Sequence[str] = (), until: str | None = None
+) -> Outcome:
+    """Bring the graph of a recipe up to date over a state, as the environment says where; see `Driver.materialize`."""
+    driver: Any = open_driver(recipe, state, Settings.from_environment(state), progress)
+    with driver.instance:
+        return driver.materialize(models=models, until=until)

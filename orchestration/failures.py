@@ -1,0 +1,28 @@
+"""From Dagster's wrapping of an error back to the error itself."""
+
+import dagster as dg
+
+from yt8m_assets.errors import PermanentError, Yt8mError
+
+
+class StageFailedError(PermanentError):
+    """A stage failed for a reason that is no error of this project's own; the message names the run's step."""
+
+
+class CheckFailedError(PermanentError):
+    """A blocking asset check did not pass; the message names it."""
+
+
+def original_error(error: BaseException, where: str) -> Yt8mError:
+    """The project's own error inside `error`, or a StageFailedError with what is known."""
+    seen: BaseException | None = error
+    innermost = error
+    while seen is not None:
+        if isinstance(seen, Yt8mError):
+            return seen
+        innermost = seen
+        seen = seen.__cause__ or getattr(seen, "user_exception", None)
+    if type(error).__name__ == "DagsterAssetCheckFailedError":
+        return CheckFailedError(f"{where}: {error}")
+    text = innermost.description if isinstance(innermost, dg.Failure) else str(innermost)
+    return StageFailedError(f"{where}: {type(innermost).__name__}: {text}")

@@ -1,0 +1,73 @@
+"""Dagster's instance as the command line uses it: what is recorded, and what a killed process left behind."""
+
+import socket
+import warnings
+from collections.abc import Iterable
+
+import dagster as dg
+
+from orchestration.state import DRIVER_CONFIG, State
+from yt8m_assets.assets.shell import DRIVER_TAG
+from yt8m_assets.lineage import Node
+from yt8m_assets.partitions import partition_key
+
+_UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+def driver_instance(state: State) -> dg.DagsterInstance:
+    """The instance of the state folder, without capture of the terminal's output."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return dg.DagsterInstance.from_config(str(state.dagster_home), DRIVER_CONFIG)
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark the runs of dead command-line processes on this host as failed and free their pool slots; their ids."""
+    ended = []
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
+        if DRIVER_TAG in run.tags and not driver_lives(run.tags[DRIVER_TAG]):
+            instance.report_run_failed(run, "The process that executed this run ended without a word.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            ended.append(run.run_id)
+    return ended
+
+
+def driver_lives(mark: str) -> bool:
+    """Whether the process of a run's tag still runs; a process of another host is taken to."""
+    import psutil
+
+    host, process_id, started = mark.split(" ")
+    if host != socket.gethostname():
+        return True
+    try:
+        return abs(psutil.Process(int(process_id)).create_time() - float(started)) < 2
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Records:
+    """What Dagster has recorded of the nodes."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+
+    def digest(self, node: Node) -> str | None:
+        """The content's digest of the node's last materialisation; None where there is none."""
+        key = partition_key(node)
+        partitions = None if key is None else [key]
+        wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(node.asset), asset_partitions=partitions)
+        records = self.instance.fetch_materializations(wanted, limit=1).records
+        if not records or records[0].asset_materialization is None:
+            return None
+        value = records[0].asset_materialization.metadata.get("digest")
+        return str(value.value) if value is not None else None
+
+    def assets_with_failed_checks(self, keys: Iterable[dg.AssetCheckKey]) -> set[str]:
+        """Assets of which a check has run and did not succeed the last time."""
+        wanted = list(keys)
+        latest = self.instance.event_log_storage.get_latest_asset_check_execution_by_key(wanted)
+        failed = set()
+        for key, record in latest.items():
+            if record is not None and record.status.value != "SUCCEEDED":
+                failed.add(key.asset_key.to_user_string())
+        return failed

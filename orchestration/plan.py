@@ -1,0 +1,161 @@
+"""What a pass over the graph must do: nodes in lineage order, in groups that one Dagster run can take."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from yt8m_assets.errors import ConfigError
+from yt8m_assets.lineage import ASSETS, Node, current_manifest, nodes, parents
+from yt8m_assets.partitions import cell_key, partition_key
+from yt8m_assets.recipes.schema import SHIFTS, Recipe
+from yt8m_assets.storage import ArtifactStore, Manifest
+
+DATA = ("pretraining_shards", "segment_shards", "test_shards", "holdout_ratings")
+MODELS = ("pretrained_model", "finetuned_model")
+PREDICTIONS = ("oof_predictions", "test_predictions")
+RANKINGS = ("oof_ranking", "test_ranking")
+ENSEMBLE = ("ensemble_weights", "submission", "leaderboard")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One Dagster run: some assets over one partition, a contiguous range of partitions, or none."""
+
+    assets: tuple[str, ...]
+    """Assets that share partitions, in lineage order."""
+    first: str | None = None
+    """First partition key."""
+    last: str | None = None
+    """Last partition key; of a grid, the opposite corner of the rectangle."""
+
+    @property
+    def title(self) -> str:
+        """One line for people."""
+        where = (
+            "" if self.first is None else f"  {self.first}" + (f" ... {self.last}" if self.last != self.first else "")
+        )
+        return ", ".join(self.assets) + where
+
+
+class ManifestCache:
+    """Manifests as they are read once, until `forget`: a pass looks at each of them many times."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self.store = store
+        self.seen: dict[str, Manifest | None] = {}
+
+    def manifest(self, key: str) -> Manifest | None:
+        """What `ArtifactStore.manifest` says."""
+        if key not in self.seen:
+            self.seen[key] = self.store.manifest(key)
+        return self.seen[key]
+
+    def forget(self) -> None:
+        """Look again."""
+        self.seen.clear()
+
+    def current(self, recipe: Recipe, node: Node) -> Manifest | None:
+        """The node's manifest where it is up to date."""
+        return current_manifest(recipe, self, node)  # type: ignore[arg-type]
+
+
+def required_nodes(recipe: Recipe, models: Sequence[str] = (), until: str | None = None) -> list[Node]:
+    """The nodes to be materialised, in lineage order.
+
+    `models` limits it to those models, and leaves out what needs all of them; `until` names the last asset wanted.
+    Raises ConfigError naming the known models or assets.
+    """
+    for key in models:
+        recipe.model(key)
+    if until is not None and until not in ASSETS:
+        raise ConfigError(f"unknown asset {until!r}; known: {', '.join(ASSETS)}")
+    wanted: set[Node] = set()
+    pending = [node for asset in ASSETS if until in (None, asset) for node in nodes(recipe, asset)]
+    if models:
+        pending = [node for node in pending if node.model in models or (node.model is None and node.asset in DATA)]
+        if not pending:
+            raise ConfigError(f"{until} is made from all models; leave out the choice of models")
+    while pending:
+        node = pending.pop()
+        if node not in wanted:
+            wanted.add(node)
+            pending.extend(parents(recipe, node))
+    return [node for asset in ASSETS for node in nodes(recipe, asset) if node in wanted]
+
+
+def groups(recipe: Recipe, required: Sequence[Node]) -> list[list[Node]]:
+    """The required nodes in the order in which they are made; a group's nodes share their kind of partitions."""
+    by_assets = [[node for node in required if node.asset in DATA]]
+    by_assets += [
+        [node for node in required if node.asset in MODELS and node.model == key] for key in recipe.model_keys
+    ]
+    by_assets += [[node for node in required if node.asset in assets] for assets in (PREDICTIONS, RANKINGS, ENSEMBLE)]
+    return [group for group in by_assets if group]
+
+
+def with_dependents(recipe: Recipe, group: Sequence[Node], outdated: set[Node]) -> set[Node]:
+    """The outdated nodes of a group, and those of the group that are made from them."""
+    result = set(outdated)
+    for node in group:
+        if any(parent in result for parent in parents(recipe, node)):
+            result.add(node)
+    return result
+
+
+def steps(recipe: Recipe, todo: Sequence[Node]) -> list[Step]:
+    """The runs that make some nodes of one group: as few as contiguous ranges of partitions allow."""
+    if not todo:
+        return []
+    if todo[0].model is None:
+        return [Step(assets=_assets(todo))]
+    if todo[0].shift is not None:
+        return _rectangles(recipe, todo)
+    by_assets: dict[tuple[str, ...], list[str]] = {}
+    for key in recipe.model_keys:
+        assets = _assets([node for node in todo if node.model == key])
+        if assets:
+            by_assets.setdefault(assets, []).append(key)
+    return [
+        Step(assets=assets, first=run[0], last=run[-1])
+        for assets, keys in by_assets.items()
+        for run in _contiguous(keys, recipe.model_keys)
+    ]
+
+
+def _assets(todo: Sequence[Node]) -> tuple[str, ...]:
+    return tuple(asset for asset in ASSETS if any(node.asset == asset for node in todo))
+
+
+def _contiguous(keys: Sequence[str], order: Sequence[str]) -> list[list[str]]:
+    """Split keys into stretches that are neighbours in `order`."""
+    stretches: list[list[str]] = []
+    for key in keys:
+        if stretches and order.index(key) == order.index(stretches[-1][-1]) + 1:
+            stretches[-1].append(key)
+        else:
+            stretches.append([key])
+    return stretches
+
+
+def _rectangles(recipe: Recipe, todo: Sequence[Node]) -> list[Step]:
+    """Rectangles of the grid: neighbouring models that lack the same neighbouring shifts in the same assets."""
+    shifts = [str(shift) for shift in SHIFTS]
+    lacking: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for key in recipe.model_keys:
+        by_assets: dict[tuple[str, ...], list[str]] = {}
+        for shift in SHIFTS:
+            assets = _assets([node for node in todo if node.model == key and node.shift == shift])
+            if assets:
+                by_assets.setdefault(assets, []).append(str(shift))
+        for assets, missing in by_assets.items():
+            for stretch in _contiguous(missing, shifts):
+                lacking.setdefault((assets, tuple(stretch)), []).append(key)
+    return [
+        Step(assets=assets, first=cell_key(run[0], int(stretch[0])), last=cell_key(run[-1], int(stretch[-1])))
+        for (assets, stretch), keys in lacking.items()
+        for run in _contiguous(keys, recipe.model_keys)
+    ]
+
+
+def keys_of(step: Step, todo: Sequence[Node]) -> list[str | None]:
+    """The partition keys of the nodes that a step makes."""
+    return [partition_key(node) for node in todo if node.asset in step.assets]

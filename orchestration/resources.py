@@ -1,0 +1,82 @@
+"""The resources of the graph: configured in Dagster's way, handed to assets as the core's own types."""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from orchestration.settings import Settings
+from yt8m_assets.progress import LogProgress, Progress
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.tracking import Tracking
+
+EXPERIMENT = "yt8m"
+
+
+class StoreResource(dg.ConfigurableResource):
+    """The artifact store."""
+
+    root_uri: str = Field(description="Root of the artifacts: an absolute folder, or gs://bucket/folder.")
+
+    def create_resource(self, context: dg.InitResourceContext) -> ArtifactStore:
+        """What assets get."""
+        return ArtifactStore(self.root_uri)
+
+
+class TrackingResource(dg.ConfigurableResource):
+    """Experiment tracking with MLflow, which is imported when a run is first opened."""
+
+    tracking_uri: str = Field(description="MLflow's tracking URI: sqlite:///file, or a server's address.")
+    artifact_location: str | None = Field(default=None, description="Where files go; empty: the server decides.")
+    ui_url: str = Field(description="Address of the MLflow UI, for links.")
+    experiment: str = Field(default=EXPERIMENT, description="Name of the experiment.")
+
+    def create_resource(self, context: dg.InitResourceContext) -> Tracking:
+        """What assets get."""
+        return make_tracking(self.tracking_uri, self.artifact_location, self.ui_url, self.experiment)
+
+
+class ProgressResource(dg.ConfigurableResource):
+    """Progress as lines in the run's log."""
+
+    seconds: float = Field(default=60.0, description="Seconds between two lines of one task.")
+
+    def open(self, log: Any) -> Progress:
+        """The progress of one asset."""
+        return LogProgress(log, self.seconds)
+
+
+class FixedProgress:
+    """The same progress for every asset: the bars of the command line."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def open(self, log: Any) -> Progress:
+        """The progress given, whatever the log."""
+        return self.progress
+
+
+def make_tracking(
+    tracking_uri: str, artifact_location: str | None, ui_url: str, experiment: str = EXPERIMENT
+) -> Tracking:
+    """MLflow tracking that connects when a run is first opened."""
+    from yt8m_assets.tracking import MlflowTracking
+
+    return MlflowTracking(
+        tracking_uri=tracking_uri, experiment=experiment, artifact_location=artifact_location, ui_url=ui_url
+    )
+
+
+def build_resources(settings: Settings) -> dict[str, Any]:
+    """Resources by the names that assets ask for. A tracking URI from the environment stays a reference to it."""
+    from_environment = settings.artifact_location is None
+    return {
+        "store": StoreResource(root_uri=settings.storage_uri),
+        "tracking": TrackingResource(
+            tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI") if from_environment else settings.tracking_uri,
+            artifact_location=settings.artifact_location,
+            ui_url=settings.mlflow_ui_url,
+        ),
+        "progress": ProgressResource(),
+    }

@@ -1,0 +1,50 @@
+"""What the environment says, read once, with embedded defaults for all of it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestration.state import State
+from yt8m_assets.errors import ConfigError
+
+EXECUTORS = ("in_process", "multiprocess", "k8s", "vertex")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One value per environment variable."""
+
+    recipe: str
+    """YT8M_RECIPE: demo, challenge, or the path of a file."""
+    storage_uri: str
+    """YT8M_STORAGE: root of the artifacts, a folder or gs://bucket/folder."""
+    tracking_uri: str
+    """MLFLOW_TRACKING_URI; may hold a password, so show `tracking_label` to people."""
+    artifact_location: str | None
+    """Where MLflow keeps files; None leaves it to the tracking server."""
+    mlflow_ui_url: str
+    """YT8M_MLFLOW_UI_URL: the address that links in metadata lead to."""
+    executor: str
+    """YT8M_EXECUTOR: how Dagster runs steps."""
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise ConfigError(f"YT8M_EXECUTOR = {self.executor!r}: choose one of {', '.join(EXECUTORS)}")
+
+    @classmethod
+    def from_environment(cls, state: State, environment: Mapping[str, str] | None = None) -> "Settings":
+        """The settings of an environment (this process's, unless given)."""
+        values = os.environ if environment is None else environment
+        tracking_uri = values.get("MLFLOW_TRACKING_URI") or state.mlflow_database_uri
+        embedded = tracking_uri == state.mlflow_database_uri
+        served = (
+            tracking_uri if tracking_uri.startswith("http") and "@" not in tracking_uri else "http://127.0.0.1:5000"
+        )
+        return cls(
+            recipe=values.get("YT8M_RECIPE") or "demo",
+            storage_uri=values.get("YT8M_STORAGE") or str(state.artifacts),
+            tracking_uri=tracking_uri,
+            artifact_location=state.mlflow_artifacts.as_uri() if embedded else None,
+            mlflow_ui_url=values.get("YT8M_MLFLOW_UI_URL") or served,
+            executor=values.get("YT8M_EXECUTOR") or "multiprocess",
+        )

@@ -1,0 +1,51 @@
+"""Group `data`: which shards there are, which are held out, and the ratings of the held-out ones."""
+
+import dagster as dg
+
+from yt8m_assets.assets.shell import ProgressSource, asset_options, materialization, stage_errors
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore
+
+_DESCRIPTIONS = {
+    "pretraining_shards": "Every shard of the pre-training data (frame-level records with video labels): URI, size, "
+    "checksum and record counts. Shards that are held out are listed and never trained on.",
+    "segment_shards": "Every shard with segment ratings, with the hold-out manifest that pre-training, fine-tuning, "
+    "out-of-fold predictions and ensemble share.",
+    "test_shards": "Every shard of the unlabelled test data, which the submission ranks.",
+}
+
+
+def build_data_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
+    """The four assets of the data group."""
+    shards = [_shards(recipe, name) for name in _DESCRIPTIONS]
+
+    @dg.asset(**asset_options("holdout_ratings", "data", {"csv"}, deps=["segment_shards"]))
+    def holdout_ratings(
+        context: dg.AssetExecutionContext,
+        store: dg.ResourceParam[ArtifactStore],
+        progress: dg.ResourceParam[ProgressSource],
+    ) -> dg.MaterializeResult:
+        """The raters' verdicts on the segments of the held-out shards: what every MAP here is measured against."""
+        from yt8m_assets.data.stages import make_holdout_ratings
+
+        with stage_errors(context):
+            result = make_holdout_ratings(recipe, store, progress=progress.open(context.log))
+        return materialization(context, store, {None: result})
+
+    return [*shards, holdout_ratings]
+
+
+def _shards(recipe: Recipe, name: str) -> dg.AssetsDefinition:
+    @dg.asset(**asset_options(name, "data", {"tfrecord"}, description=_DESCRIPTIONS[name]))
+    def shards(
+        context: dg.AssetExecutionContext,
+        store: dg.ResourceParam[ArtifactStore],
+        progress: dg.ResourceParam[ProgressSource],
+    ) -> dg.MaterializeResult:
+        from yt8m_assets.data.stages import make_shards
+
+        with stage_errors(context):
+            result = make_shards(recipe, store, name, progress=progress.open(context.log))
+        return materialization(context, store, {None: result})
+
+    return shards

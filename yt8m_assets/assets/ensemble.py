@@ -1,0 +1,66 @@
+"""Group `ensemble`: weights searched on the out-of-fold rankings, the submission, and the report."""
+
+import dagster as dg
+
+from yt8m_assets.assets.shell import ProgressSource, asset_options, materialization, run_tags, stage_errors
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.tracking import Tracking
+
+
+def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
+    """The three assets of the ensemble group."""
+
+    @dg.asset(**asset_options("ensemble_weights", "ensemble", {"mlflow"}, deps=["oof_ranking", "holdout_ratings"]))
+    def ensemble_weights(
+        context: dg.AssetExecutionContext,
+        store: dg.ResourceParam[ArtifactStore],
+        tracking: dg.ResourceParam[Tracking],
+        progress: dg.ResourceParam[ProgressSource],
+    ) -> dg.MaterializeResult:
+        """How much each model's ranking counts: found by Bayesian optimisation of the out-of-fold MAP."""
+        from yt8m_assets.ensemble.stages import search_ensemble
+
+        options = {"tracking": tracking, "progress": progress.open(context.log), "run_tags": run_tags(context)}
+        with stage_errors(context):
+            result = search_ensemble(recipe, store, **options)
+        return materialization(context, store, {None: result})
+
+    @dg.asset(
+        **asset_options("submission", "ensemble", {"csv"}, deps=["ensemble_weights", "test_ranking", "test_shards"])
+    )
+    def submission(
+        context: dg.AssetExecutionContext,
+        store: dg.ResourceParam[ArtifactStore],
+        progress: dg.ResourceParam[ProgressSource],
+    ) -> dg.MaterializeResult:
+        """The challenge's CSV: for each rated class, the test segments that show it most surely, best first."""
+        from yt8m_assets.ensemble.stages import make_submission
+
+        with stage_errors(context):
+            result = make_submission(recipe, store, progress=progress.open(context.log))
+        return materialization(context, store, {None: result})
+
+    return [ensemble_weights, submission, _leaderboard(recipe)]
+
+
+def _leaderboard(recipe: Recipe) -> dg.AssetsDefinition:
+    models = ["finetuned_model", "oof_predictions", "oof_ranking"]
+    parents = [*models, "holdout_ratings", "segment_shards", "ensemble_weights", "submission"]
+
+    @dg.asset(**asset_options("leaderboard", "ensemble", {"html"}, deps=parents))
+    def leaderboard(
+        context: dg.AssetExecutionContext,
+        store: dg.ResourceParam[ArtifactStore],
+        tracking: dg.ResourceParam[Tracking],
+        progress: dg.ResourceParam[ProgressSource],
+    ) -> dg.MaterializeResult:
+        """The report: each model's MAP with and without shifts, its weight, and the ensemble's with interval."""
+        from yt8m_assets.leaderboard import make_leaderboard
+
+        options = {"tracking": tracking, "progress": progress.open(context.log), "run_tags": run_tags(context)}
+        with stage_errors(context):
+            result = make_leaderboard(recipe, store, **options)
+        return materialization(context, store, {None: result})
+
+    return leaderboard

@@ -1,0 +1,55 @@
+"""Group `models`: each architecture, pre-trained on video labels and fine-tuned on segment ratings."""
+
+from typing import Any
+
+import dagster as dg
+
+from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, materialization, run_tags, stage_errors
+from yt8m_assets.partitions import beta_accepted, model_partitions
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.tracking import Tracking
+
+
+def _options(recipe: Recipe, name: str, deps: list[str]) -> dict[str, Any]:
+    options = {"partitions_def": model_partitions(recipe), "backfill_policy": dg.BackfillPolicy.multi_run(1)}
+    return asset_options(name, "models", {"pytorch", "mlflow"}, deps=deps, pool=GPU_POOL, **options)
+
+
+@beta_accepted()
+def build_model_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
+    """The two assets of the models group, partitioned by model."""
+
+    @dg.asset(**_options(recipe, "pretrained_model", deps=["pretraining_shards"]))
+    def pretrained_model(
+        context: dg.AssetExecutionContext,
+        store: dg.ResourceParam[ArtifactStore],
+        tracking: dg.ResourceParam[Tracking],
+        progress: dg.ResourceParam[ProgressSource],
+    ) -> dg.MaterializeResult:
+        """A frame-level model trained on the video labels of the pre-training shards; an interrupted run continues."""
+        from yt8m_assets.training.stages import pretrain
+
+        results, options = {}, {"tracking": tracking, "progress": progress.open(context.log)}
+        with stage_errors(context):
+            for key in context.partition_keys:
+                results[key] = pretrain(recipe, store, key, run_tags=run_tags(context, key), **options)
+        return materialization(context, store, results)
+
+    @dg.asset(**_options(recipe, "finetuned_model", deps=["pretrained_model", "segment_shards", "holdout_ratings"]))
+    def finetuned_model(
+        context: dg.AssetExecutionContext,
+        store: dg.ResourceParam[ArtifactStore],
+        tracking: dg.ResourceParam[Tracking],
+        progress: dg.ResourceParam[ProgressSource],
+    ) -> dg.MaterializeResult:
+        """The pre-trained model after training on segment ratings: the checkpoint with the best hold-out MAP."""
+        from yt8m_assets.training.stages import finetune
+
+        results, options = {}, {"tracking": tracking, "progress": progress.open(context.log)}
+        with stage_errors(context):
+            for key in context.partition_keys:
+                results[key] = finetune(recipe, store, key, run_tags=run_tags(context, key), **options)
+        return materialization(context, store, results)
+
+    return [pretrained_model, finetuned_model]

@@ -1,0 +1,87 @@
+"""What every asset of this project shares: declared options, error handling, and what the UI shows of a result."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import dagster as dg
+
+from yt8m_assets.assets.display import manifest_metadata
+from yt8m_assets.errors import TransientError
+from yt8m_assets.lineage import CODE_VERSIONS
+from yt8m_assets.progress import Progress
+from yt8m_assets.storage import ArtifactStore, StageResult, canonical_json, sha256_text
+
+OWNERS = ["team:video-understanding"]
+RETRY = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""For what may pass: time-outs, throttling, a busy partition, a killed process. `stage_errors` exempts the rest."""
+GPU_POOL = "gpu"
+"""The concurrency pool of training and prediction; its limit is set in dagster.yaml."""
+
+
+class ProgressSource(Protocol):
+    """Gives a run its progress: lines in Dagster's log, or the bars of the command line."""
+
+    def open(self, log: Any) -> Progress: ...
+
+
+def asset_options(name: str, group: str, kinds: set[str], **options: Any) -> dict[str, Any]:
+    """Arguments of `@dg.asset` that follow the same rule for every asset."""
+    return {
+        "name": name,
+        "group_name": group,
+        "kinds": kinds,
+        "owners": OWNERS,
+        "code_version": CODE_VERSIONS[name],
+        "retry_policy": RETRY,
+        "tags": {"stage": group, **options.pop("tags", {})},
+        **options,
+    }
+
+
+DRIVER_TAG = "yt8m/driver"
+"""Tag of the runs that the command line executes in its own process: who was asked to stop must not go on there."""
+
+
+@contextmanager
+def stage_errors(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Let transient errors reach the retry policy; turn every other one into a failure that is not retried."""
+    try:
+        yield
+    except dg.Failure:
+        raise
+    except Exception as error:
+        in_driver = DRIVER_TAG in context.run.tags
+        preempted = getattr(error, "exit_code", None) is not None
+        if isinstance(error, TransientError) and not (in_driver and preempted):
+            raise
+        raise dg.Failure(description=f"{type(error).__name__}: {error}", allow_retries=False) from error
+
+
+def run_tags(context: dg.AssetExecutionContext, key: str | None = None) -> dict[str, str]:
+    """Tags that lead from an MLflow run back to the Dagster run, asset and partition."""
+    tags = {
+        "dagster_run_id": context.run.run_id,
+        "dagster_asset": context.asset_key.to_user_string(),
+        "dagster_attempt": str(context.retry_number + 1),
+    }
+    return tags | ({"dagster_partition": key} if key is not None else {})
+
+
+def materialization(
+    context: dg.AssetExecutionContext, store: ArtifactStore, results: Mapping[str | None, StageResult]
+) -> dg.MaterializeResult:
+    """The result of a run: metadata per partition (None: an asset without), and the content's digest as data version.
+
+    Dagster keeps one data version for a run, so that of several partitions is made of all of theirs; each one's own
+    stands in its metadata as `digest` and in its manifest.
+    """
+    digests = {str(key): result.manifest.digest for key, result in results.items()}
+    shown = {key: manifest_metadata(store, result) for key, result in results.items()}
+    if len(results) == 1:
+        (digest,), (metadata,) = digests.values(), shown.values()
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(digest))
+    for key, metadata in shown.items():
+        context.add_asset_metadata(metadata, partition_key=key)
+    version = sha256_text(canonical_json(digests))
+    return dg.MaterializeResult(data_version=dg.DataVersion(version))

@@ -1,0 +1,163 @@
+"""What must hold for the artifacts: each function looks at published files and names what is wrong.
+
+They take a recipe, a store and the nodes in question, and return a `Verdict`; a missing artifact is a problem too.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yt8m_assets.lineage import Node
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore, Manifest
+
+MAX_PROBLEMS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The outcome of one check."""
+
+    checked: int
+    """Artifacts, shards or rows that were looked at."""
+    problems: tuple[str, ...] = ()
+    """What is wrong, each with its place; at most the first twenty."""
+    numbers: dict[str, int | float] = field(default_factory=dict)
+    """Counts worth showing."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        return f"{self.checked} checked, all well" if self.passed else f"{len(self.problems)} wrong: {self.problems[0]}"
+
+
+def _verdict(checked: int, problems: list[str], **numbers: int | float) -> Verdict:
+    return Verdict(checked=checked, problems=tuple(problems[:MAX_PROBLEMS]), numbers=numbers)
+
+
+def _manifests(store: ArtifactStore, nodes: Sequence[Node], problems: list[str]) -> list[Manifest]:
+    found = []
+    for node in nodes:
+        manifest = store.manifest(node.key)
+        if manifest is None:
+            problems.append(f"{node.key}: not materialised")
+        else:
+            found.append(manifest)
+    return found
+
+
+def shards_not_empty(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
+    """Every shard holds at least one good record."""
+    from yt8m_assets.data.shards import ShardManifest
+
+    problems: list[str] = []
+    shards = [
+        shard
+        for manifest in _manifests(store, nodes, problems)
+        for shard in ShardManifest.read(store.fetch(manifest) / "shards.json").shards
+    ]
+    problems += [f"{shard.uri}: holds no good record" for shard in shards if shard.num_videos < 1]
+    if not shards and not problems:
+        problems.append("the list of shards is empty")
+    return _verdict(len(shards), problems, num_videos=sum(shard.num_videos for shard in shards))
+
+
+def both_verdicts(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
+    """The hold-out ratings hold positives and negatives; a MAP cannot be measured otherwise."""
+    problems: list[str] = []
+    positives = negatives = 0
+    for manifest in _manifests(store, nodes, problems):
+        with (store.fetch(manifest, ("ratings.csv",)) / "ratings.csv").open(newline="") as file:
+            for row in csv.reader(file):
+                positives += row[-1].strip() in ("1", "1.0")
+                negatives += row[-1].strip() in ("0", "0.0")
+    if not problems and not (positives and negatives):
+        problems.append(f"ratings.csv: {positives} positive and {negatives} negative ratings; both are needed")
+    return _verdict(positives + negatives, problems, num_positives=positives, num_negatives=negatives)
+
+
+def finite_map(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
+    """Every number in the models' metadata is finite, and the weights are there."""
+    problems: list[str] = []
+    manifests = _manifests(store, nodes, problems)
+    for manifest in manifests:
+        if "weights.safetensors" not in manifest.files:
+            problems.append(f"{manifest.key}: holds no weights.safetensors")
+        for name, value in manifest.metadata.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                problems.append(f"{manifest.key}: {name} is {value}")
+    return _verdict(len(manifests), problems)
+
+
+def ensemble_not_worse(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
+    """The ensemble's out-of-fold MAP is at least that of its best member."""
+    problems: list[str] = []
+    numbers: dict[str, int | float] = {}
+    manifests = _manifests(store, nodes, problems)
+    for manifest in manifests:
+        path = store.fetch(manifest, ("weights.json",)) / "weights.json"
+        found = _read_maps(path)
+        if found is None:
+            problems.append(f"{path}: names no map and best_single")
+            continue
+        ensemble, best = found
+        numbers = {"ensemble_map": ensemble, "best_member_map": best, "gain": ensemble - best}
+        if not ensemble >= best:
+            problems.append(f"the ensemble's MAP {ensemble:.5f} is below its best member's {best:.5f}")
+    return _verdict(len(manifests), problems, **numbers)
+
+
+def _read_maps(path: Path) -> tuple[float, float] | None:
+    content = json.loads(path.read_text())
+    best = content.get("best_single")
+    best = best.get("map") if isinstance(best, dict) else best
+    return (float(content["map"]), float(best)) if "map" in content and isinstance(best, int | float) else None
+
+
+def valid_submission(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
+    """The submission is what the challenge accepts."""
+    from yt8m_assets.submission import validate_submission
+
+    problems: list[str] = []
+    classes = read_segment_classes(recipe, store)
+    for manifest in _manifests(store, nodes, problems):
+        problems += [str(p) for p in validate_submission(store.fetch(manifest) / "submission.csv", classes)]
+    return _verdict(len(classes), problems, num_classes=len(classes))
+
+
+def read_segment_classes(recipe: Recipe, store: ArtifactStore) -> list[int]:
+    """The rated classes, from the published list of the segment shards."""
+    from yt8m_assets.data.vocabulary import load_segment_classes
+
+    name = "segment_label_ids.csv"
+    folder = store.fetch(store.require(Node("segment_shards").key), (name,))
+    return [int(index) for index in load_segment_classes(str(folder / name), recipe.data.num_classes)]
+
+
+def coverage(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
+    """Every rated class is ranked, and as deep as there are segments (up to the recipe's top_k)."""
+    problems: list[str] = []
+    manifests = _manifests(store, nodes, problems)
+    return _verdict(len(manifests), problems)
+
+
+def finite_scores(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
+    """No score is NaN or infinite, and the scores of a class never rise along its ranking."""
+    problems: list[str] = []
+    manifests = _manifests(store, nodes, problems)
+    return _verdict(len(manifests), problems)
+
+
+def no_leak(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
+    """No video is on both sides of the hold-out, in pre-training or in fine-tuning."""
+    problems: list[str] = []
+    manifests = _manifests(store, nodes, problems)
+    return _verdict(len(manifests), problems)
