@@ -118,9 +118,9 @@ def local_file(uri: str) -> Path:
         return Path(uri)
     if uri.startswith("file://"):
         return Path(uri.removeprefix("file://"))
-    from yt8m_assets.data.remote import cached_path
+    from yt8m_assets.data.cache import default_cache
 
-    return cached_path(uri)
+    return default_cache().get(uri)
 
 
 def read_records(uri: str, check_crc: bool = True, *, max_record_bytes: int = MAX_RECORD_BYTES) -> Iterator[memoryview]:
