@@ -28,7 +28,7 @@ Pair = tuple[str, int, int]
 CONTEXT_SECONDS = 2
 """Seconds on each side of a segment that shifted windows can see, so the oracle may too."""
 
-_BURN_IN, _SWEEPS = 5, 25
+_BURN_IN, _SWEEPS = 3, 12
 _PLAUSIBLE = 1e-3
 _CHUNK = 4096
 
@@ -54,8 +54,8 @@ def oracle_scores(
     segment.
     """
     world = build_world(config)
-    tables = build_tables(config, world, context_seconds)
     windows = _read_windows(world, videos, pairs, context_seconds)
+    tables = build_tables(config, context_seconds)
     scores = np.empty(len(pairs))
     rng = np.random.default_rng([config.seed, chain])
     for first in range(0, len(pairs), _CHUNK):
@@ -160,23 +160,29 @@ class _Gibbs:
         vectors = world.prototypes.reshape(-1, world.prototypes.shape[-1]).astype(np.float64)
         self.gram = vectors @ vectors.T
         self.residual = windows.products.astype(np.float64)  # [n, W, C * M], less what the drawn courses explain
-        self.precision = _precisions(noise_covariance(config, windows.have.shape[1]), windows.have)
+        precisions, self.pattern = _precisions(noise_covariance(config, windows.have.shape[1]), windows.have)
+        self.precision = precisions[self.pattern]
+        self.energies = [
+            np.einsum("ji,pik,jk->pj", table.profiles, precisions, table.profiles, optimize=True)
+            for table in (tables.present, tables.rated)
+        ]
         self.course = np.zeros((len(targets), config.num_classes, self.residual.shape[1]))
         self.mode = np.zeros((len(targets), config.num_classes), dtype=np.int64)
         self.plausible = [self._screen(class_id) for class_id in range(config.num_classes)]
 
     def run(self) -> np.ndarray:
+        """P(positive rating) of each pair."""
         total = np.zeros(len(self.targets))
+        by_target = {int(c): np.flatnonzero(self.targets == c) for c in np.unique(self.targets)}
         for sweep in range(_BURN_IN + _SWEEPS):
-            for class_id in range(len(self.plausible)):
-                self._draw(class_id, np.setdiff1d(self.plausible[class_id], np.flatnonzero(self.targets == class_id)))
-            for class_id in np.unique(self.targets):
-                members = np.flatnonzero(self.targets == class_id)
+            for class_id, members in enumerate(self.plausible):
+                if len(members):
+                    self._draw(class_id, members)
+            for class_id, members in by_target.items():
                 posterior = self._draw(class_id, members)
                 if sweep >= _BURN_IN:
-                    total[members] += posterior.reshape(len(members), self.num_modes, -1).sum(axis=1) @ (
-                        self.tables.positive_probability
-                    )
+                    courses = posterior.reshape(len(members), self.num_modes, -1).sum(axis=1)
+                    total[members] += courses @ self.tables.positive_probability
         return total / _SWEEPS
 
     def _screen(self, class_id: int) -> np.ndarray:
@@ -197,7 +203,7 @@ class _Gibbs:
     def _posterior(self, class_id: int, members: np.ndarray, table: ProfileTable, log_prior: np.ndarray) -> np.ndarray:
         """[members, M * J] probabilities of appearance and course given all other classes' courses."""
         precision = self.precision[members]
-        energy = np.einsum("ji,nik,jk->nj", table.profiles, precision, table.profiles, optimize=True)
+        energy = self.energies[table is self.tables.rated][self.pattern[members]]
         logits = []
         for mode in range(self.num_modes):
             column = class_id * self.num_modes + mode
@@ -222,17 +228,21 @@ class _Gibbs:
         mode, row = np.divmod(draws, len(table.profiles))
         first = class_id * self.num_modes
         old, new = self.course[members, class_id], table.profiles[row]
-        self.residual[members] += old[:, :, None] * self.gram[first + self.mode[members, class_id]][:, None, :]
-        self.residual[members] -= new[:, :, None] * self.gram[first + mode][:, None, :]
+        old_mode = self.mode[members, class_id]
+        moved = np.flatnonzero((old != new).any(axis=1) | ((old_mode != mode) & new.any(axis=1)))
+        where = members[moved]
+        change = old[moved, :, None] * self.gram[first + old_mode[moved]][:, None, :]
+        change -= new[moved, :, None] * self.gram[first + mode[moved]][:, None, :]
+        self.residual[where] += change
         self.course[members, class_id], self.mode[members, class_id] = new, mode
         return posterior
 
 
-def _precisions(covariance: np.ndarray, have: np.ndarray) -> np.ndarray:
-    """[n, W, W]: inverse of the covariance over the frames a window has, zero elsewhere."""
+def _precisions(covariance: np.ndarray, have: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[P, W, W]: inverse covariance over the frames a window has, zero elsewhere; and each window's row in it."""
     patterns, rows = np.unique(have, axis=0, return_inverse=True)
     inverses = np.zeros((len(patterns), *covariance.shape))
     for i, pattern in enumerate(patterns):
         kept = np.flatnonzero(pattern)
         inverses[i][np.ix_(kept, kept)] = np.linalg.inv(covariance[np.ix_(kept, kept)])
-    return inverses[rows.ravel()]
+    return inverses, rows.ravel()

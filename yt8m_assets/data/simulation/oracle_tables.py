@@ -1,14 +1,15 @@
 """What the oracle knows before it looks: how likely each course of activity is, and how a rater judges it."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from yt8m_assets.data.simulation.config import SimulationConfig
 from yt8m_assets.data.simulation.scripts import SEGMENT_SECONDS, Script, label_only_scripts
-from yt8m_assets.data.simulation.world import World
+from yt8m_assets.data.simulation.world import build_world
 
-_NUM_SCRIPTS = 8000
+_NUM_SCRIPTS = 4000
 _WINDOWS_PER_ACTIVITY = 3
 _PSEUDO_RATINGS = 2.0
 
@@ -37,8 +38,10 @@ class OracleTables:
     """float64 [C, C]: chance of the column's class as a true label of a video published with the row's."""
 
 
-def build_tables(config: SimulationConfig, world: World, context_seconds: int) -> OracleTables:
+@lru_cache(maxsize=2)  # hold-out and test share them; a second or two to make
+def build_tables(config: SimulationConfig, context_seconds: int) -> OracleTables:
     """Tables for windows of 5 seconds and `context_seconds` more on each side."""
+    world = build_world(config)
     rng = np.random.default_rng(config.seed)
     num_classes = config.num_classes
     rated_profiles, scores, present_profiles = [], [], []
