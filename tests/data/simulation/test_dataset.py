@@ -1,5 +1,7 @@
 import hashlib
 import re
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from yt8m_assets.data import read_shard
 from yt8m_assets.data.simulation import SimulationConfig, dataset_paths, truth, write_dataset
 from yt8m_assets.data.simulation.dataset import shard_name
 from yt8m_assets.errors import ConfigError, DataError, MissingDataError
+from yt8m_assets.progress import NullProgress
 
 CONFIG = SimulationConfig(
     num_classes=20,
@@ -124,6 +127,19 @@ def test_unknown_splits_and_workers_are_refused(tmp_path):
         write_dataset(CONFIG, tmp_path, splits=("dev",))
     with pytest.raises(ConfigError, match="num_workers"):
         write_dataset(CONFIG, tmp_path, num_workers=0)
+
+
+def test_progress_counts_every_video(tmp_path):
+    counted = []
+
+    class Counting(NullProgress):
+        @contextmanager
+        def task(self, title, total=None, unit="it"):
+            yield SimpleNamespace(advance=counted.append)
+            assert sum(counted) == total == 18
+
+    write_dataset(CONFIG, tmp_path, progress=Counting())
+    assert counted == [3, 3, 3, 2, 2, 3, 2]
 
 
 def test_the_vocabulary_has_the_real_one_s_columns(written):

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -131,19 +132,16 @@ def _write_shard(config: SimulationConfig, root: Path, split: str, shard: int) -
     missing = [form for form in forms if not form[shard].exists()]
     if not missing:
         return shard_sizes(config, split)[shard]
-    for form in missing:
-        form[shard].parent.mkdir(parents=True, exist_ok=True)
     world = build_world(config)
-    videos = [
-        (script, draw_frames(config, world, script, rng)) for script, rng in shard_scripts(config, world, split, shard)
-    ]
-    for form in missing:
-        with RecordWriter(form[shard]) as writer:
-            for script, frames in videos:
-                labels = NO_LABELS if split == "test" else np.array(script.labels, dtype=np.int64)
-                segments = _segment_labels(script) if form is paths.segments else None
+    with ExitStack() as stack:  # one video in memory at a time, whatever the shard's size
+        writers = [(form is paths.segments, stack.enter_context(RecordWriter(form[shard]))) for form in missing]
+        for script, rng in shard_scripts(config, world, split, shard):
+            frames = draw_frames(config, world, script, rng)
+            labels = NO_LABELS if split == "test" else np.array(script.labels, dtype=np.int64)
+            for rated, writer in writers:
+                segments = _segment_labels(script) if rated else None
                 writer.write(encode_sequence_example(script.video_id, frames, labels, segments))
-    return len(videos)
+    return shard_sizes(config, split)[shard]
 
 
 def _segment_labels(script: Script) -> SegmentLabels:
@@ -153,12 +151,11 @@ def _segment_labels(script: Script) -> SegmentLabels:
 
 def _claim(config: SimulationConfig, root: Path) -> None:
     """Note the config in `root`, or check that it is the one noted there."""
-    root.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True) + "\n"
     note = root / "simulation.json"
     if not note.exists():
         _write_text(note, text)
-    elif note.read_text(encoding="ascii") != text:
+    elif note.read_bytes() != text.encode("ascii"):
         raise ConfigError(f"{root} holds a simulated dataset of another config; remove it or choose another folder")
 
 
@@ -174,7 +171,6 @@ def _write_vocabulary(config: SimulationConfig, world: World, path: Path) -> Non
 
 
 def _write_csv(path: Path, header: list[str], rows: Iterable[list]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
