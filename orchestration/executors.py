@@ -75,7 +75,7 @@ def _multiprocess(init_context: dg.InitExecutorContext) -> Any:
 
 multiprocess_executor = dg.ExecutorDefinition(
     name="multiprocess",
-    config_schema=dg.multiprocess_executor.config_schema,
+    config_schema=dg.multiprocess_executor.config_schema.as_field(),
     requirements=dg.multiple_process_executor_requirements(),
     executor_creation_fn=_multiprocess,
     description="A process for each step; as many at once, and threads for each, as the CPUs allow.",
@@ -99,7 +99,7 @@ def _vertex(init_context: dg.InitExecutorContext) -> Any:
 
 vertex_executor = dg.ExecutorDefinition(
     name="vertex",
-    config_schema=dg.in_process_executor.config_schema,
+    config_schema=dg.in_process_executor.config_schema.as_field(),
     executor_creation_fn=_vertex,
     description="The steps of a run one after another on the run's own Vertex AI machine.",
 )

@@ -6,13 +6,16 @@ already built. The Kubernetes step executor reads `dagster-k8s/config`, `VertexA
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from orchestration.launchers.machines import ACCELERATORS, choose_machine
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.recipes.schema import Recipe
+
+if TYPE_CHECKING:
+    from yt8m_assets.recipes.schema import Recipe
+
 
 K8S_TAG = "dagster-k8s/config"
 VERTEX_TAG = "vertex-ai/config"
@@ -96,14 +99,14 @@ RESOURCE_HINTS: Mapping[str, ResourceHints] = {
 """Asset -> needs, for the challenge's real data: a node with one L4, 8 vCPU and 32 GiB holds every GPU step."""
 
 
-def hints_for(recipe: Recipe) -> dict[str, ResourceHints]:
+def hints_for(recipe: "Recipe") -> dict[str, ResourceHints]:
     """The hints of a recipe: as many GPUs as its training has processes, and none for a simulated data set.
 
     A simulated recipe is sized for CPUs, so that it also runs on a cluster that has no GPU node.
     """
     hints = dict(RESOURCE_HINTS)
     if recipe.data.simulation is not None:
-        return {asset: replace(hint, num_gpus=0, gpu_type=None, num_cpus=2) for asset, hint in hints.items()}
+        return dict.fromkeys(hints, _LIGHT)
     for asset, stage in (("pretrained_model", "pretraining"), ("finetuned_model", "finetuning")):
         num_gpus = max(getattr(model, stage).num_processes for model in recipe.models)
         base = hints[asset]

@@ -84,11 +84,10 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def resolve_settings(
     config: Mapping[str, Any], step_tags: Iterable[Mapping[str, str] | None], run_tags: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The settings of one run: configuration, then its steps' tags (smallest machine first), then its own tag."""
+    """The settings of one run: configuration, then its largest step's tag, then its own tag."""
     settings = _merge({}, {name: config.get(name) for name in JOB_FIELDS})
-    for step in sorted((parse_tag(tags) for tags in step_tags), key=_size):
-        settings = _merge(settings, step)
-    return _merge(settings, parse_tag(run_tags))
+    largest = max((parse_tag(tags) for tags in step_tags), key=_size, default={})
+    return _merge(_merge(settings, largest), parse_tag(run_tags))
 
 
 def environment(entries: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,100 @@
+"""A Dagster deployment in a folder: an instance with a run launcher, a code server, and run monitoring by hand."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+from dagster._cli.job import _create_run
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
+
+from tests.orchestration.launchers.containers import REPOSITORY
+
+MODULE = "tests.orchestration.launchers.tiny_graph"
+FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 90, what: str = "condition") -> Any:
+    """The condition's first true value; fails the test after a while."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"{what} did not come true within {seconds} s")
+
+
+class Deployment:
+    """Launches runs of the tiny graph as the run coordinator does, and watches them as the daemon does."""
+
+    def __init__(self, instance: dg.DagsterInstance, workspace: WorkspaceProcessContext) -> None:
+        self.instance, self._workspace = instance, workspace
+
+    def launch(self, job: str, folder: Path, tags: dict[str, str] | None = None, **config: Any) -> str:
+        """Create and launch a run; its id."""
+        request = self._workspace.create_request_context()
+        location = request.get_code_location(MODULE)
+        repository = next(iter(location.get_repositories().values()))
+        run = _create_run(
+            instance=self.instance,
+            code_location=location,
+            remote_repo=repository,
+            remote_job=repository.get_full_job(job),
+            run_config={"ops": {"counted": {"config": {"folder": str(folder), **config}}}},
+            tags=tags,
+            op_selection=None,
+            run_id=None,
+        )
+        self.instance.submit_run(run.run_id, request)
+        return run.run_id
+
+    def run(self, run_id: str) -> dg.DagsterRun:
+        """The run as the instance knows it now."""
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        return run
+
+    def wait(self, run_id: str) -> dg.DagsterRunStatus:
+        """The status with which a run ends."""
+        wait_for(lambda: self.run(run_id).status in FINISHED, what=f"the end of run {run_id}")
+        return self.run(run_id).status
+
+    def monitor(self) -> None:
+        """One round of Dagster's own run monitoring. Raises what it stumbled over."""
+        for error in execute_run_monitoring_iteration(self._workspace, logging.getLogger("monitoring")):
+            assert error is None, error.to_string()
+
+    def messages(self, run_id: str) -> str:
+        """Every message of a run's log."""
+        return "\n".join(entry.user_message or entry.message for entry in self.instance.all_logs(run_id))
+
+
+@contextmanager
+def deploy(folder: Path, run_launcher: dict[str, Any], max_attempts: int = 2) -> Iterator[Deployment]:
+    """A deployment with this run launcher in this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "run_launcher": run_launcher,
+        "run_coordinator": {"module": "dagster.core.run_coordinator", "class": "DefaultRunCoordinator"},
+        "run_monitoring": {
+            "enabled": True,
+            "start_timeout_seconds": 120,
+            "cancel_timeout_seconds": 120,
+            "max_resume_run_attempts": max_attempts,
+        },
+        "telemetry": {"enabled": False},
+    }
+    (folder / "dagster.yaml").write_text(yaml.safe_dump(config))
+    target = ModuleTarget(module_name=MODULE, attribute=None, working_directory=str(REPOSITORY), location_name=MODULE)
+    with (
+        dg.DagsterInstance.from_config(str(folder)) as instance,
+        WorkspaceProcessContext(instance, target) as workspace,
+    ):
+        yield Deployment(instance, workspace)

@@ -1,0 +1,135 @@
+"""A stand-in for Vertex AI's job service over REST: custom jobs, run as local processes.
+
+Requests are parsed by the API's own message types with unknown fields refused, and checked against the documented
+limits (machine types and their accelerators, labels, 100,000 characters of arguments).
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from google.cloud.aiplatform_v1 import types
+
+from orchestration.launchers.machines import ACCELERATORS, CPU_MACHINES, GPU_MACHINES
+from tests.orchestration.launchers.containers import Container
+from tests.orchestration.launchers.http_server import Answer, JsonServer
+
+_PARENT = r"/v1/(?P<parent>projects/[a-z0-9-]+/locations/[a-z0-9-]+)/customJobs"
+_ID = r"/(?P<id>\d+)"
+_State = types.JobState
+
+
+def _error(code: int, status: str, message: str) -> Answer:
+    return code, {"error": {"code": code, "status": status, "message": message}}
+
+
+def _problems(job: types.CustomJob) -> list[str]:
+    problems = []
+    pool = job.job_spec.worker_pool_specs[0]
+    machine, kind = pool.machine_spec, pool.machine_spec.accelerator_type
+    offered = {(item.name, 0, None) for item in CPU_MACHINES}
+    for gpu, machines in GPU_MACHINES.items():
+        offered |= {(item.name, item.num_gpus, types.AcceleratorType[ACCELERATORS[gpu]]) for item in machines}
+    if (machine.machine_type, machine.accelerator_count, kind or None) not in offered:
+        problems.append(f"machine {machine.machine_type} with {machine.accelerator_count} x {kind.name} is not offered")
+    for key, value in job.labels.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", key) or not re.fullmatch(r"[a-z0-9_-]{0,63}", value):
+            problems.append(f"label {key}={value} is not allowed")
+    if sum(map(len, pool.container_spec.args)) > 100_000:
+        problems.append("the arguments have more than 100,000 characters")
+    if not pool.container_spec.image_uri or pool.replica_count != 1:
+        problems.append("the first worker pool has one replica and an image")
+    return problems
+
+
+class VertexApi(JsonServer):
+    """Jobs by resource name. `hold` keeps new jobs pending, as when there is no capacity."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.hold = False
+        self.lose_next_answer = False
+        self.jobs: dict[str, types.CustomJob] = {}
+        self.containers: dict[str, Container] = {}
+        self.canceled: set[str] = set()
+        self.route("POST", _PARENT, self._create)
+        self.route("GET", _PARENT, self._list)
+        self.route("GET", _PARENT + _ID, self._get)
+        self.route("POST", _PARENT + _ID + ":cancel", self._cancel)
+
+    def __exit__(self, *error: object) -> None:
+        for container in self.containers.values():
+            container.kill()
+        super().__exit__(*error)
+
+    def lose_worker(self, name: str) -> None:
+        """The machine of a job is gone without a signal."""
+        self.containers[name].kill()
+
+    def cancel(self, name: str) -> None:
+        """What the API's cancel does: the worker is told to stop, and the job ends as canceled."""
+        self.canceled.add(name)
+        if name in self.containers:
+            self.containers[name].stop()
+
+    def current(self, name: str) -> types.CustomJob:
+        """The job with its state of this moment."""
+        job = types.CustomJob(self.jobs[name])
+        container = self.containers.get(name)
+        code = container.exit_code if container else None
+        if name in self.canceled:
+            running = container is not None and code is None
+            job.state = _State.JOB_STATE_CANCELLING if running else _State.JOB_STATE_CANCELLED
+        elif container is None:
+            job.state = _State.JOB_STATE_PENDING
+        elif code is None:
+            job.state = _State.JOB_STATE_RUNNING
+        elif code == 0:
+            job.state = _State.JOB_STATE_SUCCEEDED
+        else:
+            job.state = _State.JOB_STATE_FAILED
+            job.error.code = 3
+            job.error.message = f"The replica workerpool0-0 exited with a non-zero status of {abs(code)}."
+        return job
+
+    def _json(self, job: types.CustomJob) -> Any:
+        return types.CustomJob.to_dict(job, use_integers_for_enums=False, preserving_proto_field_name=False)
+
+    def _create(self, match: re.Match[str], _query: dict[str, str], body: bytes) -> Answer:
+        try:
+            job = types.CustomJob.from_json(body, ignore_unknown_fields=False)
+        except ValueError as error:  # protobuf's ParseError
+            return _error(400, "INVALID_ARGUMENT", str(error))
+        problems = _problems(job)
+        if problems:
+            return _error(400, "INVALID_ARGUMENT", "; ".join(problems))
+        job.name = f"{match['parent']}/customJobs/{8000 + len(self.jobs)}"
+        self.jobs[job.name] = job
+        if not self.hold:
+            spec = job.job_spec.worker_pool_specs[0].container_spec
+            command = [*spec.command, *spec.args]
+            log = self.folder / f"vertex-{len(self.jobs)}.log"
+            self.containers[job.name] = Container(command, {item.name: item.value for item in spec.env}, log)
+        if self.lose_next_answer:
+            self.lose_next_answer = False
+            return _error(503, "UNAVAILABLE", "the answer got lost")
+        return 200, self._json(self.current(job.name))
+
+    def _list(self, _match: re.Match[str], query: dict[str, str], _body: bytes) -> Answer:
+        wanted = dict(re.findall(r"labels\.([a-z0-9_-]+)=([a-z0-9_-]+)", query.get("filter", "")))
+        chosen = [self.current(name) for name, job in self.jobs.items() if wanted.items() <= dict(job.labels).items()]
+        return 200, {"customJobs": [self._json(job) for job in chosen]}
+
+    def _get(self, match: re.Match[str], _query: dict[str, str], _body: bytes) -> Answer:
+        name = match[0].removeprefix("/v1/")
+        if name not in self.jobs:
+            return _error(404, "NOT_FOUND", f"{name} not found")
+        return 200, self._json(self.current(name))
+
+    def _cancel(self, match: re.Match[str], _query: dict[str, str], _body: bytes) -> Answer:
+        name = match[0].removeprefix("/v1/").removesuffix(":cancel")
+        if name not in self.jobs:
+            return _error(404, "NOT_FOUND", f"{name} not found")
+        self.cancel(name)
+        return 200, {}
