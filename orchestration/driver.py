@@ -9,7 +9,6 @@ import socket
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import dagster as dg
 
@@ -60,6 +59,12 @@ class Driver:
             self.job = self.definitions.resolve_implicit_global_asset_job_def()
         self.cache = ManifestCache(store)
         self.records = Records(instance)
+
+    def __enter__(self) -> "Driver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.instance.dispose()
 
     def materialize(self, *, models: Sequence[str] = (), until: str | None = None) -> Outcome:
         """Bring the required nodes up to date. Raises the first error of a stage, or a failed check's failure."""
@@ -127,14 +132,16 @@ def open_driver(recipe: Recipe, state: State, settings: Settings, progress: Prog
     """A driver over the prepared state; runs that a killed driver left behind are ended first."""
     instance = driver_instance(state)
     end_dead_runs(instance)
-    tracking = make_tracking(settings.tracking_uri, settings.artifact_location, settings.mlflow_ui_url)
-    return Driver(recipe, ArtifactStore(settings.storage_uri), tracking, instance, progress)
+    store = ArtifactStore(settings.storage_uri, settings.cache_path)
+    tracking = make_tracking(
+        settings.tracking_uri, settings.artifact_location, settings.spool_path, settings.mlflow_ui_url
+    )
+    return Driver(recipe, store, tracking, instance, progress)
 
 
 def materialize(
     recipe: Recipe, state: State, progress: Progress, *, models: Sequence[str] = (), until: str | None = None
 ) -> Outcome:
     """Bring the graph of a recipe up to date over a state, as the environment says where; see `Driver.materialize`."""
-    driver: Any = open_driver(recipe, state, Settings.from_environment(state), progress)
-    with driver.instance:
+    with open_driver(recipe, state, Settings.from_environment(state), progress) as driver:
         return driver.materialize(models=models, until=until)

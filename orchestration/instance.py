@@ -18,7 +18,8 @@ def driver_instance(state: State) -> dg.DagsterInstance:
     """The instance of the state folder, without capture of the terminal's output."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return dg.DagsterInstance.from_config(str(state.dagster_home), DRIVER_CONFIG)
+        own = (state.dagster_home / DRIVER_CONFIG).is_file()
+        return dg.DagsterInstance.from_config(str(state.dagster_home), DRIVER_CONFIG if own else "dagster.yaml")
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:

@@ -28,7 +28,7 @@ def build_jobs(recipe: Recipe) -> list[Any]:
              "Pre-train and fine-tune the chosen model.", partitions_def=models),
         _job("predict_rectangle", ["oof_predictions", "test_predictions"],
              "Score both splits for the chosen models and shifts. With the tags dagster/asset_partition_range_start "
-             "and _end (such as bert_l2h12|-1 and bert_l3h12|1) one run takes the whole rectangle and reads the data once.",
+             "and _end (as bert_l2h12|-1 and bert_l3h12|1) one run takes the rectangle and reads the data once.",
              partitions_def=cells),
         _job("rank_models", ["oof_ranking", "test_ranking"],
              "Fuse the shifts of the chosen model into one ranking a split.", partitions_def=models),

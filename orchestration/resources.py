@@ -1,5 +1,6 @@
 """The resources of the graph: configured in Dagster's way, handed to assets as the core's own types."""
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -17,10 +18,11 @@ class StoreResource(dg.ConfigurableResource):
     """The artifact store."""
 
     root_uri: str = Field(description="Root of the artifacts: an absolute folder, or gs://bucket/folder.")
+    cache_path: str = Field(description="Folder of verified copies and indexes, which can be made again.")
 
     def create_resource(self, context: dg.InitResourceContext) -> ArtifactStore:
         """What assets get."""
-        return ArtifactStore(self.root_uri)
+        return ArtifactStore(self.root_uri, Path(self.cache_path))
 
 
 class TrackingResource(dg.ConfigurableResource):
@@ -28,12 +30,15 @@ class TrackingResource(dg.ConfigurableResource):
 
     tracking_uri: str = Field(description="MLflow's tracking URI: sqlite:///file, or a server's address.")
     artifact_location: str | None = Field(default=None, description="Where files go; empty: the server decides.")
+    spool_path: str = Field(description="Folder of what waits for a server that is gone.")
     ui_url: str = Field(description="Address of the MLflow UI, for links.")
     experiment: str = Field(default=EXPERIMENT, description="Name of the experiment.")
 
     def create_resource(self, context: dg.InitResourceContext) -> Tracking:
         """What assets get."""
-        return make_tracking(self.tracking_uri, self.artifact_location, self.ui_url, self.experiment)
+        return make_tracking(
+            self.tracking_uri, self.artifact_location, Path(self.spool_path), self.ui_url, self.experiment
+        )
 
 
 class ProgressResource(dg.ConfigurableResource):
@@ -58,13 +63,17 @@ class FixedProgress:
 
 
 def make_tracking(
-    tracking_uri: str, artifact_location: str | None, ui_url: str, experiment: str = EXPERIMENT
+    tracking_uri: str, artifact_location: str | None, spool_path: Path, ui_url: str, experiment: str = EXPERIMENT
 ) -> Tracking:
     """MLflow tracking that connects when a run is first opened."""
     from yt8m_assets.tracking import MlflowTracking
 
     return MlflowTracking(
-        tracking_uri=tracking_uri, experiment=experiment, artifact_location=artifact_location, ui_url=ui_url
+        tracking_uri=tracking_uri,
+        experiment=experiment,
+        artifact_location=artifact_location,
+        spool_path=spool_path,
+        ui_url=ui_url,
     )
 
 
@@ -72,10 +81,11 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     """Resources by the names that assets ask for. A tracking URI from the environment stays a reference to it."""
     from_environment = settings.artifact_location is None
     return {
-        "store": StoreResource(root_uri=settings.storage_uri),
+        "store": StoreResource(root_uri=settings.storage_uri, cache_path=str(settings.cache_path)),
         "tracking": TrackingResource(
             tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI") if from_environment else settings.tracking_uri,
             artifact_location=settings.artifact_location,
+            spool_path=str(settings.spool_path),
             ui_url=settings.mlflow_ui_url,
         ),
         "progress": ProgressResource(),

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestration.state import State
 from yt8m_assets.errors import ConfigError
@@ -18,10 +19,14 @@ class Settings:
     """YT8M_RECIPE: demo, challenge, or the path of a file."""
     storage_uri: str
     """YT8M_STORAGE: root of the artifacts, a folder or gs://bucket/folder."""
+    cache_path: Path
+    """Folder of verified copies and indexes, which can be made again."""
     tracking_uri: str
-    """MLFLOW_TRACKING_URI; may hold a password, so show `tracking_label` to people."""
+    """MLFLOW_TRACKING_URI; may hold a password, so it is never shown."""
     artifact_location: str | None
     """Where MLflow keeps files; None leaves it to the tracking server."""
+    spool_path: Path
+    """Folder of what waits for a tracking server that is gone."""
     mlflow_ui_url: str
     """YT8M_MLFLOW_UI_URL: the address that links in metadata lead to."""
     executor: str
@@ -43,8 +48,10 @@ class Settings:
         return cls(
             recipe=values.get("YT8M_RECIPE") or "demo",
             storage_uri=values.get("YT8M_STORAGE") or str(state.artifacts),
+            cache_path=state.cache,
             tracking_uri=tracking_uri,
             artifact_location=state.mlflow_artifacts.as_uri() if embedded else None,
+            spool_path=state.tracking_spool,
             mlflow_ui_url=values.get("YT8M_MLFLOW_UI_URL") or served,
             executor=values.get("YT8M_EXECUTOR") or "multiprocess",
         )

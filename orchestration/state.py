@@ -58,12 +58,9 @@ class State:
     """The prepared folders; every path is absolute."""
 
     root: Path
-    """The state folder, `.state` of the project unless told otherwise."""
-
-    @property
-    def dagster_home(self) -> Path:
-        """Dagster's instance: dagster.yaml and its SQLite files."""
-        return self.root / "dagster"
+    """The state folder: `.state` of the project, YT8M_STATE, or what the command line says."""
+    dagster_home: Path
+    """Dagster's instance: dagster.yaml and its SQLite files; below the root unless DAGSTER_HOME was set to another."""
 
     @property
     def mlflow_database_uri(self) -> str:
@@ -74,6 +71,16 @@ class State:
     def mlflow_artifacts(self) -> Path:
         """Where the embedded tracking server keeps the files of its runs."""
         return self.root / "mlflow" / "artifacts"
+
+    @property
+    def cache(self) -> Path:
+        """Copies and indexes that can be made again."""
+        return self.root / "cache"
+
+    @property
+    def tracking_spool(self) -> Path:
+        """What waits for a tracking server that is gone."""
+        return self.root / "spool"
 
     @property
     def artifacts(self) -> Path:
@@ -92,22 +99,28 @@ def project_root() -> Path:
 def prepare_state(root: Path | None = None) -> State:
     """Make the state folders and write Dagster's settings where they differ; quick when all is there.
 
-    Sets DAGSTER_HOME for this process and its children. Raises StorageError when the folder cannot be written.
+    Sets DAGSTER_HOME for this process and its children. A DAGSTER_HOME that was set already (a server's) is used as it
+    is, unless `root` is given. Raises StorageError when the folder cannot be written.
     """
-    state = State(root=(root or project_root() / STATE_FOLDER).resolve())
-    home = state.dagster_home
+    named = root or Path(os.environ.get("YT8M_STATE") or project_root() / STATE_FOLDER)
+    folder = named.expanduser().resolve()
+    given = os.environ.get("DAGSTER_HOME")
+    home = Path(given).expanduser().resolve() if given and root is None else folder / "dagster"
+    state = State(root=folder, dagster_home=home)
     shared = _INSTANCE_YAML.format(home=home, limit=RUN_LIMIT_SECONDS)
+    files = {"dagster.yaml": shared, DRIVER_CONFIG: shared + _NO_CAPTURE_YAML}
     try:
-        for folder in (home, state.mlflow_artifacts, state.artifacts):
-            folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (("dagster.yaml", shared), (DRIVER_CONFIG, shared + _NO_CAPTURE_YAML)):
-            _write_if_different(home / name, text)
+        for path in (state.mlflow_artifacts, state.artifacts, state.cache):
+            path.mkdir(parents=True, exist_ok=True)
+        if home == folder / "dagster":
+            home.mkdir(exist_ok=True)
+            for name, text in files.items():
+                _write_if_different(home / name, text)
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        raise StorageError(
-            f"{state.root}: cannot write: {error.strerror or error}; choose another with --state"
-        ) from error
+        reason = error.strerror or error
+        raise StorageError(f"{folder}: cannot write: {reason}; choose another folder with --state") from error
     os.environ["DAGSTER_HOME"] = str(home)
     return state
 

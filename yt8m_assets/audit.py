@@ -124,22 +124,14 @@ def _read_maps(path: Path) -> tuple[float, float] | None:
 
 def valid_submission(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
     """The submission is what the challenge accepts."""
+    from yt8m_assets.data.stages import read_segment_classes
     from yt8m_assets.submission import validate_submission
 
     problems: list[str] = []
-    classes = read_segment_classes(recipe, store)
+    classes = read_segment_classes(recipe, store).tolist()
     for manifest in _manifests(store, nodes, problems):
         problems += [str(p) for p in validate_submission(store.fetch(manifest) / "submission.csv", classes)]
     return _verdict(len(classes), problems, num_classes=len(classes))
-
-
-def read_segment_classes(recipe: Recipe, store: ArtifactStore) -> list[int]:
-    """The rated classes, from the published list of the segment shards."""
-    from yt8m_assets.data.vocabulary import load_segment_classes
-
-    name = "segment_label_ids.csv"
-    folder = store.fetch(store.require(Node("segment_shards").key), (name,))
-    return [int(index) for index in load_segment_classes(str(folder / name), recipe.data.num_classes)]
 
 
 def coverage(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
@@ -158,6 +150,33 @@ def finite_scores(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -
 
 def no_leak(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
     """No video is on both sides of the hold-out, in pre-training or in fine-tuning."""
+    from yt8m_assets.data.folds import find_leaks
+
     problems: list[str] = []
-    manifests = _manifests(store, nodes, problems)
-    return _verdict(len(manifests), problems)
+    (segments,) = _manifests(store, [Node("segment_shards")], problems) or (None,)
+    if segments is None:
+        return _verdict(0, problems)
+    held_out = _video_ids(store, segments, held_out=True)
+    training = _video_ids(store, segments, held_out=False)
+    pretraining = store.manifest("pretraining_shards")
+    if pretraining is not None:
+        training |= _video_ids(store, pretraining, held_out=False)
+    problems += [f"held out and trained on: {leak}" for leak in find_leaks(training, held_out)]
+    counts = {"num_held_out": sum(map(len, held_out.values())), "num_training": sum(map(len, training.values()))}
+    return _verdict(sum(counts.values()), problems, **counts)
+
+
+def _video_ids(store: ArtifactStore, manifest: Manifest, held_out: bool) -> dict[str, list[str]]:
+    """Shard URI -> its video ids, for the shards on one side of the hold-out."""
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    from yt8m_assets.data.shards import ShardManifest
+
+    folder = store.fetch(manifest, ("shards.json", "video_ids.parquet"))
+    table = pyarrow.parquet.read_table(folder / "video_ids.parquet")
+    return {
+        shard.uri: table.filter(pyarrow.compute.equal(table["shard"], place))["video_id"].to_pylist()
+        for place, shard in enumerate(ShardManifest.read(folder / "shards.json").shards)
+        if shard.held_out == held_out
+    }

@@ -32,7 +32,10 @@ def build_checks(recipe: Recipe) -> list[dg.AssetChecksDefinition]:
 
 
 def _check(recipe: Recipe, asset: str, name: str, function: Audit) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=asset, name=name, blocking=True, description=(function.__doc__ or "").splitlines()[0])
+    description = (function.__doc__ or "").splitlines()[0]
+    others = ["pretraining_shards"] if name == "no_leak" else []
+
+    @dg.asset_check(asset=asset, name=name, blocking=True, description=description, additional_deps=others)
     def check(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[ArtifactStore]) -> dg.AssetCheckResult:
         run = context.op_execution_context
         keys = list(run.partition_keys) if run.has_partition_key_range or run.has_partition_key else [None]

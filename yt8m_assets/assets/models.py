@@ -7,7 +7,7 @@ import dagster as dg
 from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, materialization, run_tags, stage_errors
 from yt8m_assets.partitions import beta_accepted, model_partitions
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import Tracking
 
 
@@ -30,10 +30,12 @@ def build_model_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         """A frame-level model trained on the video labels of the pre-training shards; an interrupted run continues."""
         from yt8m_assets.training.stages import pretrain
 
-        results, options = {}, {"tracking": tracking, "progress": progress.open(context.log)}
+        results: dict[str | None, StageResult] = {}
+        shown = progress.open(context.log)
         with stage_errors(context):
             for key in context.partition_keys:
-                results[key] = pretrain(recipe, store, key, run_tags=run_tags(context, key), **options)
+                tags = run_tags(context, key)
+                results[key] = pretrain(recipe, store, key, tracking=tracking, progress=shown, run_tags=tags)
         return materialization(context, store, results)
 
     @dg.asset(**_options(recipe, "finetuned_model", deps=["pretrained_model", "segment_shards", "holdout_ratings"]))
@@ -46,10 +48,12 @@ def build_model_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         """The pre-trained model after training on segment ratings: the checkpoint with the best hold-out MAP."""
         from yt8m_assets.training.stages import finetune
 
-        results, options = {}, {"tracking": tracking, "progress": progress.open(context.log)}
+        results: dict[str | None, StageResult] = {}
+        shown = progress.open(context.log)
         with stage_errors(context):
             for key in context.partition_keys:
-                results[key] = finetune(recipe, store, key, run_tags=run_tags(context, key), **options)
+                tags = run_tags(context, key)
+                results[key] = finetune(recipe, store, key, tracking=tracking, progress=shown, run_tags=tags)
         return materialization(context, store, results)
 
     return [pretrained_model, finetuned_model]

@@ -1,0 +1,113 @@
+"""`yt8m`: the whole graph from the command line. Errors are one message on stderr; a traceback needs --debug."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("orchestration.cli_commands", "run the whole graph on simulated data and show the result"),
+    "materialize": ("orchestration.cli_commands", "bring the graph of a recipe up to date"),
+    "predict": ("orchestration.cli_commands", "score a rectangle of models and shifts"),
+    "status": ("orchestration.cli_commands", "show what is materialised, stale or missing"),
+    "ui": ("orchestration.ui", "serve the Dagster and MLflow pages on this machine"),
+    "validate-submission": ("orchestration.cli_files", "check a submission file, line by line"),
+    "score-submission": ("orchestration.cli_files", "MAP of a submission file against ratings"),
+    "inspect": ("orchestration.cli_files", "show what a shard holds"),
+    "import-checkpoint": ("orchestration.cli_files", "publish weights of the original (NPZ of its variables)"),
+}
+"""Command -> module with `command_<name>(arguments)`, and its line of help."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--recipe", help="demo, challenge, or a .py or .json file (default: YT8M_RECIPE, or demo)")
+    shared.add_argument("--state", type=Path, help="state folder (default: .state of the project)")
+    shared.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser = argparse.ArgumentParser(prog="yt8m", description="YouTube-8M segment classification, end to end.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parsers = {
+        name: subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[shared])
+        for name, (_, text) in COMMANDS.items()
+    }
+    _add_graph_options(parsers)
+    _add_file_options(parsers)
+    ui = parsers["ui"]
+    ui.add_argument("--port", type=int, default=3000, help="port of the Dagster pages")
+    ui.add_argument("--mlflow-port", type=int, default=5000, help="port of the MLflow pages")
+    return parser
+
+
+def _add_graph_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
+    materialize = parsers["materialize"]
+    materialize.add_argument("--models", type=_names, default=(), help="only these models, separated by commas")
+    materialize.add_argument("--until", help="the last asset wanted, such as finetuned_model")
+    predict = parsers["predict"]
+    predict.add_argument("--split", choices=("oof", "test", "both"), default="both", help="which segments")
+    predict.add_argument("--models", type=_names, default=(), help="models, separated by commas (default: all)")
+    predict.add_argument("--shifts", type=_numbers, default=(), help="--shifts=-1,0,1 in seconds (default: -2 to 2)")
+
+
+def _add_file_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
+    validate = parsers["validate-submission"]
+    validate.add_argument("file", type=Path, help="submission.csv")
+    validate.add_argument("--classes", help="file of the rated classes (default: those of the materialised graph)")
+    score = parsers["score-submission"]
+    score.add_argument("file", type=Path, help="submission.csv")
+    score.add_argument("--ratings", type=Path, required=True, help="ratings.csv: segment id, class, 0 or 1")
+    inspect = parsers["inspect"]
+    inspect.add_argument("uri", help="a TFRecord shard: local path or gs:// URI")
+    inspect.add_argument("--records", type=int, default=5, help="records to show")
+    checkpoint = parsers["import-checkpoint"]
+    checkpoint.add_argument("file", type=Path, help="NPZ file: the original's variable names -> arrays")
+    checkpoint.add_argument("--model", required=True, help="model key")
+    checkpoint.add_argument("--as", dest="stage", choices=("pretrained", "finetuned"), required=True)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(name) for name in _names(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers separated by commas") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (0 done, 1 error, 75 preempted, 130 interrupted)."""
+    parsed = build_parser().parse_args(arguments)
+    try:
+        module = importlib.import_module(COMMANDS[parsed.command][0])
+        return int(getattr(module, f"command_{parsed.command.replace('-', '_')}")(parsed) or 0)
+    except (Exception, KeyboardInterrupt) as error:
+        if parsed.debug:
+            raise
+        return report(error)
+
+
+def report(error: BaseException) -> int:
+    """One message on stderr; returns the exit code."""
+    from yt8m_assets.errors import Yt8mError
+
+    if isinstance(error, KeyboardInterrupt):
+        sys.stderr.write("\nyt8m: interrupted; the same command continues where it stopped\n")
+        return EXIT_INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+        return EXIT_ERROR
+    known = isinstance(error, Yt8mError)
+    text = str(error) if known else f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+    sys.stderr.write(f"yt8m: {text}\n")
+    return int(getattr(error, "exit_code", EXIT_ERROR))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

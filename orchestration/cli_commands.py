@@ -1,0 +1,88 @@
+"""The commands that work on the graph: demo, materialize, predict, status."""
+
+import argparse
+import logging
+import time
+
+from orchestration.settings import Settings
+from orchestration.state import State, prepare_state
+from yt8m_assets.errors import ConfigError
+from yt8m_assets.progress import default_progress, format_seconds
+from yt8m_assets.recipes import load_recipe
+from yt8m_assets.recipes.schema import SHIFTS, Recipe
+from yt8m_assets.storage import ArtifactStore
+
+
+def prepare(arguments: argparse.Namespace) -> tuple[Recipe, State, Settings]:
+    """State, settings and recipe of a command."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in ("dagster", "alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    state = prepare_state(arguments.state)
+    settings = Settings.from_environment(state)
+    return load_recipe(arguments.recipe or settings.recipe), state, settings
+
+
+def open_store(settings: Settings) -> ArtifactStore:
+    """The artifact store of the settings."""
+    return ArtifactStore(settings.storage_uri, settings.cache_path)
+
+
+def command_materialize(arguments: argparse.Namespace) -> int:
+    """Bring the graph up to date."""
+    from orchestration.driver import open_driver
+
+    recipe, state, settings = prepare(arguments)
+    progress = default_progress()
+    started = time.monotonic()
+    with open_driver(recipe, state, settings, progress) as driver:
+        outcome = driver.materialize(models=arguments.models, until=arguments.until)
+    made = outcome.num_nodes - outcome.num_current
+    elapsed = format_seconds(time.monotonic() - started)
+    progress.log(f"recipe {recipe.name}: {made} made, {outcome.num_current} were up to date, in {elapsed}")
+    return 0
+
+
+def command_predict(arguments: argparse.Namespace) -> int:
+    """Bring a rectangle of cells up to date."""
+    from orchestration.driver import open_driver
+
+    recipe, state, settings = prepare(arguments)
+    shifts = arguments.shifts or SHIFTS
+    unknown = sorted(set(shifts) - set(SHIFTS))
+    if unknown:
+        raise ConfigError(f"unknown shift {unknown[0]}; known: {', '.join(map(str, SHIFTS))}")
+    splits = ("oof", "test") if arguments.split == "both" else (arguments.split,)
+    progress = default_progress()
+    with open_driver(recipe, state, settings, progress) as driver:
+        assets = [f"{split}_predictions" for split in splits]
+        outcome = driver.predict(assets, arguments.models or recipe.model_keys, shifts)
+    progress.log(f"{outcome.num_nodes - outcome.num_current} cells made, {outcome.num_current} were up to date")
+    return 0
+
+
+def command_status(arguments: argparse.Namespace) -> int:
+    """Show the state of the graph."""
+    from rich.console import Console
+
+    from orchestration.status import status_table
+
+    recipe, _, settings = prepare(arguments)
+    Console().print(status_table(recipe, open_store(settings)))
+    return 0
+
+
+def command_demo(arguments: argparse.Namespace) -> int:
+    """Run the demo's graph, then show its table, its submission and what to try next."""
+    from rich.console import Console
+
+    from orchestration.status import demo_summary
+
+    arguments.recipe = arguments.recipe or "demo"
+    arguments.models, arguments.until = (), None
+    command_materialize(arguments)
+    recipe, _, settings = prepare(arguments)
+    console = Console()
+    for part in demo_summary(recipe, open_store(settings)):
+        console.print(part, soft_wrap=isinstance(part, str), highlight=False)
+    return 0

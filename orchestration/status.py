@@ -1,0 +1,80 @@
+"""Tables for people: what is materialised, and what the demo has reached."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from orchestration.plan import ManifestCache
+from yt8m_assets.lineage import ASSETS, Node, nodes
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore
+
+COLUMNS = {
+    "pretrained": ("pretrained_model",),
+    "finetuned": ("finetuned_model",),
+    "oof cells": ("oof_predictions",),
+    "test cells": ("test_predictions",),
+    "rankings": ("oof_ranking", "test_ranking"),
+}
+"""Heading -> assets of which a model's state is shown there."""
+STYLES = {"current": "green", "stale": "yellow", "missing": "red"}
+
+
+def states(recipe: Recipe, cache: ManifestCache) -> dict[Node, str]:
+    """Every required node: current, stale (something it is made from has changed) or missing."""
+    found: dict[Node, str] = {}
+    for asset in ASSETS:
+        for node in nodes(recipe, asset):
+            if cache.current(recipe, node) is not None:
+                found[node] = "current"
+            else:
+                found[node] = "missing" if cache.manifest(node.key) is None else "stale"
+    return found
+
+
+def summarise(values: Sequence[str]) -> str:
+    """One state for several nodes: the worst of them, and how many are current where there are several."""
+    worst = next((state for state in ("missing", "stale") if state in values), "current")
+    count = f"{sum(value == 'current' for value in values)}/{len(values)}"
+    several = count if worst == "current" else f"{worst} {count}"
+    return f"[{STYLES[worst]}]{worst if len(values) == 1 else several}[/]"
+
+
+def status_table(recipe: Recipe, store: ArtifactStore) -> Table:
+    """A row per model, and one per asset without partitions."""
+    cache = ManifestCache(store)
+    found = states(recipe, cache)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"recipe {recipe.name}", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, no_wrap=True)
+    table.add_column("best MAP", justify="right", no_wrap=True)
+    for model in recipe.models:
+        cells = [
+            summarise([state for node, state in found.items() if node.asset in assets and node.model == model.key])
+            for assets in COLUMNS.values()
+        ]
+        table.add_row(model.key, *cells, best_map(cache, Node("finetuned_model", model.key)))
+    table.add_section()
+    for node, state in found.items():
+        if node.model is None:
+            table.add_row(node.asset, summarise([state]), *[""] * (len(COLUMNS) - 1), best_map(cache, node))
+    return table
+
+
+def best_map(cache: ManifestCache, node: Node) -> str:
+    """The MAP in a manifest's metadata, where there is one."""
+    manifest = cache.manifest(node.key)
+    metadata: dict[str, Any] = manifest.metadata if manifest else {}
+    value = next((metadata[name] for name in ("best_map", "map") if name in metadata), None)
+    return f"{value:.4f}" if isinstance(value, int | float) else ""
+
+
+def demo_summary(recipe: Recipe, store: ArtifactStore) -> Iterator[Any]:
+    """The leaderboard's table, where the submission lies, and the next command."""
+    yield status_table(recipe, store)
+    submission = store.require("submission")
+    yield f"Submission: {store.uri(submission, 'submission.csv')}"
+    yield "Next: make ui   (or: yt8m status, yt8m predict --models bert_l2h12 --shifts=-2,2)"

@@ -1,0 +1,133 @@
+"""`yt8m ui`: Dagster's and MLflow's pages over one state, on this machine only."""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestration.settings import Settings
+from orchestration.state import State, prepare_state, project_root
+from yt8m_assets.errors import ConfigError, StorageError
+
+HOST = "127.0.0.1"
+"""Neither server knows users: never another address. SECURITY.md says how to publish them behind a proxy."""
+STARTUP_SECONDS = 90.0
+
+
+def command_ui(arguments: argparse.Namespace) -> int:
+    """Serve until Ctrl-C."""
+    state = prepare_state(arguments.state)
+    for port in (arguments.port, arguments.mlflow_port):
+        require_free(port)
+    mlflow_url, dagster_url = f"http://{HOST}:{arguments.mlflow_port}", f"http://{HOST}:{arguments.port}"
+    environment = server_environment(state, arguments.recipe, mlflow_url)
+    settings = Settings.from_environment(state)
+    commands = {"Dagster": dagster_command(arguments.port)}
+    if settings.tracking_uri.startswith("sqlite"):
+        commands["MLflow"] = mlflow_command(settings, arguments.mlflow_port)
+    logs = state.root / "logs"
+    logs.mkdir(exist_ok=True)
+    servers: list[subprocess.Popen[bytes]] = []
+    try:
+        servers = [start(command, environment, logs / f"{name.lower()}.log") for name, command in commands.items()]
+        wait_until_ready({dagster_url: servers[0], **({mlflow_url: servers[1]} if len(servers) > 1 else {})}, logs)
+        shown = mlflow_url if len(servers) > 1 else settings.mlflow_ui_url
+        sys.stdout.write(f"Dagster  {dagster_url}\nMLflow   {shown}\nCtrl-C ends both; their logs are in {logs}\n")
+        sys.stdout.flush()
+        return serve(servers, logs)
+    finally:
+        stop(servers)
+
+
+def server_environment(state: State, recipe: str | None, mlflow_url: str) -> dict[str, str]:
+    """Environment of the servers: the prepared state, links to this MLflow, and MLflow's risky parts switched off."""
+    values = dict(os.environ)
+    values |= {
+        "DAGSTER_HOME": str(state.dagster_home),
+        "YT8M_STATE": str(state.root),
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    values.setdefault("YT8M_MLFLOW_UI_URL", mlflow_url)
+    if recipe:
+        values["YT8M_RECIPE"] = str(Path(recipe).resolve()) if Path(recipe).suffix else recipe
+    return values
+
+
+def dagster_command(port: int) -> list[str]:
+    """Web server and daemon together."""
+    module = ["-m", "orchestration.definitions"]
+    return [sys.executable, "-m", "dagster", "dev", "-h", HOST, "-p", str(port), *module]
+
+
+def mlflow_command(settings: Settings, port: int) -> list[str]:
+    """The tracking server over the embedded database."""
+    stores = ["--backend-store-uri", settings.tracking_uri, "--default-artifact-root", str(settings.artifact_location)]
+    return [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *stores]
+
+
+def require_free(port: int) -> None:
+    """Raise ConfigError when something listens on the port already."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        if probe.connect_ex((HOST, port)) == 0:
+            raise ConfigError(f"port {port} is in use; choose others with --port and --mlflow-port")
+
+
+def start(command: Sequence[str], environment: Mapping[str, str], log_path: Path) -> subprocess.Popen[bytes]:
+    """Start a server in a session of its own, so that its children can be ended with it."""
+    with log_path.open("wb") as log:
+        return subprocess.Popen(
+            command, env=dict(environment), cwd=project_root(), stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def wait_until_ready(servers: Mapping[str, subprocess.Popen[bytes]], logs: Path) -> None:
+    """Wait until every address answers. Raises StorageError naming the log when a server ends or takes too long."""
+    deadline = time.monotonic() + STARTUP_SECONDS
+    for url, server in servers.items():
+        while not answers(url):
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise StorageError(f"{url} did not start; see the logs in {logs}")
+            time.sleep(0.2)
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers at the address."""
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def serve(servers: Sequence[subprocess.Popen[bytes]], logs: Path) -> int:
+    """Wait for Ctrl-C, SIGTERM or the end of a server."""
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        while all(server.poll() is None for server in servers):
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        return 0
+    raise StorageError(f"a server has ended by itself; see the logs in {logs}")
+
+
+def stop(servers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End the servers and their children: asked first, forced after ten seconds."""
+    for sign, seconds in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+        for server in servers:
+            if server.poll() is None:
+                os.killpg(server.pid, sign)
+        deadline = time.monotonic() + seconds
+        for server in servers:
+            try:
+                server.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                continue
