@@ -50,13 +50,16 @@ class ReadReport:
     """Good records."""
     num_segments_beyond_end: int = 0
     """Rated segments that start at or after their video's end (kept, with zero frames)."""
+    quiet: bool = False
+    """Leave the log alone; whoever reads the report shows it."""
     quarantined: list[QuarantinedRecord] = field(default_factory=list)
     """What was set aside."""
 
     def set_aside(self, error: CorruptShardError) -> None:
         """Note a damaged record. Raises CorruptShardError when there are too many."""
         self.quarantined.append(QuarantinedRecord(error.uri, error.offset, error.record, error.reason))
-        logger.warning("set aside: %s", error)
+        if not self.quiet:
+            logger.warning("set aside: %s", error)
         if len(self.quarantined) > self.max_quarantined:
             reason = (
                 f"{error.reason}; more than {self.max_quarantined} records are damaged, so the data must be repaired"
@@ -87,7 +90,8 @@ def iterate_records(
     file = MappedFile(local_file(uri), uri)
     view, (position, record) = file.view, start
     if not file.size:
-        logger.warning("%s: the shard is empty (0 bytes)", uri)
+        if not report.quiet:
+            logger.warning("%s: the shard is empty (0 bytes)", uri)
         report.num_empty_shards += 1
     while position < file.size:
         try:

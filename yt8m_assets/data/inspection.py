@@ -1,0 +1,214 @@
+"""What a shard or pattern holds, in words and numbers for people."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from yt8m_assets.data.examples import FEATURE_SIZES
+from yt8m_assets.data.folds import find_duplicates
+from yt8m_assets.data.parsing import RecordParser
+from yt8m_assets.data.reader import ReadReport, check_segments, iterate_records
+from yt8m_assets.data.shards import expand_patterns, shard_size
+from yt8m_assets.data.video import Video
+from yt8m_assets.data.vocabulary import load_vocabulary
+from yt8m_assets.errors import SchemaMismatchError
+from yt8m_assets.progress import NullProgress, Progress
+
+_SHOWN = 12
+KINDS = ("frame level, labelled", "frame level, rated segments", "frame level, no labels", "video level")
+
+
+@dataclass
+class ShardSummary:
+    """Counts of one shard."""
+
+    uri: str
+    """The shard."""
+    size: int
+    """Bytes."""
+    num_videos: int = 0
+    """Good records."""
+    num_frames: int = 0
+    """Frames of them."""
+    num_labels: int = 0
+    """Video-level labels."""
+    num_ratings: int = 0
+    """Rated (segment, class) pairs."""
+    num_positive: int = 0
+    """Ratings that say the class is there."""
+    num_damaged: int = 0
+    """Records that cannot be read."""
+
+
+@dataclass
+class InspectionReport:
+    """What was found."""
+
+    pattern: str
+    """What was asked for."""
+    shards: list[ShardSummary] = field(default_factory=list)
+    """One entry a shard, in order."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Records of each of `KINDS`."""
+    lengths: list[int] = field(default_factory=list)
+    """Frames of each frame-level video."""
+    labels: Counter[int] = field(default_factory=Counter)
+    """Videos of each class."""
+    rated: Counter[int] = field(default_factory=Counter)
+    """Ratings of each class."""
+    num_protobuf: int = 0
+    """Frame-level records whose unusual encoding needs the slow path."""
+    class_names: dict[int, str] = field(default_factory=dict)
+    """Names of classes, where a vocabulary was given."""
+    problems: list[str] = field(default_factory=list)
+    """What a person should know, one sentence each."""
+
+    def total(self, name: str) -> int:
+        """Sum of a shard's count over the shards."""
+        return sum(getattr(shard, name) for shard in self.shards)
+
+
+def inspect(
+    pattern: str | Sequence[str],
+    *,
+    feature_sizes: tuple[int, int] = FEATURE_SIZES,
+    num_classes: int | None = None,
+    vocabulary_uri: str | None = None,
+    progress: Progress | None = None,
+) -> InspectionReport:
+    """Read every record of the shards and describe them; damage is reported, not raised.
+
+    Raises MissingDataError when nothing matches. num_classes: report labels outside the vocabulary.
+    """
+    uris = expand_patterns(pattern)
+    report = InspectionReport(pattern=pattern if isinstance(pattern, str) else " ".join(pattern))
+    if vocabulary_uri:
+        report.class_names = {index: row.name for index, row in load_vocabulary(vocabulary_uri).items()}
+    reading = ReadReport(max_quarantined=2**31, quiet=True)
+    ids: dict[str, list[str]] = {}
+    with (progress or NullProgress()).task("inspecting", len(uris), "shards") as task:
+        for uri in uris:
+            ids[uri] = _inspect_shard(uri, report, reading, feature_sizes)
+            task.advance()
+    _find_problems(report, reading, ids, num_classes)
+    return report
+
+
+def _inspect_shard(
+    uri: str, report: InspectionReport, reading: ReadReport, feature_sizes: tuple[int, int]
+) -> list[str]:
+    summary = ShardSummary(uri, shard_size(uri))
+    damaged_before = len(reading.quarantined)
+    parser = RecordParser(uri, feature_sizes)
+    ids = []
+    for offset, record, view in iterate_records(uri, on_corrupt="quarantine", report=reading):
+        try:
+            layout, video = parser.examine(view, offset, record)
+        except SchemaMismatchError as error:
+            reading.set_aside(error)
+            continue
+        reading.num_segments_beyond_end += check_segments(video, False, uri, offset, record)
+        report.num_protobuf += layout is None and video.frames is not None
+        ids.append(video.video_id)
+        _count(video, summary, report)
+    summary.num_damaged = len(reading.quarantined) - damaged_before
+    report.shards.append(summary)
+    return ids
+
+
+def _count(video: Video, summary: ShardSummary, report: InspectionReport) -> None:
+    summary.num_videos += 1
+    summary.num_frames += video.num_frames
+    summary.num_labels += len(video.labels)
+    report.labels.update(video.labels.tolist())
+    if video.frames is None:
+        report.kinds[KINDS[3]] += 1
+        return
+    report.lengths.append(video.num_frames)
+    if video.segments is not None:
+        summary.num_ratings += len(video.segments)
+        summary.num_positive += int(video.segments.scores.sum())
+        report.rated.update(video.segments.class_ids.tolist())
+        report.kinds[KINDS[1]] += 1
+    else:
+        report.kinds[KINDS[0] if len(video.labels) else KINDS[2]] += 1
+
+
+def _find_problems(
+    report: InspectionReport, reading: ReadReport, ids: dict[str, list[str]], num_classes: int | None
+) -> None:
+    for record in reading.quarantined[:_SHOWN]:
+        report.problems.append(f"{record.uri}: record {record.record} at byte {record.offset}: {record.reason}")
+    if len(reading.quarantined) > _SHOWN:
+        report.problems.append(f"{len(reading.quarantined) - _SHOWN} more damaged records")
+    report.problems.extend(
+        f"{shard.uri}: holds no record" for shard in report.shards if not shard.num_videos + shard.num_damaged
+    )
+    duplicates = find_duplicates(ids)
+    report.problems.extend(f"video id twice: {duplicate}" for duplicate in duplicates[:_SHOWN])
+    if len(duplicates) > _SHOWN:
+        report.problems.append(f"{len(duplicates) - _SHOWN} more ids occur twice")
+    if reading.num_segments_beyond_end:
+        report.problems.append(
+            f"{reading.num_segments_beyond_end} ratings are of segments that start after their video's end"
+        )
+    for what, counts in (("label", report.labels), ("rating", report.rated)):
+        outside = sorted(index for index in counts if index < 0 or (num_classes is not None and index >= num_classes))
+        if outside:
+            shown = ", ".join(str(index) for index in outside[:_SHOWN])
+            report.problems.append(f"{what}s of classes outside the vocabulary: {shown}")
+    if report.num_protobuf:
+        report.problems.append(f"{report.num_protobuf} records have an unusual encoding and are read the slow way")
+
+
+def render(report: InspectionReport) -> str:
+    """The report as text of at most 120 columns."""
+    lines = [report.pattern, ""]
+    lines += _table(
+        ("shard", "MB", "videos", "frames", "labels", "ratings", "damaged"),
+        [
+            (
+                shard.uri.rsplit("/", 1)[-1],
+                f"{shard.size / 1e6:.2f}",
+                *(f"{n:,}" for n in (shard.num_videos, shard.num_frames, shard.num_labels, shard.num_ratings)),
+                f"{shard.num_damaged:,}",
+            )
+            for shard in report.shards[:_SHOWN]
+        ],
+    )
+    if len(report.shards) > _SHOWN:
+        lines.append(f"... and {len(report.shards) - _SHOWN} more shards")
+    lines += ["", *_totals(report)]
+    for title, counts in (("most frequent labels", report.labels), ("most rated classes", report.rated)):
+        if counts:
+            names = (f"{index} {report.class_names.get(index, '')}".strip() for index, _ in counts.most_common(5))
+            shown = (f"{name} ({count})" for name, (_, count) in zip(names, counts.most_common(5), strict=True))
+            lines.append(f"{title}: {', '.join(shown)}; {len(counts)} classes in all")
+    lines += ["", "problems:" if report.problems else "no problems"]
+    return "\n".join(lines + [f"  - {problem}" for problem in report.problems]) + "\n"
+
+
+def _totals(report: InspectionReport) -> list[str]:
+    lines = [
+        f"{len(report.shards)} shards, {report.total('size') / 1e6:,.2f} MB, {report.total('num_videos'):,} videos"
+    ]
+    lines += [f"  {report.kinds[kind]:,} {kind}" for kind in KINDS if report.kinds[kind]]
+    if report.lengths:
+        low, middle, high = np.percentile(report.lengths, (0, 50, 100)).astype(int)
+        lines.append(
+            f"lengths: {low} to {high} frames (seconds), median {middle}; {report.total('num_frames'):,} in all"
+        )
+    ratings = report.total("num_ratings")
+    if ratings:
+        lines.append(f"ratings: {ratings:,}, of which {report.total('num_positive') / ratings:.1%} positive")
+    return lines
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Left-aligned first column, right-aligned numbers."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    cells = [[row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+             for row in [header, *rows]]  # fmt: skip
+    return ["  ".join(row) for row in cells]
