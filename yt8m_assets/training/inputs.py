@@ -1,0 +1,91 @@
+"""From artifacts of shards to streams of batches; what several models of a process share is loaded once."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from yt8m_assets.data.batches import BatchStream
+from yt8m_assets.data.datasets import PretrainingDataset
+from yt8m_assets.data.segments import SegmentDataset, SegmentTable, load_segments
+from yt8m_assets.data.stages import index_cache
+from yt8m_assets.recipes.schema import DataConfig
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.randomness import derive_seed
+from yt8m_assets.training.team import Team
+
+_tables: OrderedDict[tuple[object, ...], SegmentTable] = OrderedDict()
+_MAX_TABLES = 2
+
+
+def pretraining_source(
+    store: ArtifactStore,
+    data: DataConfig,
+    config: TrainingConfig,
+    uris: Sequence[str],
+    digest: str,
+    seed: int,
+    team: Team,
+    pin: bool,
+) -> BatchStream:
+    """Windows of whole videos for one rank; frames in memory are shared by the models of this process."""
+    return PretrainingDataset(
+        uris,
+        num_classes=data.num_classes,
+        batch_size=config.batch_size // team.size,
+        window_frames=config.window_frames,
+        max_frames=data.max_frames,
+        seed=derive_seed(seed, "order") % 2**32,
+        shuffle_buffer=config.shuffle_buffer,
+        windows_per_video=config.windows_per_video,
+        rank=team.rank,
+        num_ranks=team.size,
+        num_workers=data.num_workers,
+        pin_memory=pin,
+        memory_budget=data.memory_budget,
+        feature_sizes=data.feature_sizes,
+        on_corrupt=data.on_corrupt,
+        index_cache_path=index_cache(store),
+    )
+
+
+def segment_source(
+    store: ArtifactStore,
+    data: DataConfig,
+    config: TrainingConfig,
+    uris: Sequence[str],
+    digest: str,
+    seed: int,
+    team: Team,
+    pin: bool,
+) -> BatchStream:
+    """Rated segments for one rank."""
+    return SegmentDataset(
+        num_classes=data.num_classes,
+        batch_size=config.batch_size // team.size,
+        seed=derive_seed(seed, "order") % 2**32,
+        rank=team.rank,
+        num_ranks=team.size,
+        num_workers=data.num_workers,
+        pin_memory=pin,
+        table=load_segment_table(store, data, uris, digest),
+    )
+
+
+def load_segment_table(store: ArtifactStore, data: DataConfig, uris: Sequence[str], digest: str) -> SegmentTable:
+    """The rated segments of shards whose artifact has this digest, kept for the next model of this process."""
+    reading = (data.num_classes, data.max_frames, data.memory_budget, tuple(data.feature_sizes), data.on_corrupt)
+    key = (digest, tuple(uris), reading)
+    if key not in _tables:
+        while len(_tables) >= _MAX_TABLES:
+            _tables.popitem(last=False)
+        _tables[key] = load_segments(
+            uris,
+            num_classes=data.num_classes,
+            max_frames=data.max_frames,
+            memory_budget=data.memory_budget,
+            feature_sizes=data.feature_sizes,
+            on_corrupt=data.on_corrupt,
+            index_cache_path=index_cache(store),
+        )
+    _tables.move_to_end(key)
+    return _tables[key]

@@ -1,0 +1,282 @@
+"""One training run with everything resolved: plain values that can be sent to another process, and how to run them."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yt8m_assets.data.batches import Batch, BatchStream
+from yt8m_assets.errors import ConfigError
+from yt8m_assets.recipes.schema import DataConfig
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.training.artifacts import OPTIMIZER, TRAINING, WEIGHTS, ModelSpec, read_json, write_model
+from yt8m_assets.training.checkpoint import CheckpointStore
+from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.evaluate import HoldoutEvaluation
+from yt8m_assets.training.inputs import load_segment_table, pretraining_source, segment_source
+from yt8m_assets.training.interruption import StopRequest
+from yt8m_assets.training.loop import LoopState, TrainingLoop
+from yt8m_assets.training.losses import Objective
+from yt8m_assets.training.optimizer import Optimizer
+from yt8m_assets.training.randomness import derive_seed, isolated_randomness
+from yt8m_assets.training.recompute import recompute_activations
+from yt8m_assets.training.schedule import Schedule
+from yt8m_assets.training.step import Stepper
+from yt8m_assets.training.team import Team
+from yt8m_assets.training.tensors import load_weights, read_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """What one run trains, on what, from where."""
+
+    asset: str
+    """pretrained_model or finetuned_model."""
+    model_key: str
+    """Partition key."""
+    spec: ModelSpec
+    """The model."""
+    config: TrainingConfig
+    """Length, objective, optimiser, cadence."""
+    data: DataConfig
+    """How to read: sizes, budget, workers."""
+    train_uris: tuple[str, ...]
+    """Shards to train on."""
+    holdout_uris: tuple[str, ...] = ()
+    """Shards to evaluate on (fine-tuning)."""
+    shards_digest: str
+    """Digest of the shards' artifact."""
+    seed: int
+    """Seed of the recipe."""
+    initial_path: Path | None = None
+    """Folder of the model artifact to start from; None: new weights."""
+    identity: dict[str, Any] = field(default_factory=dict)
+    """What a checkpoint must have in common with this run to be continued."""
+    allow_fallback: bool = False
+    """Continue from an older checkpoint when the newest is damaged."""
+
+    @property
+    def finetunes(self) -> bool:
+        """Whether this is fine-tuning on rated segments."""
+        return self.asset == "finetuned_model"
+
+    @property
+    def run_seed(self) -> int:
+        """Seed of this run's draws, different for every recipe seed, model and stage."""
+        return derive_seed(self.seed, self.model_key, self.asset)
+
+    def checkpoints(self, store: ArtifactStore) -> CheckpointStore:
+        """Where this run keeps its checkpoints."""
+        return CheckpointStore(store, f"checkpoints/{self.asset}/{self.model_key}", self.identity)
+
+    def source(self, store: ArtifactStore, team: Team, pin: bool) -> BatchStream:
+        """This rank's stream of batches."""
+        make = segment_source if self.finetunes else pretraining_source
+        return make(store, self.data, self.config, self.train_uris, self.shards_digest, self.run_seed, team, pin)
+
+
+def training_device(rank: int = 0) -> torch.device:
+    """The GPU of this rank, or the CPU where there is none."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", rank % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def run_job(
+    job: TrainingJob,
+    store: ArtifactStore,
+    output_path: Path,
+    *,
+    tracked: Any = None,
+    task: Any = None,
+    stop: StopRequest | None = None,
+    team: Team | None = None,
+) -> dict[str, Any]:
+    """Train, write the model artifact's files to `output_path` (rank 0) and return a JSON summary of the run.
+
+    Continues from this run's newest checkpoint. Raises what `TrainingLoop.run` raises.
+    """
+    team = team or Team()
+    device = training_device(team.rank)
+    with isolated_randomness(device, job.run_seed), deterministic_algorithms(job.config.deterministic):
+        loop, resumed_from = prepare_loop(job, store, device, team)
+        loop.tracked, loop.task, loop.stop = tracked, task, stop or StopRequest()
+        if tracked is not None:
+            loop.state.run_id = tracked.run_id
+        if task is not None and resumed_from:
+            task.advance(resumed_from)
+        if loop.evaluate is not None and loop.state.step == 0 and team.leads:
+            loop.state.start_map = loop.evaluate(loop.model)
+            if tracked is not None:
+                tracked.log_metrics({"holdout/map_at_100000": loop.state.start_map}, 0)
+        state = loop.run()
+        if not team.leads:
+            return {}
+        candidates = compare_weights(loop)
+        winner = max(candidates, key=lambda name: candidates[name] or 0.0)
+        select_weights(loop, winner)
+        write_result(job, loop, output_path, winner, candidates)
+        return summarise(job, state, winner, candidates, resumed_from, num_parameters(loop.model))
+
+
+def prepare_loop(job: TrainingJob, store: ArtifactStore, device: torch.device, team: Team) -> tuple[TrainingLoop, int]:
+    """Build the run's parts and restore its newest checkpoint; the loop, and the step it continues from."""
+    config = job.config
+    if not job.finetunes and config.swa_last:
+        raise ConfigError(f"pretraining.swa_last = {config.swa_last}: averages evaluated points: a fine-tuning option")
+    model = job.spec.build(derive_seed(job.run_seed, "weights"))
+    earlier = start_from(job, model)
+    model.to(device)
+    if config.activation_checkpointing:
+        recompute_activations(model)
+    if config.sync_batchnorm and team.size > 1:
+        from models.layers import synchronize_batch_norm
+
+        synchronize_batch_norm(model)
+    optimizer = Optimizer(dict(model.named_parameters()), config)
+    if job.initial_path is not None and config.continue_schedule and (job.initial_path / OPTIMIZER).exists():
+        optimizer.load_state(read_tensors(job.initial_path / OPTIMIZER), earlier["optimizer_steps"])
+    objective = Objective(model, config)
+    stepper = Stepper(
+        objective,
+        optimizer,
+        config,
+        device=device,
+        seed=job.run_seed,
+        rank=team.rank,
+        wrapped=team.wrap(objective, device),
+    )
+    loop = TrainingLoop(
+        config=config,
+        model=model,
+        stepper=stepper,
+        schedule=Schedule(config=config, first_examples=earlier["examples"] if config.continue_schedule else 0),
+        source=job.source(store, team, pin=device.type == "cuda"),
+        device=device,
+        checkpoints=job.checkpoints(store),
+        evaluate=holdout_evaluation(job, store, device) if job.finetunes and team.leads else None,
+        team=team,
+    )
+    assert loop.checkpoints is not None
+    checkpoint = loop.checkpoints.latest(job.allow_fallback)
+    if checkpoint is None:
+        return loop, 0
+    loop.restore(checkpoint)
+    return loop, loop.state.step
+
+
+def start_from(job: TrainingJob, model: nn.Module) -> dict[str, Any]:
+    """Load the weights of the earlier stage; its counts of examples and optimiser steps, zeros where there is none."""
+    if job.initial_path is None:
+        return {"examples": 0, "optimizer_steps": 0}
+    load_weights(model, read_tensors(job.initial_path / WEIGHTS), job.initial_path / WEIGHTS)
+    return read_json(job.initial_path / TRAINING)
+
+
+def holdout_evaluation(job: TrainingJob, store: ArtifactStore, device: torch.device) -> HoldoutEvaluation:
+    """Evaluation on the held-out rated segments."""
+    table = load_segment_table(store, job.data, job.holdout_uris, job.shards_digest)
+
+    def one_pass() -> Iterator[Batch]:
+        import numpy as np
+
+        for first in range(0, len(table), 512):
+            yield table.batch(np.arange(first, min(first + 512, len(table))))
+
+    return HoldoutEvaluation(one_pass, device, job.config.precision)
+
+
+def compare_weights(loop: TrainingLoop) -> dict[str, float | None]:
+    """Hold-out MAP of the candidates: best checkpoint, EMA, SWA; without an evaluation just what is to be published."""
+    if loop.evaluate is None or loop.state.best is None:
+        return {"ema": None} if loop.ema is not None else {"last": None}
+    candidates: dict[str, float | None] = {"best": loop.state.best["map"]}
+    for name, average in (("ema", loop.ema), ("swa", loop.swa)):
+        if average is not None and average.count:
+            kept = {key: value.clone() for key, value in loop.model.state_dict().items()}
+            load_weights(loop.model, average.tensors(), name)
+            candidates[name] = loop.evaluate(loop.model)
+            load_weights(loop.model, kept, "training")
+    return candidates
+
+
+def select_weights(loop: TrainingLoop, winner: str) -> None:
+    """Put the chosen weights into the model."""
+    if winner == "best":
+        assert loop.checkpoints is not None
+        best = loop.checkpoints.best()
+        assert best is not None
+        load_weights(loop.model, best.groups["model"], "best checkpoint")
+    elif winner in ("ema", "swa"):
+        average = loop.ema if winner == "ema" else loop.swa
+        assert average is not None
+        load_weights(loop.model, average.tensors(), winner)
+
+
+def write_result(
+    job: TrainingJob, loop: TrainingLoop, output_path: Path, winner: str, candidates: Mapping[str, float | None]
+) -> None:
+    """The artifact's files: the same run gives the same bytes, so no times and no rates."""
+    state, optimizer = loop.state, loop.stepper.optimizer
+    weights: dict[str, Tensor] = dict(loop.model.state_dict())
+    training = {
+        "stage": "fine-tuning" if job.finetunes else "pre-training",
+        "steps": state.step,
+        "examples": loop.schedule.first_examples + state.step * job.config.batch_size,
+        "optimizer_steps": optimizer.num_steps,
+        "weights": winner,
+        "candidates": dict(candidates),
+        "start_map": state.start_map,
+        "best": state.best,
+        "evaluations": [{"step": entry["step"], "map": entry["map"]} for entry in state.evaluations],
+    }
+    slots = None if job.finetunes else optimizer.state_tensors()
+    write_model(output_path, job.spec, weights, training, slots)
+
+
+def summarise(
+    job: TrainingJob,
+    state: LoopState,
+    winner: str,
+    candidates: Mapping[str, float | None],
+    resumed_from: int,
+    parameters: int,
+) -> dict[str, Any]:
+    """What people want to know of the run, as JSON values."""
+    summary = {
+        "steps": state.step,
+        "parameters": parameters,
+        "seconds": round(state.train_seconds, 3),
+        "examples_per_second": round(state.step * job.config.batch_size / max(state.train_seconds, 1e-9), 2),
+        "evaluation_seconds": round(sum(entry["seconds"] for entry in state.evaluations), 3),
+        "resumed_from_step": resumed_from,
+        "weights": winner,
+        "candidates": dict(candidates),
+        "map": candidates[winner],
+        "start_map": state.start_map,
+        "best_step": int(state.best["step"]) if state.best else None,
+        "history": state.history,
+        "evaluations": state.evaluations,
+    }
+    return json.loads(json.dumps(summary))
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Trainable numbers of a model."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@contextmanager
+def deterministic_algorithms(enabled: bool) -> Iterator[None]:
+    """Ask torch for deterministic algorithms inside the block, if enabled."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(enabled or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,231 @@
+"""The training loop, for pre-training and fine-tuning alike.
+
+Everything comes in: configuration, model, data, optimiser, checkpoints, evaluation, tracker. The state of a run is the
+weights, the optimiser's moments, the averages, the data position and `LoopState`; with these a run continues bit for
+bit, because every random draw is a function of seed and step (randomness.py).
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from yt8m_assets.data.batches import Batch
+from yt8m_assets.tracking import TrackedRun
+from yt8m_assets.training.averaging import WeightAverage
+from yt8m_assets.training.checkpoint import Checkpoint, CheckpointStore
+from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.interruption import StopRequest, TrainingPreempted
+from yt8m_assets.training.meter import LossMeter, PendingValues, Stopwatch
+from yt8m_assets.training.schedule import Schedule
+from yt8m_assets.training.step import Stepper
+from yt8m_assets.training.team import Team
+from yt8m_assets.training.tensors import load_weights
+
+logger = logging.getLogger(__name__)
+
+
+class BatchSource(Protocol):
+    """An endless stream of batches; its state after a batch is where iteration continues (data.batches)."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass
+class LoopState:
+    """The part of a run's state that is no tensor; JSON values only."""
+
+    step: int = 0
+    """Optimiser steps done in this stage."""
+    loss_total: float = 0.0
+    """Sum of the losses since the last logged point."""
+    loss_count: int = 0
+    """Steps in that sum."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Logged points: step, loss, learning_rate."""
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    """Hold-out evaluations: step, map, seconds."""
+    best: dict[str, float] | None = None
+    """Step and MAP of the best evaluation."""
+    start_map: float | None = None
+    """MAP of the weights that training started from."""
+    train_seconds: float = 0.0
+    """Seconds spent training, over all sessions of the run."""
+    run_id: str | None = None
+    """The tracker's run, continued after an interruption."""
+
+
+@dataclass(kw_only=True)
+class TrainingLoop:
+    """One run: give it its parts, then `resume` (optional) and `run`."""
+
+    config: TrainingConfig
+    model: nn.Module
+    stepper: Stepper
+    schedule: Schedule
+    source: BatchSource
+    device: torch.device
+    tracked: TrackedRun | None = None
+    task: Any = None
+    checkpoints: CheckpointStore | None = None
+    evaluate: Callable[[nn.Module], float] | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
+    team: Team = field(default_factory=Team)
+    state: LoopState = field(default_factory=LoopState)
+
+    def __post_init__(self) -> None:
+        decay = self.config.ema_decay
+        self.ema = WeightAverage(self.model, decay) if decay is not None else None
+        self.swa = WeightAverage(self.model, None) if self.config.swa_last else None
+        self.pending: list[tuple[PendingValues, dict[str, float]]] = []
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint: weights, moments, averages, data position, counters."""
+        values = dict(checkpoint.state)
+        load_weights(self.model, checkpoint.groups["model"], f"checkpoint of step {values['loop']['step']}")
+        self.stepper.optimizer.load_state(checkpoint.groups["optimizer"], values["optimizer_steps"])
+        for name, average in (("ema", self.ema), ("swa", self.swa)):
+            if average is not None:
+                average.load(checkpoint.groups[name], values[f"{name}_count"])
+        self.source.load_state_dict(values["data"])
+        self.state = LoopState(**values["loop"])
+        best = self.checkpoints.best() if self.checkpoints else None
+        if best is not None:  # may be of a later step: evaluated before the interruption, after this checkpoint
+            self.state.best = {"step": best.state["step"], "map": best.state["map"]}
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment (rank 0); refuses to save after a non-finite step."""
+        self.flush()
+        self.stepper.check()
+        if self.checkpoints is None or not self.team.leads:
+            return
+        self.state.loss_total, self.state.loss_count = float(self.meter.total), self.meter.count
+        optimizer = self.stepper.optimizer
+        groups = {"model": dict(self.model.state_dict()), "optimizer": optimizer.state_tensors()}
+        state = {"loop": asdict(self.state), "data": self.source.state_dict(), "optimizer_steps": optimizer.num_steps}
+        for name, average in (("ema", self.ema), ("swa", self.swa)):
+            if average is not None:
+                groups[name] = average.tensors()
+                state[f"{name}_count"] = average.count
+        self.checkpoints.save(self.state.step, Checkpoint(state, groups))
+
+    def run(self) -> LoopState:
+        """Train to the last step, or to an early stop.
+
+        Raises TrainingPreempted after saving when asked to stop, NonFiniteError before a step that would spoil the
+        weights.
+        """
+        config, state = self.config, self.state
+        self.meter = LossMeter(self.device, state.loss_total, state.loss_count)
+        self.watch = Stopwatch()
+        session_start, seconds_before = time.perf_counter(), state.train_seconds
+        self.model.train()
+        with contextlib.closing(iter(self.source)) as batches:  # type: ignore[type-var]
+            self.watch.restart()
+            while state.step < config.num_steps:
+                batch = self.watch.wait_for(batches)
+                loss = self.stepper.run(batch, state.step, self.schedule.learning_rate(state.step))
+                state.step += 1
+                self.after_step(loss)
+                stopped_early = self.evaluate_if_due()
+                state.train_seconds = seconds_before + time.perf_counter() - session_start
+                preempted, stopped_early = self.team.any(self.stop.requested, stopped_early)
+                if preempted or state.step % config.checkpoint_every == 0:
+                    self.save()
+                if preempted:
+                    raise TrainingPreempted(state.step)
+                if stopped_early:
+                    logger.info(
+                        "stopped at step %d: no better MAP in %s evaluations", state.step, config.early_stopping
+                    )
+                    break
+        self.flush()
+        self.stepper.check()
+        return state
+
+    def after_step(self, loss: torch.Tensor) -> None:
+        """Count the step, update the average, and log where due."""
+        config, state = self.config, self.state
+        self.meter.add(loss)
+        self.watch.steps += 1
+        if self.ema is not None:
+            self.ema.update()
+        if self.task is not None:
+            self.task.advance(1)
+        if state.step % config.log_every and state.step != config.num_steps:
+            return
+        mean = self.meter.take()
+        self.team.average(mean)
+        values = {"step": state.step, "train/learning_rate": self.schedule.learning_rate(state.step - 1)}
+        values |= self.watch.rates(config.batch_size)
+        self.watch.restart()
+        if self.device.type != "cpu":
+            self.flush()  # the previous point's, which has long arrived
+        self.pending.append((PendingValues(torch.stack([mean, self.stepper.blocked.to(mean.dtype)])), values))
+        if self.device.type == "cpu":
+            self.flush()
+
+    def flush(self) -> None:
+        """Report the logged points whose values are on their way. Raises NonFiniteError if a step was bad."""
+        for pending, values in self.pending:
+            loss, blocked = pending.get()
+            if blocked:
+                self.stepper.check()
+            step = int(values.pop("step"))
+            rate = values["train/learning_rate"]
+            self.state.history.append({"step": step, "loss": loss, "learning_rate": rate})
+            if self.tracked is not None:
+                self.tracked.log_metrics({"train/loss": loss, **values}, step)
+            if self.task is not None:
+                self.task.update(loss=loss)
+        self.pending.clear()
+
+    def evaluate_if_due(self) -> bool:
+        """Score the hold-out where due (rank 0), keep the best weights; whether early stopping says enough."""
+        config, state = self.config, self.state
+        every = config.evaluate_every or config.num_steps
+        last = state.step == config.num_steps
+        if self.evaluate is None or not (last or state.step % every == 0):
+            return False
+        if self.swa is not None and config.num_steps - state.step < config.swa_last * every:
+            self.swa.update()
+        if not self.team.leads:
+            return False
+        self.stepper.check()
+        started = time.perf_counter()
+        score = self.evaluate(self.model)
+        seconds = time.perf_counter() - started
+        state.evaluations.append({"step": state.step, "map": score, "seconds": seconds})
+        if state.best is None or score > state.best["map"]:
+            state.best = {"step": state.step, "map": score}
+            if self.checkpoints is not None:
+                self.checkpoints.save_best(Checkpoint(dict(state.best), {"model": dict(self.model.state_dict())}))
+        self.report_evaluation(score, seconds)
+        self.watch.started += seconds  # rates are those of training alone
+        if config.early_stopping is None:
+            return False
+        later = [entry for entry in state.evaluations if entry["step"] > state.best["step"]]
+        return len(later) >= config.early_stopping
+
+    def report_evaluation(self, score: float, seconds: float) -> None:
+        """Show and track one evaluation."""
+        assert self.state.best is not None
+        best = self.state.best["map"]
+        metrics = {
+            "holdout/map_at_100000": score,
+            "holdout/best_map_at_100000": best,
+            "holdout/evaluation_seconds": seconds,
+        }
+        if self.tracked is not None:
+            self.tracked.log_metrics(metrics, self.state.step)
+        if self.task is not None:
+            self.task.update(map=score, best=best)

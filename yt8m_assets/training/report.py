@@ -1,0 +1,43 @@
+"""Pictures and tables of a training run, for the artifact's report folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_report(folder: Path, summary: Mapping[str, Any], title: str) -> list[Path]:
+    """Write `history.json` and `curves.png` (loss, learning rate, hold-out MAP over steps); the paths."""
+    history = folder / "history.json"
+    names = ("history", "evaluations", "candidates", "start_map", "weights")
+    history.write_text(json.dumps({name: summary[name] for name in names}, indent=1) + "\n")
+    curves = folder / "curves.png"
+    plot_curves(curves, summary, title)
+    return [history, curves]
+
+
+def plot_curves(path: Path, summary: Mapping[str, Any], title: str) -> None:
+    """Draw loss and learning rate, and where there are evaluations the MAP with the compared averages."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    evaluations = summary["evaluations"]
+    figure = Figure(figsize=(10 if evaluations else 5.5, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2 if evaluations else 1, squeeze=False)[0]
+    steps = [point["step"] for point in summary["history"]]
+    panels[0].plot(steps, [point["loss"] for point in summary["history"]], color="tab:blue", label="loss")
+    panels[0].set(xlabel="step", ylabel="training loss", title=title)
+    rates = panels[0].twinx()
+    rates.plot(steps, [point["learning_rate"] for point in summary["history"]], color="tab:gray", linestyle=":")
+    rates.set(ylabel="learning rate (dotted)", ylim=(0, None))
+    if evaluations:
+        first = [] if summary["start_map"] is None else [(0, summary["start_map"])]
+        points = first + [(entry["step"], entry["map"]) for entry in evaluations]
+        panels[1].plot(*zip(*points, strict=True), marker="o", label="checkpoints")
+        for name, value in summary["candidates"].items():
+            if name != "best":
+                panels[1].axhline(value, linestyle="--", linewidth=1, label=f"{name} {value:.4f}", color="tab:orange")
+        panels[1].set(xlabel="step", ylabel="hold-out MAP", title=f"published: {summary['weights']}")
+        panels[1].legend()
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,260 @@
+"""The training stages of the graph: `pretrain`, `finetune`, and the import of finished weights."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from models import load_tf_variables
+from yt8m_assets.data.stages import read_shards
+from yt8m_assets.errors import ConfigError
+from yt8m_assets.lineage import CODE_VERSIONS, Inputs, Node, plain, resolve_inputs
+from yt8m_assets.progress import Progress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore, Publication, StageResult
+from yt8m_assets.tracking import TrackedRun, Tracking
+from yt8m_assets.training.artifacts import ModelSpec, load_model, write_model
+from yt8m_assets.training.distributed import run_on_ranks
+from yt8m_assets.training.interruption import stop_on_sigterm
+from yt8m_assets.training.job import TrainingJob, num_parameters, run_job
+from yt8m_assets.training.report import write_report
+
+__all__ = ["finetune", "load_model", "pretrain", "publish_imported"]
+
+logger = logging.getLogger(__name__)
+
+EXECUTION_FIELDS = (
+    "num_processes",
+    "accumulation",
+    "compile",
+    "activation_checkpointing",
+    "checkpoint_every",
+    "log_every",
+    "deterministic",
+)
+"""Fields of TrainingConfig that say how a run is executed, not what it computes: a checkpoint survives their change."""
+REPORTED = (
+    "steps",
+    "parameters",
+    "seconds",
+    "examples_per_second",
+    "evaluation_seconds",
+    "resumed_from_step",
+    "weights",
+    "candidates",
+    "map",
+    "start_map",
+    "best_step",
+)
+"""What of a run's summary becomes metadata of the artifact."""
+
+
+def pretrain(
+    recipe: Recipe,
+    store: ArtifactStore,
+    model_key: str,
+    *,
+    tracking: Tracking,
+    progress: Progress,
+    run_tags: Mapping[str, str],
+    allow_fallback: bool = False,
+) -> StageResult:
+    """Train a model on video labels and publish it; an interrupted run is continued.
+
+    Raises TrainingPreempted after SIGTERM, NonFiniteError, MissingArtifactError; CorruptArtifactError when the newest
+    checkpoint is damaged, unless `allow_fallback` continues from an older one.
+    """
+    node = Node("pretrained_model", model_key)
+    return _train(recipe, store, node, tracking, progress, run_tags, allow_fallback)
+
+
+def finetune(
+    recipe: Recipe,
+    store: ArtifactStore,
+    model_key: str,
+    *,
+    tracking: Tracking,
+    progress: Progress,
+    run_tags: Mapping[str, str],
+    allow_fallback: bool = False,
+) -> StageResult:
+    """Train a pre-trained model on rated segments, keep the weights with the best hold-out MAP, and publish them.
+
+    Best checkpoint, EMA and SWA (where configured) compete; the metadata says which won. Errors as `pretrain`.
+    """
+    node = Node("finetuned_model", model_key)
+    return _train(recipe, store, node, tracking, progress, run_tags, allow_fallback)
+
+
+def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallback: bool) -> TrainingJob:
+    """Resolve a node's inputs to one training run."""
+    node = inputs.node
+    row = recipe.model(str(node.model))
+    finetunes = node.asset == "finetuned_model"
+    shards_asset = "segment_shards" if finetunes else "pretraining_shards"
+    shards = read_shards(store, shards_asset)
+    training = inputs.config["training"]
+    computed = {name: value for name, value in training.items() if name not in EXECUTION_FIELDS}
+    identity = {
+        "code_version": CODE_VERSIONS[node.asset],
+        "config": {**inputs.config, "training": computed},
+        "parents": inputs.parents,
+    }
+    return TrainingJob(
+        asset=node.asset,
+        model_key=row.key,
+        spec=ModelSpec.of(recipe, row.key),
+        config=row.finetuning if finetunes else row.pretraining,
+        data=recipe.data,
+        train_uris=tuple(shards.uris(held_out=False)),
+        holdout_uris=tuple(shards.uris(held_out=True)) if finetunes else (),
+        shards_digest=inputs.parent(shards_asset).digest,
+        seed=recipe.seed,
+        initial_path=store.fetch(inputs.parent("pretrained_model", row.key)) if finetunes else None,
+        identity=plain(identity),
+        allow_fallback=allow_fallback,
+    )
+
+
+def _train(
+    recipe: Recipe,
+    store: ArtifactStore,
+    node: Node,
+    tracking: Tracking,
+    progress: Progress,
+    run_tags: Mapping[str, str],
+    allow_fallback: bool,
+) -> StageResult:
+    inputs = resolve_inputs(recipe, store, node)
+    manifest = store.manifest(node.key)
+    if manifest and manifest.fingerprint == inputs.fingerprint:
+        return StageResult(manifest, reused=True)
+    with store.publish(node.key, **inputs.publish_arguments()) as publication:
+        job = make_job(recipe, store, inputs, allow_fallback)
+        checkpoints = job.checkpoints(store)
+        stale = checkpoints.stale()
+        if stale is not None:
+            logger.warning("starting %s afresh, its checkpoints are discarded: %s", node.key, stale)
+            progress.log(f"{node.key}: the recipe or its inputs changed, starting afresh")
+            checkpoints.discard()
+        checkpoints.sweep()
+        _run(recipe, store, job, inputs, publication, tracking, progress, run_tags)
+    checkpoints.discard()
+    assert publication.manifest is not None
+    return StageResult(publication.manifest)
+
+
+def _run(
+    recipe: Recipe,
+    store: ArtifactStore,
+    job: TrainingJob,
+    inputs: Inputs,
+    publication: Publication,
+    tracking: Tracking,
+    progress: Progress,
+    run_tags: Mapping[str, str],
+) -> None:
+    kind = "finetuning" if job.finetunes else "pretraining"
+    title = recipe.model(job.model_key).title
+    newest = job.checkpoints(store).peek()
+    tags = {
+        **run_tags,
+        "asset": job.asset,
+        "partition": job.model_key,
+        "recipe": recipe.name,
+        "fingerprint": inputs.fingerprint,
+        "code_version": CODE_VERSIONS[job.asset],
+        **{f"parent.{key}": digest for key, digest in inputs.parents.items()},
+    }
+    with (
+        tracking.run(
+            f"{title} {kind}",
+            kind=kind,
+            model=job.model_key,
+            params=flatten(inputs.config),
+            tags=tags,
+            resume_id=newest["loop"]["run_id"] if newest else None,
+        ) as tracked,
+        progress.task(f"{kind} {job.model_key}", job.config.num_steps, "steps") as task,
+    ):
+        shards = inputs.parent("segment_shards" if job.finetunes else "pretraining_shards")
+        tracked.log_dataset(shards.key, digest=shards.digest, source_uri=store.uri(shards), context="training")
+        with stop_on_sigterm() as stop:
+            run = run_on_ranks if job.config.num_processes > 1 else run_job
+            summary = run(job, store, publication.path, tracked=tracked, task=task, stop=stop)
+        _publish_report(job, summary, publication, tracked, title)
+
+
+def _publish_report(
+    job: TrainingJob, summary: dict[str, Any], publication: Publication, tracked: TrackedRun, title: str
+) -> None:
+    """Pictures, metadata, and the model's entry in the registry."""
+    for path in write_report(publication.report_path, summary, title):
+        tracked.log_artifact(path, "report")
+    tracked.log_dict({name: summary[name] for name in REPORTED}, "summary.json")
+    metadata = {name: summary[name] for name in REPORTED}
+    metadata |= {"mlflow_run_id": tracked.run_id, "mlflow_url": tracked.url}
+    if job.finetunes:
+        text = f"{title}: hold-out MAP@100000 {summary['map']:.4f} ({summary['weights']})"
+        version = tracked.register_model(
+            f"yt8m-{job.model_key}", publication.path, metric=summary["map"], description=text
+        )
+        metadata["registered_version"] = version
+        tracked.set_tags({"weights": summary["weights"]})
+    publication.metadata.update(metadata)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names; other values as they are."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def publish_imported(
+    recipe: Recipe,
+    store: ArtifactStore,
+    asset: str,
+    model_key: str,
+    variables: Mapping[str, np.ndarray],
+    num_steps: int | None = None,
+) -> StageResult:
+    """Publish TensorFlow variables (names of SPEC section 12) as a pretrained_model or finetuned_model of the recipe.
+
+    `num_steps` is the number of steps they were trained for (by default the recipe's), where the learning-rate
+    schedule of fine-tuning goes on. Raises ValueError naming what is missing, unused or mis-shaped, and
+    MissingArtifactError when the artifacts it would be made from are not there.
+    """
+    if asset not in ("pretrained_model", "finetuned_model"):
+        raise ConfigError(f"asset = {asset!r}: choose pretrained_model or finetuned_model")
+    inputs = resolve_inputs(recipe, store, Node(asset, model_key))
+    row = recipe.model(model_key)
+    config = row.pretraining if asset == "pretrained_model" else row.finetuning
+    spec = ModelSpec.of(recipe, model_key)
+    model = spec.build()
+    load_tf_variables(model, dict(variables))  # type: ignore[arg-type]
+    steps = config.num_steps if num_steps is None else num_steps
+    training = {
+        "stage": "imported",
+        "steps": steps,
+        "examples": steps * config.batch_size,
+        "optimizer_steps": 0,
+        "weights": "imported",
+        "candidates": {},
+        "start_map": None,
+        "best": None,
+        "evaluations": [],
+    }
+    with torch.no_grad(), store.publish(inputs.node.key, **inputs.publish_arguments()) as publication:
+        write_model(publication.path, spec, dict(model.state_dict()), training)
+        publication.metadata.update(
+            {"imported": True, "weights": "imported", "steps": steps, "parameters": num_parameters(model)}
+        )
+    assert publication.manifest is not None
+    return StageResult(publication.manifest)

@@ -1,0 +1,181 @@
+"""One optimiser step: draws, micro-batches, backward, clipping, the finite check, the update."""
+
+import contextlib
+import logging
+from collections import deque
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yt8m_assets.data.batches import Batch
+from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
+from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.losses import Objective
+from yt8m_assets.training.optimizer import Optimizer, clip_gradients
+from yt8m_assets.training.randomness import derive_seed, seed_defaults
+
+logger = logging.getLogger(__name__)
+
+BATCH_FIELDS = tuple(item.name for item in fields(Batch))
+
+
+class Stepper:
+    """Runs optimiser steps on a device; nothing in `run` makes a GPU wait for the host.
+
+    A step with a non-finite loss or gradient changes neither weights nor batch-norm statistics: on a GPU the update is
+    blocked there, and all later ones, until `check` reads the verdict; on a CPU `run` checks at once.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: Optimizer,
+        config: TrainingConfig,
+        *,
+        device: torch.device,
+        seed: int,
+        rank: int = 0,
+        wrapped: nn.Module | None = None,
+    ) -> None:
+        self.objective, self.optimizer, self.config = objective, optimizer, config
+        self.device, self.seed, self.rank = device, seed, rank
+        self.module = wrapped or objective
+        self.compiled = torch.compile(self.module) if config.compile else None
+        self.compile_proven = False
+        self.generator = torch.Generator()
+        self.statistics = [value for value in objective.buffers() if value.is_floating_point()]
+        self.blocked = torch.zeros((), device=device)
+        self.evidence = torch.zeros(2, device=device)
+        self.norms: Tensor | None = None
+        self.recent: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=4 * config.log_every)
+
+    def run(self, batch: Batch, step: int, learning_rate: float) -> Tensor:
+        """Train on this rank's part of the batch of `step` (from 0); the mean cross entropy, a scalar on the device.
+
+        Raises NonFiniteError naming step and videos, OutOfMemoryError naming the settings to lower.
+        """
+        self.recent.append((step, tuple(batch.video_ids)))
+        before = [value.clone() for value in self.statistics]
+        seed_defaults(self.device, derive_seed(self.seed, "dropout", step, self.rank))
+        frame_index = self.draw_frames(batch.num_frames, step)
+        self.optimizer.zero_gradients()
+        try:
+            loss = self.accumulate(batch, frame_index)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            raise explain_memory(error, self.config) from error
+        gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
+        norms = clip_gradients(gradients, self.config)
+        self.judge(step, loss, norms, before)
+        self.optimizer.step(learning_rate, self.blocked)
+        return loss
+
+    def draw_frames(self, num_frames: Tensor, step: int) -> Tensor | None:
+        """Draw this rank's frame positions: the same ones however the global batch is split over ranks."""
+        share = num_frames.shape[0]
+        everywhere = torch.ones(self.config.batch_size, dtype=num_frames.dtype)
+        start = self.rank * share
+        everywhere[start : start + share] = num_frames
+        self.generator.manual_seed(derive_seed(self.seed, "frames", step))
+        index = self.objective.model.sample_frame_index(everywhere, self.generator)  # type: ignore[operator]
+        return None if index is None else index[start : start + share]
+
+    def accumulate(self, batch: Batch, frame_index: Tensor | None) -> Tensor:
+        """Forward and backward over the micro-batches; gradients add up to those of the whole batch."""
+        pieces = self.config.accumulation
+        size = batch.num_frames.shape[0] // pieces
+        total_loss = torch.zeros((), device=self.device)
+        for piece in range(pieces):
+            rows = slice(piece * size, (piece + 1) * size)
+            part = take_rows(batch, rows).to(self.device, non_blocking=True)
+            index = None if frame_index is None else frame_index[rows].to(self.device, non_blocking=True)
+            last = piece == pieces - 1
+            with contextlib.nullcontext() if last else no_sync(self.module):
+                total, label_loss = self.forward(part, index, 1 / pieces, 1.0 if last else 0.0)
+                total.backward()
+            total_loss += label_loss / pieces
+        return total_loss
+
+    def forward(self, part: Batch, index: Tensor | None, share: float, l2_share: float) -> tuple[Tensor, Tensor]:
+        """The objective under autocast, compiled where asked for and possible."""
+        arguments = (part.frames, part.valid, part.num_frames, part.labels, part.label_weights, index, share, l2_share)
+        half = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+            if self.compiled is None:
+                return self.module(*arguments)
+            if self.compile_proven:
+                return self.compiled(*arguments)
+            try:
+                result = self.compiled(*arguments)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 - compilers fail in many ways; training goes on without one
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                logger.warning("torch.compile failed, training goes on uncompiled: %s", reason)
+                self.compiled = None
+                return self.module(*arguments)
+            self.compile_proven = True
+            return result
+
+    @torch.no_grad()
+    def judge(self, step: int, loss: Tensor, norms: Tensor, before: list[Tensor]) -> None:
+        """Block the update if loss or gradients are not finite, and take back the batch-norm statistics."""
+        bad = ~(loss.isfinite() & norms.isfinite().all())
+        if self.device.type == "cpu":
+            if bad:
+                for value, old in zip(self.statistics, before, strict=True):
+                    value.copy_(old)
+                self.raise_non_finite(step, float(loss), norms)
+            self.recent.clear()
+            return
+        evidence = torch.stack([torch.full_like(loss, step), loss])
+        first = self.blocked == 0
+        self.evidence = torch.where(first, evidence, self.evidence)
+        self.norms = norms if self.norms is None else torch.where(first, norms, self.norms)
+        self.blocked = torch.maximum(self.blocked, bad.float())
+        for value, old in zip(self.statistics, before, strict=True):
+            value.copy_(torch.where(self.blocked > 0, old, value))
+
+    def check(self) -> None:
+        """Wait for the device's verdict on all steps so far. Raises NonFiniteError for the first bad one."""
+        if self.device.type != "cpu" and self.norms is not None and bool(self.blocked > 0):
+            step, loss = self.evidence.tolist()
+            self.raise_non_finite(int(step), loss, self.norms)
+        self.recent.clear()
+
+    def raise_non_finite(self, step: int, loss: float, norms: Tensor) -> None:
+        """Name the step, the batch, its videos and what is not finite."""
+        names = [name for name, p in self.optimizer.parameters.items() if p.grad is not None]
+        wrong = [name for name, norm in zip(names, norms.tolist(), strict=True) if not torch.tensor(norm).isfinite()]
+        videos = next((ids for number, ids in self.recent if number == step), ())
+        what = f"loss is {loss}" if loss != loss or abs(loss) == float("inf") else f"loss is {loss:.6g}"
+        gradients = f", the gradient of {', '.join(wrong[:3])} is not finite" if wrong else ""
+        raise NonFiniteError(
+            f"step {step + 1} (batch {step}, rank {self.rank}): {what}{gradients}; weights are unchanged; "
+            f"videos of the batch: {', '.join(videos)}"
+        )
+
+
+def take_rows(batch: Batch, rows: slice) -> Batch:
+    """Part of a batch."""
+    values: dict[str, Any] = {name: getattr(batch, name) for name in BATCH_FIELDS}
+    kept: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
+    return Batch(**kept)
+
+
+def no_sync(module: nn.Module) -> Any:
+    """Data parallelism without the exchange of gradients; nothing for a plain module."""
+    return module.no_sync() if hasattr(module, "no_sync") else contextlib.nullcontext()  # type: ignore[operator]
+
+
+def explain_memory(error: BaseException, config: TrainingConfig) -> BaseException:
+    """An OutOfMemoryError that says what to lower, if that is what happened; else the error itself."""
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    if not out_of_memory:
+        return error
+    return OutOfMemoryError(
+        f"out of memory at {config.batch_size // config.accumulation // config.num_processes} examples a forward pass "
+        f"({str(error).strip().splitlines()[0] if str(error) else 'no detail'}): raise accumulation (now "
+        f"{config.accumulation}), lower batch_size (now {config.batch_size}) or set activation_checkpointing=True"
+    )
