@@ -10,6 +10,19 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+_FOREIGN_WARNINGS = (
+    "ignore:The ``noload`` loader strategy is deprecated",
+    "ignore:starlette.middleware.wsgi is deprecated",
+)
+"""Warnings of MLflow's own code about its own dependencies; all others are errors (pyproject.toml)."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let foreign warnings pass."""
+    for line in _FOREIGN_WARNINGS:
+        config.addinivalue_line("filterwarnings", line)
+
+
 @pytest.fixture(scope="session")
 def migrated_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty SQLite file with MLflow's tables, kept in pytest's cache for the next session."""

@@ -1,0 +1,159 @@
+"""Tracking: the null, in-memory and MLflow implementations of one protocol."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from yt8m_assets.tracking import MemoryTracking, MlflowTracking, NullTracking
+from yt8m_assets.tracking_sender import mlflow_name
+from yt8m_assets.tracking_spool import Spool
+
+
+@pytest.fixture
+def tracking(mlflow_uri: str, tmp_path: Path) -> MlflowTracking:
+    location = str(tmp_path / "artifacts")
+    return MlflowTracking(
+        mlflow_uri, artifact_location=location, spool_path=tmp_path / "spool", ui_url="http://ui:5000/"
+    )
+
+
+def test_null_tracking_drops_everything(tmp_path: Path):
+    with NullTracking().run("name", kind="pretraining", params={"a": 1}) as run:
+        run.log_metrics({"train/loss": 1.0}, 0)
+        run.log_artifact(tmp_path / "absent")
+        assert run.register_model("m", tmp_path, metric=0.5) is None
+        assert run.run_id is None
+        assert run.url is None
+
+
+def test_memory_tracking_records_and_resumes():
+    tracking = MemoryTracking()
+    with pytest.raises(RuntimeError), tracking.run("name", kind="pretraining", params={"a": 1}) as run:  # noqa: PT012
+        run.log_metrics({"train/loss": 1.0}, 0)
+        raise RuntimeError("interrupted")
+    assert tracking.runs[0].status == "FAILED"
+    with tracking.run("name", kind="pretraining", params={"a": 1}, resume_id=run.run_id) as again:
+        again.log_metrics({"train/loss": 9.0}, 0)
+        again.log_metrics({"train/loss": 0.5}, 1)
+    assert tracking.runs[0].series("train/loss") == [(0, 1.0), (1, 0.5)]
+    assert (tracking.runs[0].status, tracking.runs[0].attempt) == ("FINISHED", 2)
+    with tracking.run("name", kind="pretraining", params={"a": 2}, resume_id=run.run_id):
+        pass
+    assert tracking.runs[1].parent_id == run.run_id
+
+
+def test_mlflow_run_holds_what_was_logged(tracking: MlflowTracking, mlflow_uri: str, tmp_path: Path):
+    from mlflow import MlflowClient
+
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "loss.png").write_bytes(b"picture")
+    params = {f"training.field_{number}": number for number in range(150)}
+    with tracking.run(
+        "bert pretraining", kind="pretraining", model="bert", params=params, tags={"recipe": "demo"}
+    ) as run:
+        for step in range(2500):
+            run.log_metrics({"train/loss": 1.0 / (step + 1)}, step)
+        run.set_tags({"mlflow.note.content": "text"})
+        run.log_dict({"batch_size": 8}, "config/recipe.json")
+        run.log_artifact(tmp_path / "plots", "report")
+        run.log_dataset("train", digest="a" * 64, source_uri="gs://bucket/train*", context="training")
+    client = MlflowClient(mlflow_uri)
+    stored = client.get_run(run.run_id)
+    assert stored.info.run_name == "bert pretraining"
+    assert stored.info.status == "FINISHED"
+    assert len(stored.data.params) == 150
+    assert {
+        "kind": "pretraining",
+        "model": "bert",
+        "recipe": "demo",
+        "attempt": "1",
+    }.items() <= stored.data.tags.items()
+    assert "code_version" in stored.data.tags
+    assert len(client.get_metric_history(run.run_id, "train/loss")) == 2500
+    assert stored.inputs.dataset_inputs[0].dataset.name == "train"
+    folder = Path(client.download_artifacts(run.run_id, "", str(tmp_path)))
+    assert json.loads((folder / "config" / "recipe.json").read_text()) == {"batch_size": 8}
+    assert (folder / "report" / "loss.png").read_bytes() == b"picture"
+    assert stored.info.artifact_uri.startswith(str(tmp_path / "artifacts"))
+    experiment = client.get_experiment_by_name("yt8m").experiment_id
+    assert run.url == f"http://ui:5000/#/experiments/{experiment}/runs/{run.run_id}"
+    assert not list(tracking.spool.folder.iterdir())
+
+
+def test_mlflow_run_of_a_failed_block_is_failed(tracking: MlflowTracking, mlflow_uri: str):
+    from mlflow import MlflowClient
+
+    with pytest.raises(ValueError, match="bad batch"), tracking.run("name", kind="pretraining") as run:
+        raise ValueError("bad batch")
+    with pytest.raises(KeyboardInterrupt), tracking.run("name", kind="pretraining") as stopped:
+        raise KeyboardInterrupt
+    client = MlflowClient(mlflow_uri)
+    assert client.get_run(run.run_id).info.status == "FAILED"
+    assert client.get_run(stopped.run_id).info.status == "KILLED"
+
+
+def test_system_metrics_are_logged(tracking: MlflowTracking, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch):
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr("yt8m_assets.tracking_run.SYSTEM_SECONDS", 0.0)
+    with tracking.run("name", kind="pretraining") as run:
+        run.log_metrics({"a": 1.0}, 0)
+    metrics = MlflowClient(mlflow_uri).get_run(run.run_id).data.metrics
+    assert metrics["system/process_memory_usage_megabytes"] > 10
+    assert 0 <= metrics["system/cpu_utilization_percentage"] <= 100
+
+
+def test_champion_moves_only_to_a_better_model(tracking: MlflowTracking, mlflow_uri: str, tmp_path: Path):
+    from mlflow import MlflowClient
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.bin").write_bytes(b"weights")
+    client = MlflowClient(mlflow_uri)
+    champions = []
+    for metric in (0.70, 0.65, 0.72):
+        with tracking.run("name", kind="finetuning", tags={"recipe": "demo"}) as run:
+            version = run.register_model("yt8m-tiny", tmp_path / "model", metric=metric, description="A tiny model.")
+        stored = client.get_model_version("yt8m-tiny", version)
+        assert (stored.run_id, stored.description, stored.tags["recipe"]) == (run.run_id, "A tiny model.", "demo")
+        assert float(stored.tags["metric"]) == metric
+        champions.append(str(client.get_model_version_by_alias("yt8m-tiny", "champion").version))
+    assert champions == ["1", "1", "3"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("map@100000", "map_100000"), ("a//../b", "a/b"), ("", "unnamed")])
+def test_names_are_made_legal(name: str, expected: str):
+    assert mlflow_name(name) == expected
+
+
+def test_a_torn_line_of_a_journal_is_dropped(tmp_path: Path):
+    journal = Spool(tmp_path).create()
+    journal.append({"op": "tags", "values": {"a": "1"}})
+    journal.append({"op": "tags", "values": {"a": "2"}})
+    journal.release()
+    path = journal.folder / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    (again,) = Spool(tmp_path).left_behind()
+    assert list(again.pending) == [{"op": "tags", "values": {"a": "1"}}]
+    assert list(Spool(tmp_path).left_behind()) == [], "a journal that is held is left alone"
+    again.ack(1)
+    again.release()
+    assert list(Spool(tmp_path).left_behind()) == []
+    assert not journal.folder.exists()
+
+
+def test_importing_tracking_does_not_import_mlflow():
+    import subprocess
+
+    code = "import sys, yt8m_assets.tracking; assert not {'mlflow', 'torch', 'dagster'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode == 0
+
+
+def test_infinity_is_no_metric(tracking: MlflowTracking, mlflow_uri: str):
+    from mlflow import MlflowClient
+
+    with tracking.run("name", kind="pretraining") as run:
+        run.log_metrics({"bad": math.inf}, 0)
+    assert "bad" not in MlflowClient(mlflow_uri).get_run(run.run_id).data.metrics
