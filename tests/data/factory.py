@@ -1,0 +1,79 @@
+"""Tiny shards for tests: features of 8 + 4 bytes, so that every byte of a file can be tried."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from yt8m_assets.data.examples import encode_sequence_example
+from yt8m_assets.data.framing import RecordWriter
+from yt8m_assets.data.video import SegmentLabels, Video
+
+SIZES = (8, 4)
+GOLDEN = Path(__file__).parents[1] / "golden" / "records"
+REAL = Path(__file__).parents[2].parent / "shared" / "realdata"
+
+
+def make_video(
+    video_id: str,
+    num_frames: int,
+    labels: Sequence[int] = (),
+    ratings: Sequence[tuple[int, int, float]] | None = None,
+    sizes: tuple[int, int] = SIZES,
+) -> Video:
+    """A video whose bytes follow from its id; ratings are (start, class, score)."""
+    generator = np.random.default_rng(list(video_id.encode()))
+    frames = generator.integers(0, 256, (num_frames, sum(sizes)), dtype=np.uint8)
+    segments = None
+    if ratings is not None:
+        rows = np.array(ratings, np.float64).reshape(-1, 3)
+        segments = SegmentLabels(
+            rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64), rows[:, 2].astype(np.float32)
+        )
+    return Video(video_id, frames, np.array(labels, np.int64), segments)
+
+
+def encode(video: Video, sizes: tuple[int, int] = SIZES) -> bytes:
+    """The record of a frame-level video."""
+    assert video.frames is not None
+    return encode_sequence_example(video.video_id, video.frames, video.labels, video.segments, feature_sizes=sizes)
+
+
+def write_records(path: Path, records: Sequence[bytes]) -> str:
+    """A shard of raw records; returns its URI."""
+    with RecordWriter(path) as writer:
+        for record in records:
+            writer.write(record)
+    return str(path)
+
+
+def write_shard(path: Path, videos: Sequence[Video], sizes: tuple[int, int] = SIZES) -> str:
+    """A shard of videos; returns its URI."""
+    return write_records(path, [encode(video, sizes) for video in videos])
+
+
+def write_split(folder: Path, counts: Sequence[int], num_classes: int = 10, name: str = "train") -> list[str]:
+    """Shards with `counts` labelled videos of 1 to 14 frames; ids are unique, two labels each."""
+    uris, number = [], 0
+    for shard, count in enumerate(counts):
+        videos = []
+        for _ in range(count):
+            labels = (number % num_classes, (number * 3 + 1) % num_classes)
+            videos.append(make_video(f"vid{number:04d}", 1 + number * 5 % 14, sorted(set(labels))))
+            number += 1
+        uris.append(write_shard(folder / f"{name}{shard:04d}.tfrecord", videos))
+    return uris
+
+
+def same_video(left: Video, right: Video) -> bool:
+    """Whether two videos hold the same."""
+    pairs = [(left.frames, right.frames), (left.labels, right.labels), (left.mean_features, right.mean_features)]
+    if (left.segments is None) != (right.segments is None):
+        return False
+    if left.segments is not None and right.segments is not None:
+        pairs += [
+            (getattr(left.segments, n), getattr(right.segments, n)) for n in ("start_times", "class_ids", "scores")
+        ]
+    return left.video_id == right.video_id and all(
+        (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs
+    )
