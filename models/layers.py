@@ -110,6 +110,8 @@ def stacked_batch_norm(norms: Sequence[BatchNorm], x_SRF: Tensor, counts_R: Tens
         var_S1F = torch.stack([norm.running_var for norm in norms])[:, None]
         scale_S1F = weight_S1F * (var_S1F + BATCH_NORM_EPS).rsqrt()
         return torch.addcmul(bias_S1F - mean_S1F * scale_S1F, x_SRF, scale_S1F)
+    if counts_R is not None:
+        counts_R = counts_R.to(x_SRF.dtype)
     mean_S1F, var_S1F, num_rows = _batch_statistics(x_SRF, counts_R, norms[0].synchronized)
     for norm, mean_1F, var_1F in zip(norms, mean_S1F, var_S1F, strict=True):
         norm.track(mean_1F[0], var_1F[0], num_rows)
@@ -135,7 +137,7 @@ def _total(x_SRF: Tensor, counts_R: Tensor | None, synchronized: bool) -> Tensor
     if counts_R is None:
         total_S1F = x_SRF.sum(1, keepdim=True)
     else:
-        total_S1F = (counts_R.to(x_SRF.dtype) @ x_SRF)[:, None]
+        total_S1F = (counts_R @ x_SRF)[:, None]
     return all_reduce(total_S1F) if synchronized else total_S1F
 
 
