@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from yt8m_assets.data.simulation.config import SimulationConfig
-from yt8m_assets.ensemble.search import SearchConfig
+from yt8m_assets.ensemble.config import SearchConfig
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.training.config import TrainingConfig
 

@@ -1,0 +1,112 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from yt8m_assets import lineage
+from yt8m_assets.errors import ConfigError, MissingArtifactError
+from yt8m_assets.lineage import Node, current_manifest, nodes, parents, resolve_inputs
+from yt8m_assets.recipes import load_recipe
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore, Manifest
+
+ORDER = lineage.ASSETS
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path), tmp_path / "cache")
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load_recipe("demo").with_models(("bert_l2h12", "mix_nextvlad_iter60"))
+
+
+def put(recipe: Recipe, store: ArtifactStore, node: Node, text: str = "") -> Manifest:
+    with store.publish(node.key, **resolve_inputs(recipe, store, node).publish_arguments()) as publication:
+        (publication.path / "file").write_text(node.key + text)
+    assert publication.manifest is not None
+    return publication.manifest
+
+
+def put_all(recipe: Recipe, store: ArtifactStore) -> None:
+    for asset in ORDER:
+        for node in nodes(recipe, asset):
+            put(recipe, store, node)
+
+
+def stale(recipe: Recipe, store: ArtifactStore) -> set[str]:
+    every = (node for asset in ORDER for node in nodes(recipe, asset))
+    return {node.key for node in every if current_manifest(recipe, store, node) is None}
+
+
+def test_keys_read_well() -> None:
+    assert Node("segment_shards").key == "segment_shards"
+    assert Node("oof_predictions", "bert_l2h12", -1).key == "oof_predictions/bert_l2h12/shift-1"
+    assert Node("oof_predictions", "bert_l2h12", 0).key == "oof_predictions/bert_l2h12/shift+0"
+
+
+def test_the_challenge_needs_the_29_cells_of_the_originals_table() -> None:
+    challenge = load_recipe("challenge")
+    assert len(nodes(challenge, "oof_predictions")) == len(nodes(challenge, "test_predictions")) == 29
+    assert len(nodes(challenge, "finetuned_model")) == 9
+
+
+def test_every_parent_comes_earlier_in_the_order(recipe: Recipe) -> None:
+    for asset in ORDER:
+        for node in nodes(recipe, asset):
+            for parent in parents(recipe, node):
+                assert ORDER.index(parent.asset) < ORDER.index(asset)
+                assert parent in nodes(recipe, parent.asset)
+
+
+def test_a_ranking_needs_just_its_own_shifts(recipe: Recipe) -> None:
+    found = parents(recipe, Node("test_ranking", "mix_nextvlad_iter60"))
+    assert [(node.asset, node.shift) for node in found] == [("test_predictions", shift) for shift in (0, 1, 2)]
+
+
+def test_missing_parents_are_all_named(recipe: Recipe, store: ArtifactStore) -> None:
+    with pytest.raises(MissingArtifactError) as caught:
+        resolve_inputs(recipe, store, Node("submission"))
+    for name in ("ensemble_weights", "test_ranking/bert_l2h12", "test_ranking/mix_nextvlad_iter60", "test_shards"):
+        assert name in str(caught.value)
+
+
+def test_nothing_is_stale_after_everything_was_made(recipe: Recipe, store: ArtifactStore) -> None:
+    assert "submission" in stale(recipe, store)
+    put_all(recipe, store)
+    assert stale(recipe, store) == set()
+
+
+def test_a_changed_recipe_makes_stale_just_what_depends_on_it(recipe: Recipe, store: ArtifactStore) -> None:
+    put_all(recipe, store)
+    first, second = recipe.models
+    longer = replace(second, finetuning=replace(second.finetuning, num_steps=second.finetuning.num_steps + 1))
+    changed = replace(recipe, models=(first, longer))
+    assert stale(changed, store) == {"finetuned_model/mix_nextvlad_iter60"}
+    put(changed, store, Node("finetuned_model", "mix_nextvlad_iter60"), "other weights")
+    cells = {f"{split}_predictions/mix_nextvlad_iter60/shift{s:+d}" for split in ("oof", "test") for s in (0, 1, 2)}
+    assert stale(changed, store) == {*cells, "leaderboard"}
+    searched = replace(recipe, prediction=replace(recipe.prediction, tta_w0=5.0))
+    assert stale(searched, store) >= {"oof_ranking/bert_l2h12", "test_ranking/mix_nextvlad_iter60"}
+    assert "oof_predictions/bert_l2h12/shift+0" not in stale(searched, store)
+
+
+def test_a_parent_made_again_with_equal_bytes_changes_nothing(recipe: Recipe, store: ArtifactStore) -> None:
+    put_all(recipe, store)
+    put(recipe, store, Node("finetuned_model", "bert_l2h12"))
+    assert stale(recipe, store) == set()
+
+
+def test_a_raised_code_version_makes_its_asset_stale(
+    recipe: Recipe, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_all(recipe, store)
+    monkeypatch.setattr(lineage, "CODE_VERSIONS", {**lineage.CODE_VERSIONS, "ensemble_weights": "99"})
+    assert stale(recipe, store) == {"ensemble_weights"}
+
+
+def test_unknown_models_are_named_with_the_known_ones(recipe: Recipe) -> None:
+    with pytest.raises(ConfigError, match="unknown model 'nosuch'.*bert_l2h12"):
+        recipe.with_models(("nosuch",))

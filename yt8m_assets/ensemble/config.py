@@ -1,0 +1,40 @@
+"""How the ensemble's weights are searched."""
+
+from dataclasses import dataclass
+
+from yt8m_assets.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Length, bounds and seed of the search of w0 and the models' weights (SPEC section 11)."""
+
+    num_trials: int = 60
+    """Trials of the Bayesian optimisation, the starting points included."""
+    num_initial_points: int = 12
+    """Random trials before the Gaussian process leads."""
+    num_refinements: int = 200
+    """Further trials of the local refinement around the best point."""
+    w0_bounds: tuple[float, float] = (0.1, 10.0)
+    """Range of the rank-fusion constant."""
+    weight_bounds: tuple[float, float] = (0.0, 200.0)
+    """Range of a model's weight."""
+    num_folds: int = 5
+    """Folds over hold-out videos of the nested estimate of the gain; 0: none."""
+    seed: int = 7
+    """Seed of the search."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_trials", "num_initial_points"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"search.{name} = {getattr(self, name)}: must be at least 1")
+        if self.num_refinements < 0:
+            raise ConfigError(f"search.num_refinements = {self.num_refinements}: must not be negative")
+        if self.num_folds < 0 or self.num_folds == 1:
+            raise ConfigError(f"search.num_folds = {self.num_folds}: must be 0, or at least 2")
+        low, high = self.w0_bounds
+        if not 0 < low < high:
+            raise ConfigError(f"search.w0_bounds = {self.w0_bounds}: must satisfy 0 < low < high")
+        low, high = self.weight_bounds
+        if not 0 <= low < high:
+            raise ConfigError(f"search.weight_bounds = {self.weight_bounds}: must satisfy 0 <= low < high")
