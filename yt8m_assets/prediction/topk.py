@@ -1,0 +1,124 @@
+"""The best K segments of every class from a stream of scores, in O(classes x K) memory.
+
+A class keeps a buffer of scores and row numbers and a running threshold, the K-th best score so far: what lies below it
+is dropped on arrival, and a full buffer is cut to K by a partition. Ties - also at the cut - go to the smaller
+(video id, start).
+"""
+
+import numpy as np
+
+from yt8m_assets.errors import ConfigError, DataError, NonFiniteError
+from yt8m_assets.prediction.ranking import Ranking
+from yt8m_assets.prediction.segments import Segments, SegmentTable
+from yt8m_assets.prediction.sorting import ascending_order, descending_order
+
+_BLOCK = 8192
+"""Segments that are looked at together: large enough to hide the cost of a numpy call, small enough for the cache."""
+
+
+class StreamingTopK:
+    """Keeps, for each class, the `k` segments with the highest scores.
+
+    Arguments: `class_ids` int [C], the class of each score column; `k`, segments kept per class; `segments`, where the
+    row numbers of `update` point: a `SegmentTable` that is being filled, or a complete `Segments`.
+    """
+
+    def __init__(self, class_ids: np.ndarray, k: int, segments: Segments | SegmentTable) -> None:
+        self.class_ids = np.asarray(class_ids, np.int32)
+        if k < 1:
+            raise ConfigError(f"top_k = {k}: must be at least 1")
+        if np.unique(self.class_ids).size != self.class_ids.size:
+            raise ConfigError("class_ids: a class occurs more than once")
+        self.k, self._segments = k, segments
+        self._capacity = k + max(k // 2, _BLOCK)
+        # Pages of an empty array cost nothing until they are written.
+        self._scores = np.empty((self.class_ids.size, self._capacity), np.float32)
+        self._rows = np.empty((self.class_ids.size, self._capacity), np.int32)
+        self._count = np.zeros(self.class_ids.size, np.int64)
+        self._threshold = np.full(self.class_ids.size, -np.inf, np.float32)
+
+    def update(self, scores: np.ndarray, rows: np.ndarray | int) -> None:
+        """Take in scores float32 [n, C] of the segments in `rows` (int [n], or the first of n consecutive rows).
+
+        A row is given once. Raises NonFiniteError naming class and segment for NaN or infinity, DataError for a row
+        that the segment table does not hold.
+        """
+        scores = np.asarray(scores, np.float32)
+        if scores.ndim != 2 or scores.shape[1] != self.class_ids.size:
+            raise DataError(f"scores of shape {scores.shape}: expected [segments, {self.class_ids.size}]")
+        row_array = np.arange(rows, rows + len(scores)) if isinstance(rows, int) else np.asarray(rows)
+        if row_array.shape != (len(scores),):
+            raise DataError(f"{row_array.shape} rows for {len(scores)} scored segments")
+        if not len(scores):
+            return
+        if row_array.min() < 0 or row_array.max() >= len(self._segments):
+            raise DataError(f"a scored segment lies outside the table of {len(self._segments)} segments")
+        if not np.isfinite(scores.sum(dtype=np.float64)):
+            self._refuse(scores, row_array)
+        row_array = row_array.astype(np.int32)
+        for begin in range(0, len(scores), _BLOCK):
+            part = slice(begin, begin + _BLOCK)
+            self._take(np.ascontiguousarray(scores[part].T), row_array[part])
+
+    def _take(self, block: np.ndarray, rows: np.ndarray) -> None:
+        """Append a block float32 [C, n] where it reaches the thresholds."""
+        entered = block >= self._threshold[:, None]
+        sizes = np.count_nonzero(entered, axis=1)
+        for column in np.flatnonzero(sizes).tolist():
+            if self._count[column] + sizes[column] > self._capacity:
+                self._compact(column)
+                entered[column] = block[column] >= self._threshold[column]
+            chosen = np.flatnonzero(entered[column])
+            part = slice(int(self._count[column]), int(self._count[column]) + chosen.size)
+            self._scores[column, part] = block[column, chosen]
+            self._rows[column, part] = rows[chosen]
+            self._count[column] = part.stop
+
+    def _compact(self, column: int) -> None:
+        """Cut a class's buffer to its K best, in order of arrival, and raise its threshold."""
+        count = int(self._count[column])
+        if count <= self.k:
+            return
+        scores, rows = self._scores[column, :count], self._rows[column, :count]
+        threshold = np.partition(scores, count - self.k)[count - self.k]
+        kept = np.flatnonzero(scores >= threshold)
+        if kept.size > self.k:  # a tie at the cut
+            is_tied = scores[kept] == threshold
+            tied = kept[is_tied]
+            by_id = np.argsort(self._position(rows[tied]), kind="stable")
+            excess = kept.size - self.k
+            kept = np.sort(np.concatenate([kept[~is_tied], tied[by_id[: tied.size - excess]]]))
+        scores[: self.k], rows[: self.k] = scores[kept], rows[kept]
+        self._count[column], self._threshold[column] = self.k, threshold
+
+    def _position(self, rows: np.ndarray) -> np.ndarray:
+        """Index of each row's segment in the canonical table of the segments met so far."""
+        return rows if isinstance(self._segments, Segments) else self._segments.sorted()[1][rows]
+
+    def finish(self) -> Ranking:
+        """The ranking of everything taken in; frees the buffers. Ties are in the order of (video id, start)."""
+        segments = self._segments if isinstance(self._segments, Segments) else self._segments.sorted()[0]
+        entries = []
+        for column, class_id in enumerate(self.class_ids.tolist()):
+            self._compact(column)
+            scores, rows = self._scores[column, : self._count[column]], self._rows[column, : self._count[column]]
+            position = self._position(rows)
+            if np.any(position[1:] < position[:-1]):
+                by_id = ascending_order(position.astype(np.uint32))
+                scores, position = scores[by_id], position[by_id]
+            best_first = descending_order(scores)
+            entries.append((class_id, position[best_first], scores[best_first]))
+        self._scores, self._rows = np.empty((0, 0), np.float32), np.empty((0, 0), np.int32)
+        return Ranking.from_entries(entries, segments)
+
+    def _refuse(self, scores: np.ndarray, rows: np.ndarray) -> None:
+        row, column = np.argwhere(~np.isfinite(scores))[0]
+        if isinstance(self._segments, Segments):
+            name = self._segments.name(int(rows[row]))
+        else:
+            segments, position = self._segments.sorted()
+            name = segments.name(int(position[rows[row]]))
+        raise NonFiniteError(
+            f"score of class {self.class_ids[column]} for segment {name} is {scores[row, column]}: "
+            "the checkpoint or the input is broken; nothing was ranked"
+        )
