@@ -85,6 +85,8 @@ class IndexedVideos:
         count = int(self.num_frames[number]) - first if count is None else count
         if record["rgb_start"] == NOT_LOCATED:
             return self._whole(shard, row, number)[first : first + count]
+        if not count:
+            return np.empty((0, self.feature_size), np.uint8)
         if self.check_crc and not self._verified[number]:
             return self._slice(self._record_bytes(shard, row, number), record, first, count)
         data_start = int(record["offset"]) + HEADER_BYTES

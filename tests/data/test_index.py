@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from tests.data.factory import GOLDEN, SIZES, encode, make_video, write_records, write_shard
+from yt8m_assets.data.index import (
+    NOT_LOCATED,
+    RECORD,
+    ShardIndex,
+    build_index,
+    framing_checksum,
+    index_path,
+    load_index,
+)
+from yt8m_assets.data.reader import ReadReport
+from yt8m_assets.errors import CorruptShardError
+
+
+def shard(tmp_path, count=4):
+    return write_shard(
+        tmp_path / "a.tfrecord", [make_video(f"vid{n}", n + 1, [n], [(0, n, 1.0)]) for n in range(count)]
+    )
+
+
+def test_it_counts_and_locates(tmp_path):
+    index = build_index(shard(tmp_path), feature_sizes=SIZES)
+    assert (index.num_records, index.num_labels, index.num_ratings) == (4, 4, 4)
+    assert index.video_ids == ["vid0", "vid1", "vid2", "vid3"]
+    assert index.records["num_frames"].tolist() == [1, 2, 3, 4]
+    assert RECORD.itemsize == 32
+    assert (index.records["rgb_start"] != NOT_LOCATED).all()
+
+
+def test_it_survives_its_file(tmp_path):
+    index = build_index(shard(tmp_path), feature_sizes=SIZES)
+    again = ShardIndex.from_bytes(index.to_bytes())
+    assert np.array_equal(again.records, index.records)
+    assert again.video_ids == index.video_ids
+    assert (again.checksum, again.size, again.feature_sizes) == (index.checksum, index.size, SIZES)
+
+
+def test_every_flipped_bit_of_an_index_file_is_noticed(tmp_path):
+    content = bytearray(build_index(shard(tmp_path, 2), feature_sizes=SIZES).to_bytes())
+    for bit in range(len(content) * 8):
+        content[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError):
+            ShardIndex.from_bytes(bytes(content))
+        content[bit // 8] ^= 1 << bit % 8
+
+
+def test_the_checksum_changes_with_the_content(tmp_path):
+    uri = shard(tmp_path)
+    before = framing_checksum(uri)
+    assert before == build_index(uri, feature_sizes=SIZES).checksum
+    changed = make_video("vid9", 4, [3], [(0, 3, 1.0)])
+    write_shard(
+        tmp_path / "a.tfrecord", [*[make_video(f"vid{n}", n + 1, [n], [(0, n, 1.0)]) for n in range(3)], changed]
+    )
+    assert framing_checksum(uri) != before
+
+
+def test_a_fitting_index_is_used_and_a_stale_one_rebuilt(tmp_path, monkeypatch):
+    uri, cache = shard(tmp_path), tmp_path / "cache"
+    first = load_index(uri, cache_path=cache, feature_sizes=SIZES)
+    path = index_path(uri, cache)
+    written = path.stat().st_mtime_ns
+    report = ReadReport()
+    assert load_index(uri, cache_path=cache, feature_sizes=SIZES, report=report).checksum == first.checksum
+    assert path.stat().st_mtime_ns == written
+    assert report.num_records == 4
+    shard(tmp_path, 3)
+    assert load_index(uri, cache_path=cache, feature_sizes=SIZES).num_records == 3
+    path.write_bytes(b"junk")
+    assert load_index(uri, cache_path=cache, feature_sizes=SIZES).num_records == 3
+
+
+def test_damaged_records_are_reported_from_the_cache_too(tmp_path):
+    uri = write_records(
+        tmp_path / "a.tfrecord", [encode(make_video("vid0", 2)), b"junk", encode(make_video("vid2", 1))]
+    )
+    options = {"cache_path": tmp_path / "cache", "feature_sizes": SIZES, "on_corrupt": "quarantine"}
+    for _ in range(2):
+        report = ReadReport()
+        index = load_index(uri, report=report, **options)
+        assert index.video_ids == ["vid0", "vid2"]
+        assert index.num_records == 3
+        assert [record.record for record in report.quarantined] == [1]
+    with pytest.raises(CorruptShardError):
+        load_index(uri, cache_path=tmp_path / "cache", feature_sizes=SIZES)
+
+
+def test_the_originals_shards(tmp_path):
+    index = build_index(str(GOLDEN / "frame_segment_labels.tfrecord"))
+    assert index.records["num_frames"].tolist() == [120, 300, 22, 304]
+    assert (index.num_labels, index.num_ratings) == (7, 12)
