@@ -62,12 +62,12 @@ def _add_file_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
     score.add_argument("file", type=Path, help="submission.csv")
     score.add_argument("--ratings", type=Path, required=True, help="ratings.csv: segment id, class, 0 or 1")
     inspect = parsers["inspect"]
-    inspect.add_argument("uri", help="a TFRecord shard: local path or gs:// URI")
-    inspect.add_argument("--records", type=int, default=5, help="records to show")
+    inspect.add_argument("uri", help="a TFRecord shard or pattern: local path or gs:// URI")
     checkpoint = parsers["import-checkpoint"]
     checkpoint.add_argument("file", type=Path, help="NPZ file: the original's variable names -> arrays")
     checkpoint.add_argument("--model", required=True, help="model key")
     checkpoint.add_argument("--as", dest="stage", choices=("pretrained", "finetuned"), required=True)
+    checkpoint.add_argument("--steps", type=int, help="steps it was trained for (default: the recipe's)")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from orchestration.plan import ManifestCache
@@ -46,7 +45,7 @@ def status_table(recipe: Recipe, store: ArtifactStore) -> Table:
     """A row per model, and one per asset without partitions."""
     cache = ManifestCache(store)
     found = states(recipe, cache)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column(f"recipe {recipe.name}", no_wrap=True)
     for name in COLUMNS:
         table.add_column(name, no_wrap=True)

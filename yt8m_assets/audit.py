@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from yt8m_assets.lineage import Node
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, Manifest
@@ -135,17 +137,44 @@ def valid_submission(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]
 
 
 def coverage(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
-    """Every rated class is ranked, and as deep as there are segments (up to the recipe's top_k)."""
+    """Every rated class is ranked, over all segments (up to the recipe's top_k), each of them once."""
+    from yt8m_assets.data.stages import read_segment_classes
+    from yt8m_assets.prediction.ranking import RankingReader
+
     problems: list[str] = []
     manifests = _manifests(store, nodes, problems)
-    return _verdict(len(manifests), problems)
+    classes = read_segment_classes(recipe, store).tolist()
+    entries = 0
+    for manifest in manifests:
+        reader = RankingReader(store.fetch(manifest))
+        depth = min(recipe.prediction.top_k, len(reader.segments))
+        for class_id in classes:
+            segments, _ = reader.entries(class_id)
+            entries += len(segments)
+            if len(segments) != depth or len(np.unique(segments)) != depth:
+                problems.append(f"{manifest.key}: class {class_id} ranks {len(segments)} segments, expected {depth}")
+    return _verdict(len(manifests), problems, num_entries=entries, num_classes=len(classes))
 
 
 def finite_scores(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
     """No score is NaN or infinite, and the scores of a class never rise along its ranking."""
+    from yt8m_assets.prediction.ranking import RankingReader
+
     problems: list[str] = []
     manifests = _manifests(store, nodes, problems)
-    return _verdict(len(manifests), problems)
+    lowest, highest = np.inf, -np.inf
+    for manifest in manifests:
+        reader = RankingReader(store.fetch(manifest))
+        for class_id in reader.class_ids.tolist():
+            _, scores = reader.entries(class_id)
+            if not np.isfinite(scores).all():
+                problems.append(f"{manifest.key}: class {class_id} holds a score that is not finite")
+            elif np.any(np.diff(scores) > 0):
+                problems.append(f"{manifest.key}: class {class_id} is not sorted by score")
+            elif scores.size:
+                lowest, highest = min(lowest, float(scores[-1])), max(highest, float(scores[0]))
+    shown = {"lowest_score": lowest, "highest_score": highest} if np.isfinite([lowest, highest]).all() else {}
+    return _verdict(len(manifests), problems, **shown)
 
 
 def no_leak(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:

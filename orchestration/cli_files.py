@@ -1,0 +1,87 @@
+"""The commands that work on files: submissions, shards and imported weights."""
+
+import argparse
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from orchestration.cli_commands import open_store, prepare
+from yt8m_assets.errors import DataError, MissingDataError
+from yt8m_assets.progress import default_progress
+
+MAX_PROBLEMS = 20
+
+
+def require_file(path: Path) -> Path:
+    """The path, or MissingDataError."""
+    if not path.is_file():
+        raise MissingDataError(f"{path}: no such file")
+    return path
+
+
+def command_validate_submission(arguments: argparse.Namespace) -> int:
+    """Name what is wrong with a submission; exit code 1 if anything is."""
+    from rich.console import Console
+
+    from yt8m_assets.data.stages import read_segment_classes
+    from yt8m_assets.data.vocabulary import load_segment_classes
+    from yt8m_assets.submission import validate_submission
+
+    recipe, _, settings = prepare(arguments)
+    path = require_file(arguments.file)
+    if arguments.classes:
+        classes = load_segment_classes(arguments.classes, recipe.data.num_classes)
+    else:
+        classes = read_segment_classes(recipe, open_store(settings))
+    problems = validate_submission(path, classes.tolist())
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for problem in problems[:MAX_PROBLEMS]:
+        console.print(str(problem))
+    if len(problems) > MAX_PROBLEMS:
+        console.print(f"and {len(problems) - MAX_PROBLEMS} more")
+    console.print(f"{path}: {f'{len(problems)} problems' if problems else f'valid, {len(classes)} classes'}")
+    return 1 if problems else 0
+
+
+def command_inspect(arguments: argparse.Namespace) -> int:
+    """Describe what shards hold; exit code 1 if any record is damaged."""
+    from yt8m_assets.data.inspection import inspect, render
+
+    recipe, _, _ = prepare(arguments)
+    data = recipe.data
+    report = inspect(arguments.uri, feature_sizes=data.feature_sizes, progress=default_progress())
+    sys.stdout.write(render(report))
+    return 1 if report.total("num_damaged") else 0
+
+
+def read_variables(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an NPZ file by name. Raises DataError naming the file; pickled objects are refused."""
+    try:
+        with np.load(require_file(path), allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not an NPZ file of plain arrays: {error}") from error
+
+
+def command_import_checkpoint(arguments: argparse.Namespace) -> int:
+    """Publish variables of the original as a model of the recipe."""
+    from rich.console import Console
+
+    from yt8m_assets.training.stages import publish_imported
+
+    recipe, _, settings = prepare(arguments)
+    store = open_store(settings)
+    recipe.model(arguments.model)
+    variables = read_variables(arguments.file)
+    try:
+        result = publish_imported(
+            recipe, store, f"{arguments.stage}_model", arguments.model, variables, arguments.steps
+        )
+    except ValueError as error:
+        raise DataError(f"{arguments.file}: {error}") from error
+    Console(soft_wrap=True, highlight=False).print(f"{result.manifest.key}: {store.uri(result.manifest)}")
+    return 0

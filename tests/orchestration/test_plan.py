@@ -1,0 +1,97 @@
+"""The driver's plan: which nodes, in which order, in which runs."""
+
+import itertools
+
+import pytest
+
+from orchestration.plan import Step, groups, required_nodes, steps, with_dependents
+from tests.tiny import tiny_recipe
+from yt8m_assets.errors import ConfigError
+from yt8m_assets.lineage import ASSETS, Node, nodes, parents
+from yt8m_assets.partitions import cell_partitions, node_of
+from yt8m_assets.recipes import load_recipe
+from yt8m_assets.recipes.schema import Recipe
+
+
+def covered(recipe: Recipe, step: Step) -> set[Node]:
+    """The nodes that Dagster materialises for a step."""
+    if step.first is None:
+        return {Node(asset) for asset in step.assets}
+    if "|" not in step.first:
+        keys = list(recipe.model_keys)
+        chosen = keys[keys.index(step.first) : keys.index(str(step.last)) + 1]
+    else:
+        import dagster as dg
+
+        from yt8m_assets.partitions import parse_cell
+
+        first, last = (
+            dg.MultiPartitionKey({"model": m, "shift": str(s)})
+            for m, s in map(parse_cell, (step.first, str(step.last)))
+        )
+        chosen = list(cell_partitions(recipe).get_partition_keys_in_range(dg.PartitionKeyRange(first, last)))
+    return {node_of(asset, key) for asset in step.assets for key in chosen}
+
+
+@pytest.mark.parametrize("name", ["challenge", "tiny"])
+def test_runs_cover_what_is_required_once_and_nothing_else(name: str) -> None:
+    recipe = tiny_recipe() if name == "tiny" else load_recipe(name)
+    required = required_nodes(recipe)
+    assert set(required) == {node for asset in ASSETS for node in nodes(recipe, asset)}
+    made: list[Node] = []
+    for group in groups(recipe, required):
+        for step in steps(recipe, group):
+            nodes_of_step = covered(recipe, step)
+            for node in nodes_of_step:
+                assert all(parent in made or parent in nodes_of_step for parent in parents(recipe, node))
+            made += nodes_of_step
+    assert sorted(made, key=str) == sorted(required, key=str)
+
+
+def test_nine_models_take_seventeen_runs() -> None:
+    recipe = load_recipe("challenge")
+    runs = [step for group in groups(recipe, required_nodes(recipe)) for step in steps(recipe, group)]
+    assert len(runs) == 1 + 9 + 5 + 1 + 1
+
+
+def test_any_choice_of_cells_becomes_rectangles() -> None:
+    recipe = tiny_recipe()
+    cells = [Node(asset, key, shift) for asset in ("oof_predictions", "test_predictions")
+             for key in recipe.model_keys for shift in (-2, 0, 1)]  # fmt: skip
+    for count in range(1, 5):
+        for chosen in itertools.combinations(cells, count):
+            made = [node for step in steps(recipe, chosen) for node in covered(recipe, step)]
+            assert sorted(made) == sorted(chosen)
+
+
+def test_choice_of_models_leaves_out_what_needs_all_of_them() -> None:
+    recipe = tiny_recipe()
+    required = required_nodes(recipe, models=("two",))
+    assert {node.model for node in required} == {None, "two"}
+    assert not {node.asset for node in required} & {"ensemble_weights", "submission", "leaderboard"}
+    assert Node("test_ranking", "two") in required
+
+
+def test_until_takes_the_ancestors_only() -> None:
+    required = required_nodes(tiny_recipe(), until="finetuned_model")
+    assert {node.asset for node in required} == {
+        "pretraining_shards", "segment_shards", "holdout_ratings", "pretrained_model", "finetuned_model",
+    }  # fmt: skip
+
+
+def test_unknown_names_are_told_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="one, two"):
+        required_nodes(tiny_recipe(), models=("three",))
+    with pytest.raises(ConfigError, match="leaderboard"):
+        required_nodes(tiny_recipe(), until="fame")
+    with pytest.raises(ConfigError, match="made from all models"):
+        required_nodes(tiny_recipe(), models=("one",), until="submission")
+
+
+def test_what_is_made_from_something_outdated_is_redone() -> None:
+    recipe = tiny_recipe()
+    group = groups(recipe, required_nodes(recipe))[1]
+    assert [node.asset for node in group] == ["pretrained_model", "finetuned_model"]
+    assert with_dependents(recipe, group, {group[0]}) == set(group)
+    assert with_dependents(recipe, group, {group[1]}) == {group[1]}
+    assert with_dependents(recipe, group, set()) == set()

@@ -1,0 +1,112 @@
+"""The state folder: where it is, what is in it, and that preparing it twice changes nothing."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from orchestration.instance import driver_instance
+from orchestration.settings import Settings
+from orchestration.state import prepare_state, project_root
+from yt8m_assets.errors import ConfigError, StorageError
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DAGSTER_HOME", "YT8M_STATE", "YT8M_STORAGE", "YT8M_RECIPE", "YT8M_EXECUTOR", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, "")  # so that it is restored after prepare_state has set it
+        monkeypatch.delenv(name)
+
+
+def test_everything_is_absolute_and_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = prepare_state(Path("here"))
+    assert state.root == tmp_path / "here"
+    assert os.environ["DAGSTER_HOME"] == str(state.dagster_home)
+    for path in (state.dagster_home, state.mlflow_artifacts, state.artifacts, state.cache):
+        assert path.is_dir()
+        assert path.is_relative_to(state.root)
+    settings = yaml.safe_load((state.dagster_home / "dagster.yaml").read_text())
+    assert settings["telemetry"] == {"enabled": False}
+    assert settings["concurrency"]["pools"]["default_limit"] == 1
+    assert settings["run_monitoring"]["free_slots_after_run_end_seconds"] > 0
+    assert settings["run_monitoring"]["max_runtime_seconds"] > 0
+    assert settings["storage"]["sqlite"]["base_dir"].startswith(str(tmp_path))
+
+
+def test_preparing_again_is_quick_and_writes_nothing(tmp_path: Path) -> None:
+    prepare_state(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    started = time.perf_counter()
+    prepare_state(tmp_path)
+    assert time.perf_counter() - started < 0.2
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_dagster_accepts_the_settings(tmp_path: Path) -> None:
+    state = prepare_state(tmp_path)
+    with dg.DagsterInstance.from_config(str(state.dagster_home)) as instance, driver_instance(state) as driver:
+        assert instance.run_monitoring_enabled
+        assert not instance.telemetry_enabled
+        assert instance.storage_directory().startswith(str(tmp_path))
+        driver.add_run_tags  # noqa: B018 - the same database is open twice
+        assert driver.root_directory == instance.root_directory
+
+
+def test_found_from_the_project_whatever_the_working_folder(tmp_path: Path) -> None:
+    script = "from orchestration.state import project_root; print(project_root())"
+    environment = {**os.environ, "PYTHONPATH": str(project_root())}
+    answer = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert Path(answer.stdout.strip()) == Path(__file__).parents[2]
+
+
+def test_a_servers_dagster_home_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "server"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("YT8M_STATE", str(tmp_path / "state"))
+    state = prepare_state()
+    assert state.dagster_home == home
+    assert os.environ["DAGSTER_HOME"] == str(home)
+    assert (home / "dagster.yaml").read_text() == "telemetry: {enabled: false}\n"
+    with driver_instance(state) as instance:
+        assert Path(instance.root_directory) == home
+
+
+def test_a_state_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        prepare_state(tmp_path / "file" / "state")
+
+
+def test_settings_have_embedded_defaults(tmp_path: Path) -> None:
+    state = prepare_state(tmp_path)
+    settings = Settings.from_environment(state, {})
+    assert settings.recipe == "demo"
+    assert settings.storage_uri == str(state.artifacts)
+    assert settings.tracking_uri == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+    assert str(settings.artifact_location).startswith("file:///")
+    assert settings.executor == "multiprocess"
+
+
+def test_settings_follow_the_environment(tmp_path: Path) -> None:
+    values = {"YT8M_RECIPE": "challenge", "YT8M_STORAGE": "gs://b/f", "YT8M_EXECUTOR": "in_process"}
+    settings = Settings.from_environment(prepare_state(tmp_path), {**values, "MLFLOW_TRACKING_URI": "http://host:1"})
+    assert (settings.recipe, settings.storage_uri, settings.executor) == ("challenge", "gs://b/f", "in_process")
+    assert settings.artifact_location is None
+    assert settings.mlflow_ui_url == "http://host:1"
+    with pytest.raises(ConfigError, match="YT8M_EXECUTOR = 'abacus'"):
+        Settings.from_environment(prepare_state(tmp_path), {"YT8M_EXECUTOR": "abacus"})
+
+
+def test_a_password_in_the_tracking_address_is_not_used_for_links(tmp_path: Path) -> None:
+    settings = Settings.from_environment(prepare_state(tmp_path), {"MLFLOW_TRACKING_URI": "http://u:secret@host:1"})
+    assert "secret" not in settings.mlflow_ui_url

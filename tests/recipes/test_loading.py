@@ -1,0 +1,113 @@
+"""Recipes by name, from Python files and from JSON overlays; hostile files are refused (RELIABILITY F49)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yt8m_assets.errors import ConfigError
+from yt8m_assets.recipes import KNOWN_RECIPES, load_recipe
+from yt8m_assets.recipes.loading import MAX_FILE_SIZE
+
+
+def write(path: Path, **values: Any) -> Path:
+    path.write_text(json.dumps(values))
+    return path
+
+
+@pytest.mark.parametrize("name", KNOWN_RECIPES)
+def test_known_names_load(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+def test_overlay_changes_nested_fields_and_nothing_else(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "mine.json",
+        base="demo",
+        prediction={"top_k": 7, "tta_w0": 2},
+        data={"simulation": {"num_test_videos": 9}, "holdout": {"fraction": 0.5}},
+        models={"bert_l2h12": {"finetuning": {"num_steps": 3}, "shifts": [0, 2], "overrides": {"num_layers": 1}}},
+    )
+    base, recipe = load_recipe("demo"), load_recipe(path)
+    assert recipe.name == "mine"
+    assert recipe.prediction.top_k == 7
+    assert recipe.prediction.tta_w0 == 2.0
+    assert recipe.prediction.batch_size == base.prediction.batch_size
+    assert recipe.data.simulation is not None
+    assert recipe.data.simulation.num_test_videos == 9
+    changed = recipe.model("bert_l2h12")
+    assert changed.finetuning.num_steps == 3
+    assert changed.pretraining == base.model("bert_l2h12").pretraining
+    assert changed.shifts == (0, 2)
+    assert dict(changed.overrides) == {**base.model("bert_l2h12").overrides, "num_layers": 1}
+    assert recipe.model("bert_l3h12") == base.model("bert_l3h12")
+
+
+def test_overlay_may_keep_some_models_and_build_on_another_file(tmp_path: Path) -> None:
+    write(tmp_path / "first.json", base="challenge", models=["bert_l3h12", "bert_l2h12"])
+    second = load_recipe(write(tmp_path / "second.json", base="first.json", seed=5))
+    assert second.model_keys == ("bert_l3h12", "bert_l2h12")
+    assert second.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"prediction": {"topk": 1}}, r"unknown field 'prediction.topk'; known: .*top_k"),
+        ({"colour": 1}, r"unknown field 'colour'; known: .*models"),
+        ({"prediction": {"top_k": "many"}}, r"prediction.top_k = 'many': must be of type int"),
+        ({"prediction": {"top_k": True}}, r"prediction.top_k = True: must be of type int"),
+        ({"prediction": {"edges": "mirror"}}, r"prediction.edges = 'mirror': choose one of 'clamp', 'wrap'"),
+        ({"prediction": 3}, r"prediction = 3: give an object"),
+        ({"prediction": {"top_k": 0}}, r"prediction.top_k = 0"),
+        ({"models": {"nobody": {}}}, r"unknown model 'nobody'.*bert_l2h12"),
+        ({"models": 3}, r"models = 3"),
+        ({"models": {"bert_l2h12": {"shifts": 0}}}, r"models.bert_l2h12.shifts = 0: give a list"),
+        ({"models": {"bert_l2h12": {"shifts": [9]}}}, r"choose distinct shifts"),
+        ({"data": {"feature_sizes": [1]}}, r"data.feature_sizes = \[1\]: give 2 values"),
+        ({"data": {"num_workers": None}}, r"data.num_workers = None"),
+    ],
+)
+def test_wrong_overlay_is_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    path = write(tmp_path / "wrong.json", base="demo", **values)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_recipe(path)
+    assert "wrong.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"base": 3}', "!!python/object/apply:os.system [id]", "[" * 100_000])
+def test_hostile_text_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "hostile.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"hostile\.json"):
+        load_recipe(path)
+
+
+def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.json"
+    path.write_text('{"base": "demo"}' + " " * MAX_FILE_SIZE)
+    with pytest.raises(ConfigError, match="bytes"):
+        load_recipe(path)
+
+
+def test_a_recipe_that_builds_on_itself_ends(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="build on one another"):
+        load_recipe(write(tmp_path / "loop.json", base="loop.json"))
+
+
+@pytest.mark.parametrize("name", ["nobody", "demo.yaml", "missing.json", "missing.py", "nul\0.json"])
+def test_unknown_name_is_told(name: str) -> None:
+    with pytest.raises(ConfigError, match="recipe"):
+        load_recipe(name)
+
+
+def test_python_file_defines_recipe(tmp_path: Path) -> None:
+    good = tmp_path / "good.py"
+    good.write_text("from yt8m_assets.recipes import load_recipe\nRECIPE = load_recipe('demo')\n")
+    assert load_recipe(good) == load_recipe("demo")
+    for name, text in {"none": "x = 1\n", "broken": "1 / 0\n"}.items():
+        path = tmp_path / f"{name}.py"
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=rf"{name}\.py"):
+            load_recipe(path)
