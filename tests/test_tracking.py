@@ -71,7 +71,7 @@ def test_mlflow_run_holds_what_was_logged(tracking: MlflowTracking, mlflow_uri: 
         "recipe": "demo",
         "attempt": "1",
     }.items() <= stored.data.tags.items()
-    assert "code_version" in stored.data.tags
+    assert "package_version" in stored.data.tags
     assert len(client.get_metric_history(run.run_id, "train/loss")) == 2500
     assert stored.inputs.dataset_inputs[0].dataset.name == "train"
     folder = Path(client.download_artifacts(run.run_id, "", str(tmp_path)))

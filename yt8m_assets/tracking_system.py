@@ -36,9 +36,9 @@ def code_tags() -> dict[str, str]:
     """Version of the package, and the commit where it runs from a checkout."""
     tags = {"mlflow.source.name": "yt8m", "mlflow.source.type": "LOCAL"}
     try:
-        tags["code_version"] = importlib.metadata.version("yt8m-assets")
+        tags["package_version"] = importlib.metadata.version("yt8m-assets")
     except importlib.metadata.PackageNotFoundError:
-        tags["code_version"] = "not installed"
+        tags["package_version"] = "not installed"
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)

@@ -1,0 +1,282 @@
+"""Every segment scored by many models at many shifts, in one pass over the videos.
+
+Shapes: N frames of a block of videos, S segments of it, H shifts, R rated classes, F features. A block's frames go to
+the device once, as bytes; normalisation is per frame, so it is done once, and every shift's windows are gathered from
+the same normalised frames for all models.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yt8m_assets.data.features import model_inputs
+from yt8m_assets.data.videos import Videos
+from yt8m_assets.data.windows import SEGMENT_FRAMES, Edges, segment_frame_index
+from yt8m_assets.errors import OutOfMemoryError, Yt8mError
+from yt8m_assets.prediction.ranking import Ranking, Segments
+from yt8m_assets.prediction.topk import StreamingTopK
+from yt8m_assets.progress import Progress
+
+_PREFETCHED_BLOCKS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """How segments are cut and scored (see `PredictionConfig`)."""
+
+    batch_size: int = 512
+    """Windows a forward pass sees."""
+    edges: Edges = "clamp"
+    """What a shifted window shows beyond the video."""
+    max_frames: int = 300
+    """Frames of a video that are used."""
+    top_k: int = 100_000
+    """Segments kept per class."""
+    precision: str = "float32"
+    """Arithmetic of the forward pass."""
+    trim_start: int = 0
+    """Segments at a video's beginning that are ranked last."""
+    trim_end: int = 0
+    """Segments at a video's end that are ranked last."""
+
+
+@dataclass(kw_only=True)
+class CellScores:
+    """What one model makes of all segments at one shift, while the pass runs and after it."""
+
+    shift: int
+    """Seconds by which the window is moved."""
+    best: StreamingTopK
+    """The best segments so far."""
+    lowest: float = float("inf")
+    """Smallest score met."""
+    highest: float = float("-inf")
+    """Largest score met."""
+    error: Exception | None = None
+    """Why this cell could not be finished; the others go on."""
+
+    def update(self, scores: np.ndarray, rows: np.ndarray, last: np.ndarray) -> None:
+        """Take in scores float32 [S, R] of some rows of the segment table; those in `last` (bool [S]) rank last."""
+        if self.error is not None:
+            return
+        self.lowest, self.highest = min(self.lowest, float(scores.min())), max(self.highest, float(scores.max()))
+        if last.any():
+            scores = scores - last[:, None].astype(np.float32)  # below every probability, in their own order
+        try:
+            self.best.update(scores, rows)
+        except Yt8mError as error:
+            self.error = error
+
+    def finish(self) -> Ranking:
+        """The ranking. Raises what stopped this cell."""
+        if self.error is not None:
+            raise self.error
+        return self.best.finish()
+
+
+@dataclass(kw_only=True)
+class ModelCells:
+    """A model, its head cut to the rated classes and in evaluation mode, and its cells."""
+
+    key: str
+    """Partition key of the model."""
+    model: nn.Module
+    """The restricted model, on the device."""
+    cells: list[CellScores]
+    """One per shift."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentIndex:
+    """All segments of some videos: the canonical table and where each video's segments lie in it."""
+
+    segments: Segments
+    """The table."""
+    rows: np.ndarray
+    """int32 [all segments]: row in the table, in the order of the videos."""
+    first: np.ndarray
+    """int64 [V + 1]: a video's segments are rows[first[v] : first[v + 1]]."""
+
+    @classmethod
+    def of(cls, videos: Videos) -> "SegmentIndex":
+        """A segment starts every 5 seconds (SPEC section 10). Raises DataError for a repeated video id."""
+        counts = -(-np.asarray(videos.num_frames, np.int64) // SEGMENT_FRAMES)
+        first = np.concatenate([[0], np.cumsum(counts)])
+        video = np.repeat(np.arange(len(counts)), counts)
+        start = (np.arange(first[-1]) - first[video]) * SEGMENT_FRAMES
+        segments, rows = Segments.sorted(videos.video_ids, video, start)
+        return cls(segments=segments, rows=rows, first=first)
+
+
+@dataclass(kw_only=True)
+class PassStatistics:
+    """What a pass over the data did."""
+
+    num_segments: int = 0
+    """Segments scored."""
+    seconds: float = 0.0
+    """Time of the pass."""
+    num_windows_past_end: dict[int, int] = field(default_factory=dict)
+    """Per shift: windows with at least one row outside the video (zeros)."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some whole videos: frames uint8 [N, F]; index int64 [H, S, 5] into them (N: a zero row)."""
+
+    frames: Tensor
+    index: Tensor
+    num_frames: Tensor
+    rows: np.ndarray
+    last: np.ndarray
+    past_end: np.ndarray
+
+
+def read_blocks(
+    videos: Videos, index: SegmentIndex, shifts: Sequence[int], options: ScoringOptions
+) -> Iterator[_Block]:
+    """Cut the videos, in order, into blocks of about `batch_size` segments; each video is read once."""
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    begin = 0
+    for number in range(len(videos)):
+        frames = videos.read(number)
+        cut = [segment_frame_index(len(frames), shift, options.edges, options.max_frames) for shift in shifts]
+        counts = cut[0][2]
+        place = np.arange(len(counts))
+        last = (place < options.trim_start) | (place >= len(counts) - options.trim_end)
+        parts.append((frames, np.stack([rows for rows, _, _ in cut]), counts, last))
+        if index.first[number + 1] - index.first[begin] >= options.batch_size or number + 1 == len(videos):
+            if index.first[number + 1] > index.first[begin]:
+                yield _join(parts, index.rows[index.first[begin] : index.first[number + 1]])
+            parts, begin = [], number + 1
+
+
+def _join(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], rows: np.ndarray) -> _Block:
+    frames = np.concatenate([part[0] for part in parts])
+    offsets = np.cumsum([0, *(len(part[0]) for part in parts)])
+    shifted = [
+        np.where(part[1] < 0, len(frames), part[1] + offset) for part, offset in zip(parts, offsets, strict=False)
+    ]
+    index = np.concatenate(shifted, axis=1)
+    return _Block(
+        frames=torch.from_numpy(frames),
+        index=torch.from_numpy(index),
+        num_frames=torch.from_numpy(np.concatenate([part[2] for part in parts])),
+        rows=rows,
+        last=np.concatenate([part[3] for part in parts]),
+        past_end=(index == len(frames)).any(axis=2).sum(axis=1),
+    )
+
+
+def score_videos(
+    videos: Videos,
+    index: SegmentIndex,
+    members: Sequence[ModelCells],
+    options: ScoringOptions,
+    *,
+    device: torch.device,
+    progress: Progress,
+) -> PassStatistics:
+    """Fill the cells of all members in one pass. A cell that fails keeps its error; the others are not affected."""
+    shifts = sorted({cell.shift for member in members for cell in member.cells})
+    statistics = PassStatistics(num_windows_past_end=dict.fromkeys(shifts, 0))
+    num_cells = sum(len(member.cells) for member in members)
+    started = time.monotonic()
+    waiting: list[tuple[list[CellScores], Tensor, _Block]] = []
+    blocks = read_blocks(videos, index, shifts, options)
+    title = f"scoring {len(members)} models, {num_cells} cells"
+    with progress.task(title, int(index.first[-1]), "segments") as task, torch.inference_mode():
+        for block in _prefetch(blocks) if device.type == "cuda" else blocks:
+            found = [(live, scores, block) for live, scores in _score_block(block, shifts, members, options, device)]
+            _take(waiting)  # the device works on this block while the last one's scores are ranked
+            waiting = found
+            for shift, count in zip(shifts, block.past_end.tolist(), strict=True):
+                statistics.num_windows_past_end[shift] += count
+            task.advance(len(block.rows))
+        _take(waiting)
+    statistics.num_segments, statistics.seconds = int(index.first[-1]), time.monotonic() - started
+    return statistics
+
+
+def _score_block(
+    block: _Block, shifts: list[int], members: Sequence[ModelCells], options: ScoringOptions, device: torch.device
+) -> Iterator[tuple[list[CellScores], Tensor]]:
+    """Per member: its cells that are still alive and their probabilities [H, S, R], on the device."""
+    frames = block.frames.to(device, non_blocking=True)
+    features = model_inputs(frames[None], torch.ones((1, len(frames)), dtype=torch.bool, device=device))[0]
+    features = torch.cat([features, features.new_zeros((1, features.shape[1]))])
+    windows = features[block.index.to(device)]  # [H, S, 5, F]
+    num_frames = block.num_frames.to(device)
+    for member in members:
+        live = [cell for cell in member.cells if cell.error is None]
+        if not live:
+            continue
+        chosen = [shifts.index(cell.shift) for cell in live]
+        inputs = (windows if len(chosen) == len(shifts) else windows[chosen]).flatten(0, 1)
+        try:
+            scores = _forward(member.model, inputs, num_frames.repeat(len(live)), options)
+        except Exception as error:  # noqa: BLE001 - kept for this member's cells, raised when they are finished
+            for cell in live:
+                cell.error = _explain(error, member.key)
+            continue
+        yield live, scores.unflatten(0, (len(live), -1))
+
+
+def _forward(model: nn.Module, inputs: Tensor, num_frames: Tensor, options: ScoringOptions) -> Tensor:
+    """Probabilities float32 of windows, in passes of nearly equal size."""
+    num_chunks = -(-len(inputs) // options.batch_size)
+    with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=options.precision == "bfloat16"):
+        pairs = zip(inputs.chunk(num_chunks), num_frames.chunk(num_chunks), strict=True)
+        return torch.cat([model(part, counts).probabilities.float() for part, counts in pairs])
+
+
+def _explain(error: Exception, key: str) -> Exception:
+    if isinstance(error, torch.OutOfMemoryError):
+        return OutOfMemoryError(f"{key}: the device ran out of memory ({error}); lower prediction.batch_size")
+    return error
+
+
+def _take(waiting: list[tuple[list[CellScores], Tensor, _Block]]) -> None:
+    for cells, scores, block in waiting:
+        for cell, own in zip(cells, scores.cpu().numpy(), strict=True):
+            cell.update(own, block.rows, block.last)
+
+
+def _prefetch(blocks: Iterator[_Block]) -> Iterator[_Block]:
+    """Read ahead in a thread while the device computes."""
+    ready: queue.Queue[Any] = queue.Queue(_PREFETCHED_BLOCKS)
+    stop = threading.Event()
+
+    def put(item: Any) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+        return None
+
+    def read() -> None:
+        try:
+            for block in blocks:
+                put(block)
+                if stop.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
+            put(error)
+
+    threading.Thread(target=read, name="blocks", daemon=True).start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
