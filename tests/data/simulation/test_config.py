@@ -13,7 +13,7 @@ from yt8m_assets.errors import ConfigError
         {"num_groups": 7},
         {"min_seconds": 4},
         {"max_seconds": 301},
-        {"min_interval_seconds": 30},
+        {"min_interval_seconds": 31},
         {"num_test_shards": 151},
         {"num_train_shards": 0},
         {"flip_probability": 1.5},

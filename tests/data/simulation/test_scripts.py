@@ -60,7 +60,7 @@ def test_intervals_keep_their_lengths_and_gaps_and_touch_the_video(scripts):
         for activity in script.activities:
             assert 1 <= len(activity.intervals) <= 3
             for start, end, gain in activity.intervals:
-                assert 6 <= end - start <= 24
+                assert 8 <= end - start <= 30
                 assert start < script.num_seconds
                 assert end > 0
                 assert gain in CONFIG.gains
