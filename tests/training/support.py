@@ -43,7 +43,7 @@ BERT = ModelRecipe(
 
 
 def write_shards(folder: Path, num_videos: int = 36, num_shards: int = 6) -> None:
-    """Frame-level shards `train*.tfrecord` with labels and `validate*.tfrecord` with ratings; the classes can be learnt."""
+    """Shards `train*.tfrecord` with video labels and `validate*.tfrecord` with ratings, from which one can learn."""
     rng = np.random.default_rng(5)
     size = sum(FEATURE_SIZES)
     looks = rng.normal(0, 45, (NUM_CLASSES, size))

@@ -1,24 +1,16 @@
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.training.support import BERT, MIX, make_recipe, prepare_store, write_shards
+from tests.training.support import BERT, MIX, make_recipe, prepare_store
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.artifacts import load_model
 from yt8m_assets.training.stages import finetune, pretrain
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shards")
-    write_shards(folder)
-    return folder
 
 
 def train(stage: Callable[..., StageResult], recipe: Recipe, store: ArtifactStore, key: str, **options) -> StageResult:
@@ -33,7 +25,6 @@ def test_a_model_is_pretrained_and_finetuned(tmp_path: Path, shards: Path, model
     tracking = MemoryTracking()
     first = train(pretrain, recipe, store, model.key, tracking=tracking)
     second = train(finetune, recipe, store, model.key, tracking=tracking)
-    print(first.manifest.metadata, second.manifest.metadata)
     assert set(first.manifest.files) >= {"weights.safetensors", "model.json", "optimizer.safetensors", "training.json"}
     assert second.manifest.metadata["map"] > 0.5
     loaded = load_model(store, second.manifest)

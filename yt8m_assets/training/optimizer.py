@@ -18,58 +18,69 @@ class Optimizer:
     """Adam in TensorFlow's form: `theta -= lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + epsilon)`.
 
     torch adds its epsilon to the root of the corrected moment, which is the same with epsilon / sqrt(1 - b2^t); so
-    torch's fused kernel does the work. `adamw` decays matrices, not biases, norms and vectors.
+    torch's fused kernel does the work, one pass over each parameter. `adamw` decays matrices, not biases, norms and
+    vectors. (torch.optim would do the same, and would import torch's compiler, which takes seconds.)
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> None:
         self.parameters = {name: value for name, value in parameters.items() if value.requires_grad}
         self.num_steps = 0
-        decay = config.weight_decay if config.optimizer == "adamw" else 0.0
-        groups = [
-            {"params": [p for p in self.parameters.values() if p.ndim >= 2], "weight_decay": decay},
-            {"params": [p for p in self.parameters.values() if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.adam = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=config.learning_rate, betas=BETAS, fused=True
-        )
+        self.weight_decay = config.weight_decay if config.optimizer == "adamw" else 0.0
+        self.first = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.second = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
 
+    @torch.no_grad()
     def step(self, learning_rate: float, blocked: Tensor | None = None) -> None:
         """Apply the gradients, unless the scalar tensor `blocked` is 1 (decided on the device, without a sync)."""
         self.num_steps += 1
-        for group in self.adam.param_groups:
-            group["lr"] = learning_rate
-            group["eps"] = EPSILON / math.sqrt(1 - BETAS[1] ** self.num_steps)
-        self.adam.found_inf = blocked  # type: ignore[attr-defined]
-        self.adam.step()
+        epsilon = EPSILON / math.sqrt(1 - BETAS[1] ** self.num_steps)
+        for decays in (True, False):
+            names = [name for name, p in self.parameters.items() if p.grad is not None and (p.ndim >= 2) is decays]
+            if not names:
+                continue
+            parameters = [self.parameters[name] for name in names]
+            steps = torch.full((), float(self.num_steps), device=parameters[0].device)
+            torch.ops.aten._fused_adamw_(
+                parameters,
+                [p.grad for p in parameters],
+                [self.first[name] for name in names],
+                [self.second[name] for name in names],
+                [],
+                [steps] * len(names),
+                lr=learning_rate,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                weight_decay=self.weight_decay if decays else 0.0,
+                eps=epsilon,
+                amsgrad=False,
+                maximize=False,
+                found_inf=blocked,
+            )
 
     def zero_gradients(self) -> None:
         """Forget the gradients."""
-        self.adam.zero_grad(set_to_none=True)
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Moments by parameter: `m/<name>` and `v/<name>`; zeros before the first step."""
-        tensors = {}
-        for name, parameter in self.parameters.items():
-            state = self.adam.state.get(parameter) or {}
-            tensors[f"m/{name}"] = state.get("exp_avg", torch.zeros_like(parameter))
-            tensors[f"v/{name}"] = state.get("exp_avg_sq", torch.zeros_like(parameter))
-        return tensors
+        """Moments by parameter: `m/<name>` and `v/<name>`."""
+        return {f"{slot}/{name}": moments[name] for slot, moments in self._slots() for name in moments}
 
+    def _slots(self) -> tuple[tuple[str, dict[str, Tensor]], ...]:
+        return ("m", self.first), ("v", self.second)
+
+    @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor], num_steps: int) -> None:
         """Restore what `state_tensors` gave. Raises CheckpointMismatchError naming what is missing or mis-shaped."""
-        for name, parameter in self.parameters.items():
-            for slot in ("m", "v"):
+        for slot, moments in self._slots():
+            for name, own in moments.items():
                 found = tensors.get(f"{slot}/{name}")
-                if found is None or found.shape != parameter.shape:
+                if found is None or found.shape != own.shape:
                     shape = "nothing" if found is None else list(found.shape)
                     raise CheckpointMismatchError(
-                        f"optimizer slot {slot}/{name}: expected {list(parameter.shape)}, found {shape}"
+                        f"optimizer slot {slot}/{name}: expected {list(own.shape)}, found {shape}"
                     )
-            self.adam.state[parameter] = {
-                "step": torch.tensor(float(num_steps), device=parameter.device),
-                "exp_avg": tensors[f"m/{name}"].to(parameter.device, copy=True),
-                "exp_avg_sq": tensors[f"v/{name}"].to(parameter.device, copy=True),
-            }
+                own.copy_(found)
         self.num_steps = num_steps
 
 

@@ -22,11 +22,12 @@ def plot_curves(path: Path, summary: Mapping[str, Any], title: str) -> None:
     from matplotlib.figure import Figure
 
     evaluations = summary["evaluations"]
-    figure = Figure(figsize=(10 if evaluations else 5.5, 3.6), layout="constrained")
+    figure = Figure(figsize=(10 if evaluations else 5.5, 3.6))
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if evaluations else 1, squeeze=False)[0]
     steps = [point["step"] for point in summary["history"]]
     panels[0].plot(steps, [point["loss"] for point in summary["history"]], color="tab:blue", label="loss")
+    figure.subplots_adjust(left=0.08, right=0.97 if evaluations else 0.86, bottom=0.14, wspace=0.42)
     panels[0].set(xlabel="step", ylabel="training loss", title=title)
     rates = panels[0].twinx()
     rates.plot(steps, [point["learning_rate"] for point in summary["history"]], color="tab:gray", linestyle=":")

@@ -1,0 +1,105 @@
+"""Training in child processes that are killed: what runs in them, and how to start and await them."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tests.training.support import MIX, make_recipe, open_store
+from yt8m_assets.errors import PartitionBusyError
+from yt8m_assets.progress import NullProgress
+from yt8m_assets.recipes.schema import ModelRecipe
+from yt8m_assets.tracking import NullRun
+from yt8m_assets.training.config import TrainingConfig
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["tests.training.workers", "yt8m_assets.training.stages", "matplotlib.figure", "matplotlib.backends.backend_agg"]
+)
+
+
+@dataclass
+class FileRun(NullRun):
+    """A tracked run that appends every loss to a file, and may end the process at a step."""
+
+    path: Path
+    run_id: str = "file-run"
+    end_step: int | None = None
+    end_signal: int = signal.SIGKILL
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        if step == self.end_step and "train/loss" in metrics:
+            os.kill(os.getpid(), self.end_signal)
+
+
+@dataclass
+class FileTracking:
+    """Opens `FileRun`s."""
+
+    path: Path
+    end_step: int | None = None
+    end_signal: int = signal.SIGKILL
+
+    @contextmanager
+    def run(self, name: str, *, resume_id: str | None = None, **details: Any) -> Iterator[FileRun]:
+        yield FileRun(self.path, end_step=self.end_step, end_signal=self.end_signal)
+
+
+def read_losses(path: Path) -> dict[int, float]:
+    """Loss by step; a step that was repeated after an interruption must have repeated its loss."""
+    losses: dict[int, float] = {}
+    for line in path.read_text().splitlines():
+        entry = json.loads(line)
+        if "train/loss" in entry:
+            assert losses.setdefault(entry["step"], entry["train/loss"]) == entry["train/loss"], entry
+    return losses
+
+
+def train_stage(folder: Path, shards: Path, model: ModelRecipe, stage: str, tracking: FileTracking) -> None:
+    """Run one stage to its end, or to a signal; SIGTERM ends with the exit code of a preemption."""
+    import torch
+
+    from yt8m_assets.training import stages
+    from yt8m_assets.training.interruption import TrainingPreempted
+
+    torch.set_num_threads(1)
+    recipe = make_recipe(shards, model)
+    run = {"pretrain": stages.pretrain, "finetune": stages.finetune}[stage]
+    for _ in range(100):
+        try:
+            run(recipe, open_store(folder), model.key, tracking=tracking, progress=NullProgress(), run_tags={})
+            return
+        except PartitionBusyError:
+            time.sleep(0.05)  # the kernel has not yet released the lock of the process killed before
+        except TrainingPreempted as preempted:
+            raise SystemExit(preempted.exit_code) from preempted
+
+
+def train_stage_of(
+    folder: Path, shards: Path, pretraining: TrainingConfig, finetuning: TrainingConfig, stage: str, tracking: Any
+) -> None:
+    """`train_stage` of the tiny Mix model, with arguments that can be sent to a process."""
+    train_stage(folder, shards, replace(MIX, pretraining=pretraining, finetuning=finetuning), stage, tracking)
+
+
+def start(folder: Path, shards: Path, model: ModelRecipe, stage: str, tracking: FileTracking) -> Any:
+    """Start `train_stage` in a child process; `model` is MIX with other training configurations."""
+    arguments = (folder, shards, model.pretraining, model.finetuning, stage, tracking)
+    process = CONTEXT.Process(target=train_stage_of, args=arguments)
+    process.start()
+    return process
+
+
+def finish(process: Any, seconds: float = 120) -> int:
+    """Wait for a child; its exit code, negative for a signal."""
+    process.join(seconds)
+    assert process.exitcode is not None, "the child did not end"
+    return process.exitcode
