@@ -43,9 +43,7 @@ def executor_for(name: str) -> dg.ExecutorDefinition:
         return multiprocess_executor
     if name == "k8s":
         _require("dagster_k8s", "k8s")
-        from dagster_k8s import k8s_job_executor
-
-        return k8s_job_executor
+        return _k8s_executor()
     if name == "vertex":
         _require("google.cloud.aiplatform_v1", "vertex")
         return vertex_executor
@@ -80,6 +78,29 @@ multiprocess_executor = dg.ExecutorDefinition(
     executor_creation_fn=_multiprocess,
     description="A process for each step; as many at once, and threads for each, as the CPUs allow.",
 )
+
+
+def _k8s_executor() -> dg.ExecutorDefinition:
+    from dagster_k8s import k8s_job_executor
+
+    def create_owned(init_context: dg.InitExecutorContext) -> Any:
+        create = k8s_job_executor.executor_creation_fn
+        if create is None:
+            raise ConfigError(
+                "dagster_k8s.k8s_job_executor cannot be created: install the pinned version of dagster-k8s"
+            )
+        # Where runs may be resumed, Dagster does not pass a cancellation on to the steps' pods: a GPU pod would go on
+        # to its end. As property of the run's pod they are taken away with it.
+        config = {**init_context.executor_config, "enable_owner_references": True}
+        return create(init_context._replace(executor_config=config))
+
+    return dg.ExecutorDefinition(
+        name="k8s",
+        config_schema=k8s_job_executor.config_schema.as_field(),
+        requirements=dg.multiple_process_executor_requirements(),
+        executor_creation_fn=create_owned,
+        description="A Kubernetes pod for each step, with the resources of its asset; gone when the run's pod is.",
+    )
 
 
 def _vertex(init_context: dg.InitExecutorContext) -> Any:

@@ -72,8 +72,13 @@ class Deployment:
             assert error is None, error.to_string()
 
     def messages(self, run_id: str) -> str:
-        """Every message of a run's log."""
-        return "\n".join(entry.user_message or entry.message for entry in self.instance.all_logs(run_id))
+        """Every message of a run's log, errors included."""
+        lines = []
+        for entry in self.instance.all_logs(run_id):
+            lines.append(entry.user_message or entry.message)
+            error = getattr(entry.dagster_event and entry.dagster_event.event_specific_data, "error", None)
+            lines.append(error.to_string() if error else "")
+        return "\n".join(lines)
 
 
 @contextmanager

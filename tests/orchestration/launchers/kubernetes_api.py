@@ -21,7 +21,7 @@ _NAME = r"/(?P<name>[a-z0-9.-]+)"
 
 def schema_errors(manifest: dict[str, Any]) -> list[str]:
     """What the published schema of batch/v1 Job objects to, with the path of each."""
-    validator = jsonschema.Draft7Validator(json.loads(SCHEMA_PATH.read_text()))
+    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text()))
     return [f"{'/'.join(map(str, error.absolute_path))}: {error.message}" for error in validator.iter_errors(manifest)]
 
 
@@ -39,7 +39,6 @@ class KubernetesApi(JsonServer):
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
         self.containers: dict[str, Container] = {}
-        self.lost: set[str] = set()
         jobs, pods = rf"/apis/batch/v1{_NAMESPACE}/jobs", rf"/api/v1{_NAMESPACE}/pods"
         self.route("POST", jobs, self._create_job)
         self.route("GET", jobs, lambda _m, query, _b: self._list("JobList", self.jobs, query))
@@ -59,8 +58,16 @@ class KubernetesApi(JsonServer):
     def lose_pod(self, job_name: str) -> None:
         """The node of a job's pod is gone: no signal was seen, and the pod has vanished."""
         self.containers[job_name].kill()
-        self.lost.add(job_name)
-        self.pods.pop(job_name)
+        self._collect(self.pods.pop(job_name))
+
+    def _collect(self, owner: dict[str, Any]) -> None:
+        """What the garbage collector does for a pod that is gone: the jobs it owns go, and their pods."""
+        for name, job in list(self.jobs.items()):
+            owners = [item["uid"] for item in job["metadata"].get("ownerReferences", [])]
+            if owner["metadata"]["uid"] in owners:
+                self.jobs.pop(name)
+                self.pods.pop(name, None)
+                self.containers[name].stop()
 
     def kubeconfig(self) -> Path:
         """A kubeconfig file that leads here."""
@@ -84,6 +91,8 @@ class KubernetesApi(JsonServer):
         name = manifest["metadata"]["name"]
         if errors:
             return 422, {"kind": "Status", "status": "Failure", "reason": "Invalid", "message": "; ".join(errors)}
+        if name in self.containers and self.containers[name].exit_code is None:
+            self.containers[name].kill()
         if name in self.jobs:
             return 409, {"kind": "Status", "status": "Failure", "reason": "AlreadyExists"}
         metadata = manifest["metadata"] | {"namespace": match["namespace"], "uid": f"uid-{name}"}
@@ -150,4 +159,5 @@ class KubernetesApi(JsonServer):
             return 404, {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
         pod = self._with_status(self.pods.pop(match["name"]))
         self.containers[match["name"]].stop()
+        self._collect(pod)
         return 200, pod

@@ -24,7 +24,7 @@ class Counting(dg.Config):
     fail: bool = False
 
 
-@dg.asset
+@dg.asset(retry_policy=dg.RetryPolicy(max_retries=1))
 def counted(context: dg.AssetExecutionContext, config: Counting) -> dg.MaterializeResult:
     """Counts to a target, writing each number before the next; continues from the last one written."""
     checkpoint = Path(config.folder) / "checkpoint.txt"
