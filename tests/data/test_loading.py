@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+from collections import Counter
 
 import pytest
 
@@ -23,19 +24,32 @@ def uris(tmp_path_factory):
     return write_split(tmp_path_factory.mktemp("split"), [7, 1, 5])
 
 
-@pytest.mark.parametrize(
-    "num_workers", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
-)
-def test_any_number_of_workers_gives_the_same_batches(uris, num_workers):
-    inline = dataset(uris)
-    expected = take(inline, 9)
-    stream = dataset(uris, num_workers=num_workers)
-    first = take(stream, 4)
-    state = stream.state_dict()
-    assert state["position"] == 16
-    restored = dataset(uris, num_workers=num_workers)
-    restored.load_state_dict(state)
-    assert all(same_batch(*pair) for pair in zip(first + take(restored, 5), expected, strict=True))
+def test_two_workers_continue_as_the_loop_would(uris):
+    expected = take(dataset(uris), 9)
+    stream = dataset(uris, num_workers=2)
+    stream.load_state_dict(dataset(uris).state_dict() | {"position": 16})
+    assert all(same_batch(*pair) for pair in zip(take(stream, 5), expected[4:], strict=True))
+    assert stream.position == 36
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_workers_and_ranks_give_each_record_once_an_epoch(uris, num_workers, num_ranks):
+    ids = []
+    for rank in range(num_ranks):
+        options = {"rank": rank, "num_ranks": num_ranks, "batch_size": 13 // num_ranks}
+        stream, inline = dataset(uris, num_workers=num_workers, **options), dataset(uris, **options)
+        first = take(stream, num_ranks)
+        state = stream.state_dict()
+        restored = dataset(uris, num_workers=num_workers, **options)
+        restored.load_state_dict(state)
+        batches = first + take(restored, 3)
+        assert all(same_batch(*pair) for pair in zip(batches, take(inline, num_ranks + 3), strict=True))
+        ids.append([batch.video_ids for batch in batches])
+    stream_ids = [name for group in zip(*ids, strict=True) for part in group for name in part]
+    assert sorted(Counter(stream_ids[:13]).values()) == [1] * 13
 
 
 def test_the_thread_gives_the_same_batches_and_raises_errors(uris, tmp_path, monkeypatch):

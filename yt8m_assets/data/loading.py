@@ -123,7 +123,7 @@ def _from_workers(stream: "BatchStream") -> Iterator["Batch"]:
     while True:
         try:
             item = next(iterator)
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:  # the worker's own errors come as items
             raise WorkerCrashError(
                 f"a data-loading worker died or hung ({error}); run again, lower data.num_workers if memory is short"
             ) from error

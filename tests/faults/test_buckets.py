@@ -1,0 +1,162 @@
+"""Rows F35-F39: a bucket that throttles, refuses, hangs, lies or breaks off."""
+
+import logging
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.data.factory import SIZES, encode, make_video
+from tests.data.fake_store import FakeStore
+from yt8m_assets.data import cache, read_shard, remote
+from yt8m_assets.data.framing import frame_record
+from yt8m_assets.data.retry import RetryPolicy
+from yt8m_assets.data.shards import expand_patterns
+from yt8m_assets.errors import CorruptShardError, MissingDataError, StorageError, TransientError
+
+QUICK = RetryPolicy(request_seconds=0.5, deadline_seconds=2.5, first_delay_seconds=0.05, max_delay_seconds=0.2)
+SHARD = frame_record(encode(make_video("aaaa", 3, [1]))) + frame_record(encode(make_video("bbbb", 2)))
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    """A misbehaving store, with short patience and a cache of its own."""
+    fake = FakeStore()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake.url)
+    policy = remote.set_retry_policy(QUICK)
+    before = cache.set_default_cache(cache.ShardCache(path=tmp_path / "cache"))
+    yield fake
+    remote.set_retry_policy(policy)
+    cache.set_default_cache(before)
+    fake.close()
+
+
+def media(method: str, path: str) -> bool:
+    """Only requests for an object's bytes."""
+    return method == "GET" and "alt=media" in path
+
+
+def ids(uri: str) -> list[str]:
+    return [video.video_id for video in read_shard(uri, feature_sizes=SIZES)]
+
+
+def cached(tmp_path: Path) -> list[str]:
+    return [entry.name for entry in (tmp_path / "cache").iterdir() if not entry.name.startswith(".lock")]
+
+
+@pytest.mark.parametrize("fault", [429, 503, 500, 502, 504, 408, "reset", "truncate"])
+def test_f35_a_passing_fault_is_retried(store, fault, caplog):
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    store.only = media if fault == "truncate" else store.only
+    store.faults = [fault, fault, fault]
+    with caplog.at_level(logging.WARNING, "yt8m_assets"):
+        assert ids(uri) == ["aaaa", "bbbb"]
+    assert not store.faults
+    assert "attempt 2 follows" in caplog.text
+    assert "SECRET-TOKEN" not in caplog.text
+
+
+def test_f35_a_lasting_fault_ends_at_the_deadline(store):
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    store.always = 503
+    started = time.monotonic()
+    with pytest.raises(
+        TransientError, match=r"gs://bucket/a/s\.tfrecord: the store answered 503; gave up after \d+ att"
+    ):
+        ids(uri)
+    assert 1.5 < time.monotonic() - started < 8.0
+    assert len(store.requests) > 10
+
+
+def test_f35_pauses_grow_and_are_spread():
+    policy = RetryPolicy(first_delay_seconds=1, max_delay_seconds=8)
+    for attempt, bound in enumerate([1, 2, 4, 8, 8]):
+        pauses = [policy.delay(attempt) for _ in range(200)]
+        assert bound / 2 <= min(pauses) < 0.6 * bound
+        assert 0.9 * bound < max(pauses) <= bound
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_f36_a_refusal_is_not_retried_and_names_bucket_and_permission(store, status):
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    store.always = status
+    with pytest.raises(
+        StorageError, match=rf"access denied \({status}\).*storage\.objects\.get on bucket 'bucket'"
+    ) as caught:
+        ids(uri)
+    assert "SECRET" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert len(store.requests) <= 3  # an object is looked for by name, then as a folder
+    with pytest.raises(StorageError, match=r"storage\.objects\.list"):
+        expand_patterns("gs://bucket/a/*.tfrecord")
+
+
+def test_f36_a_missing_object_is_not_retried(store):
+    store.put("bucket/a/s.tfrecord", SHARD)
+    with pytest.raises(MissingDataError, match=r"gs://bucket/a/none\.tfrecord: no such object"):
+        ids("gs://bucket/a/none.tfrecord")
+    assert len(store.requests) <= 3
+    with pytest.raises(MissingDataError, match=r"gs://bucket/a/x\*: matches no shard; gs://bucket/a holds s\.tfrecord"):
+        expand_patterns("gs://bucket/a/x*")
+
+
+def test_f37_a_hang_ends_and_is_retried(store):
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    store.faults = ["hang", None, "hang"]
+    started = time.monotonic()
+    assert ids(uri) == ["aaaa", "bbbb"]
+    assert 0.45 < time.monotonic() - started < 4.0
+    assert not store.faults
+
+
+@pytest.mark.parametrize("fault", ["corrupt", "short"])
+def test_f38_wrong_bytes_are_fetched_once_more(store, fault, tmp_path):
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    store.only = media
+    store.faults = [fault]
+    assert ids(uri) == ["aaaa", "bbbb"]
+    assert sum(media(method, path + "?alt=media") for method, path in store.requests if "/download/" in path) >= 2
+    assert len(cached(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("fault", ["corrupt", "short"])
+def test_f38_lastingly_wrong_bytes_are_an_error_and_leave_no_copy(store, fault, tmp_path):
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    store.only, store.always = media, fault
+    with pytest.raises(CorruptShardError, match=r"gs://bucket/a/s\.tfrecord.*twice"):
+        ids(uri)
+    assert cached(tmp_path) == []
+    files, path = remote.open_filesystem(uri)
+    with pytest.raises(CorruptShardError, match="twice"):
+        files.cat_file(path)
+
+
+def test_f38_a_record_damaged_before_its_upload_is_still_found(store):
+    damaged = bytearray(SHARD)
+    damaged[40] ^= 1
+    uri = store.put("bucket/a/s.tfrecord", bytes(damaged))
+    with pytest.raises(CorruptShardError, match="record 0 at byte 0: the checksum of the record's data is wrong"):
+        ids(uri)
+
+
+def test_f39_an_interrupted_upload_is_invisible_and_a_retry_succeeds(store, tmp_path):
+    local = tmp_path / "weights"
+    local.write_bytes(bytes(range(256)) * 40)
+    store.only = lambda method, path: method == "POST"
+    store.faults = ["reset", 503]
+    files, _ = remote.open_filesystem("gs://bucket/root")
+    files.put_file(local, "bucket/root/weights")
+    assert store.objects == {"bucket/root/weights": local.read_bytes()}
+    store.always = "reset"
+    with pytest.raises(TransientError):
+        files.put_file(local, "bucket/root/other")
+    assert not files.exists("bucket/root/other")
+
+
+def test_f39_an_upload_whose_answer_was_lost_counts_as_done(store):
+    files, _ = remote.open_filesystem("gs://bucket/root")
+    store.put("bucket/root/manifest.json", b"mine")
+    files.pipe_file("bucket/root/manifest.json", b"mine", mode="create")
+    with pytest.raises(FileExistsError):
+        files.pipe_file("bucket/root/manifest.json", b"theirs", mode="create")
+    assert store.objects["bucket/root/manifest.json"] == b"mine"
