@@ -14,7 +14,7 @@ from yt8m_assets.storage import ArtifactStore, Manifest, StageResult
 from yt8m_assets.tracking import Tracking
 
 if TYPE_CHECKING:
-    from yt8m_assets.prediction.ranking import Ranking
+    from yt8m_assets.prediction.ranking import RankingSource
     from yt8m_assets.prediction.scoring import CellScores, ModelCells, PassStatistics
 
 logger = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ def publish_ranking(
     return StageResult(publication.manifest)
 
 
-def holdout_map(recipe: Recipe, store: ArtifactStore, ranking: "Ranking") -> float | None:
+def holdout_map(recipe: Recipe, store: ArtifactStore, ranking: "RankingSource") -> float | None:
     """MAP@K of an out-of-fold ranking against the hold-out ratings; None while they are not materialised."""
     from yt8m_assets.data.stages import RATINGS_FILE
     from yt8m_assets.evaluation import Ratings, ranking_map
@@ -266,25 +266,31 @@ def rank_model(
     if manifest is not None and manifest.fingerprint == inputs.fingerprint:
         return StageResult(manifest, reused=True)
     require_same_parents(inputs.manifests)
-    from yt8m_assets.ensemble.fusion import fuse
-    from yt8m_assets.prediction.ranking import RankingReader, write_ranking
+    from yt8m_assets.ensemble.fusion import fuse_into, unified_segments, union_of_classes
+    from yt8m_assets.prediction.ranking import RankingReader, RankingWriter
 
     shifts = sorted(recipe.model(model_key).shifts)
-    rankings = [RankingReader(store.fetch(inputs.parent(f"{split}_predictions", model_key, shift))) for shift in shifts]
+    parents = [inputs.parent(f"{split}_predictions", model_key, shift) for shift in shifts]
     settings = recipe.prediction
-    progress.log(f"{node.key}: fusing the shifts {', '.join(f'{shift:+d}' for shift in shifts)}")
-    fused = fuse(rankings, [1.0] * len(rankings), settings.tta_w0, settings.top_k)
-    metadata: dict[str, Any] = {"shifts": shifts, "tta_w0": settings.tta_w0, "num_ranked": len(fused.segment)}
-    if split == "oof":
-        metadata |= _tta_gain(recipe, store, inputs, model_key, fused)
-    return publish_ranking(store, inputs, lambda folder: write_ranking(fused, folder), metadata)
+    with store.publish(node.key, **inputs.publish_arguments()) as publication:
+        readers = [RankingReader(store.fetch(parent)) for parent in parents]
+        writer = RankingWriter(publication.path, union_of_classes(readers), unified_segments(readers)[0])
+        progress.log(f"{node.key}: fusing the shifts {', '.join(f'{shift:+d}' for shift in shifts)}")
+        with writer:
+            fuse_into(writer, readers, [1.0] * len(readers), settings.tta_w0, settings.top_k)
+        publication.metadata.update(shifts=shifts, tta_w0=settings.tta_w0, num_classes=len(readers[0].class_ids))
+        if split == "oof":
+            publication.metadata.update(_tta_gain(recipe, store, inputs, RankingReader(publication.path)))
+    assert publication.manifest is not None, "leaving the block publishes"
+    return StageResult(publication.manifest)
 
 
-def _tta_gain(recipe: Recipe, store: ArtifactStore, inputs: Inputs, model_key: str, fused: "Ranking") -> dict[str, Any]:
+def _tta_gain(recipe: Recipe, store: ArtifactStore, inputs: Inputs, fused: "RankingSource") -> dict[str, Any]:
     """MAP with and without shifts (the cell of shift 0, else of the smallest shift)."""
     quality = holdout_map(recipe, store, fused)
     if quality is None:
         return {}
+    model_key = str(inputs.node.model)
     plain_shift = min(recipe.model(model_key).shifts, key=abs)
     plain = inputs.parent("oof_predictions", model_key, plain_shift).metadata.get("map_at_100000")
     gain = {} if plain is None else {"map_without_tta": plain, "gain_of_tta": quality - plain}

@@ -1,0 +1,72 @@
+"""A store with the tiny recipe's data and untrained models: what the stages after training start from."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tiny_recipe
+from yt8m_assets.data.stages import make_holdout_ratings, make_shards
+from yt8m_assets.lineage import Node
+from yt8m_assets.progress import NullProgress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore, Manifest
+from yt8m_assets.tracking import NullTracking
+
+QUIET = NullProgress()
+
+
+def publish_untrained(recipe: Recipe, store: ArtifactStore, key: str, seed: int) -> Manifest:
+    """A fine-tuned model with random weights."""
+    from yt8m_assets.training.artifacts import ModelSpec, write_model
+
+    spec = ModelSpec.of(recipe, key)
+    model = spec.build(seed)
+    node = Node("finetuned_model", key)
+    with store.publish(node.key, fingerprint=f"untrained {seed}") as publication:
+        write_model(publication.path, spec, dict(model.state_dict()), {"steps": 0, "best": None})
+        parameters = sum(value.numel() for value in model.parameters())
+        publication.metadata.update(parameters=parameters, map=0.5, mlflow_run_id="run", weights="best")
+    assert publication.manifest is not None
+    return publication.manifest
+
+
+def make_data(recipe: Recipe, store: ArtifactStore) -> None:
+    """The shards and ratings, and an untrained model for each row of the recipe."""
+    for asset in ("segment_shards", "test_shards"):
+        make_shards(recipe, store, asset, progress=QUIET)
+    make_holdout_ratings(recipe, store, progress=QUIET)
+    for number, key in enumerate(recipe.model_keys):
+        publish_untrained(recipe, store, key, number)
+
+
+def make_rankings(recipe: Recipe, store: ArtifactStore) -> None:
+    """Every cell and ranking of both splits."""
+    from yt8m_assets.prediction.stages import predict_cells, rank_model
+
+    cells = [(model.key, shift) for model in recipe.models for shift in model.shifts]
+    for split in ("oof", "test"):
+        predict_cells(recipe, store, split, cells, tracking=NullTracking(), progress=QUIET)  # type: ignore[arg-type]
+        for key in recipe.model_keys:
+            rank_model(recipe, store, split, key, progress=QUIET)  # type: ignore[arg-type]
+
+
+def open_store(folder: Path) -> ArtifactStore:
+    """A store in a folder."""
+    return ArtifactStore(str(folder / "store"), folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def data_graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """The tiny recipe, and a folder with its data and untrained models; copy it to change it."""
+    folder, recipe = tmp_path_factory.mktemp("data_graph"), tiny_recipe()
+    make_data(recipe, open_store(folder))
+    return recipe, folder
+
+
+@pytest.fixture(scope="session")
+def ranked_graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """The same with all predictions and rankings."""
+    folder, recipe = tmp_path_factory.mktemp("ranked_graph"), tiny_recipe()
+    make_data(recipe, open_store(folder))
+    make_rankings(recipe, open_store(folder))
+    return recipe, folder
