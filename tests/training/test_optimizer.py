@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from yt8m_assets.errors import CheckpointMismatchError
+from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.optimizer import Optimizer, clip_gradients, gradient_norms
+
+CONFIG = TrainingConfig(num_steps=1)
+
+
+def parameters() -> dict[str, nn.Parameter]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "matrix": nn.Parameter(torch.randn(4, 3, generator=generator)),
+        "bias": nn.Parameter(torch.randn(3, generator=generator)),
+    }
+
+
+def test_epsilon_is_added_to_the_uncorrected_root() -> None:
+    """With a gradient of 1e-9 the form of epsilon decides the step's size."""
+    value = {"w": nn.Parameter(torch.zeros(1, dtype=torch.float64))}
+    optimizer = Optimizer(value, CONFIG)
+    expected = m = v = 0.0
+    for t in range(1, 4):
+        value["w"].grad = torch.full((1,), 1e-9, dtype=torch.float64)
+        optimizer.step(0.5)
+        m, v = 0.9 * m + 0.1 * 1e-9, 0.999 * v + 0.001 * 1e-18
+        expected -= 0.5 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
+        assert float(value["w"].detach()) == pytest.approx(expected, rel=1e-9)
+    torch_form = -0.5 * 3 * 1e-9 / (1e-9 + 1e-8)
+    assert abs(expected - torch_form) > 0.5 * abs(torch_form)
+
+
+def test_adamw_decays_matrices_only() -> None:
+    own = parameters()
+    before = {name: value.detach().clone() for name, value in own.items()}
+    optimizer = Optimizer(own, TrainingConfig(num_steps=1, optimizer="adamw", weight_decay=0.1))
+    for value in own.values():
+        value.grad = torch.zeros_like(value)
+    optimizer.step(0.5)
+    torch.testing.assert_close(own["matrix"].detach(), before["matrix"] * (1 - 0.5 * 0.1))
+    torch.testing.assert_close(own["bias"].detach(), before["bias"])
+
+
+def test_a_blocked_step_changes_nothing() -> None:
+    own = parameters()
+    before = {name: value.detach().clone() for name, value in own.items()}
+    optimizer = Optimizer(own, CONFIG)
+    for value in own.values():
+        value.grad = torch.full_like(value, float("nan"))
+    optimizer.step(0.5, torch.ones(()))
+    for name, value in own.items():
+        assert torch.equal(value, before[name])
+    assert all(not value.any() for value in optimizer.state_tensors().values())
+
+
+def test_a_parameter_without_gradient_is_left_alone() -> None:
+    own = parameters()
+    before = own["bias"].detach().clone()
+    own["matrix"].grad = torch.ones_like(own["matrix"])
+    Optimizer(own, CONFIG).step(0.5)
+    assert torch.equal(own["bias"], before)
+
+
+def test_clipping_per_variable_global_and_none() -> None:
+    gradients = [torch.tensor([3.0, 4.0]), torch.tensor([0.3, 0.4])]
+    norms = clip_gradients(gradients, CONFIG)
+    assert norms.tolist() == pytest.approx([5.0, 0.5])
+    assert gradients[0].tolist() == pytest.approx([0.6, 0.8])
+    assert gradients[1].tolist() == pytest.approx([0.3, 0.4])
+    gradients = [torch.tensor([3.0, 4.0]), torch.tensor([0.0, 12.0])]
+    clip_gradients(gradients, TrainingConfig(num_steps=1, clip="global"))
+    assert torch.cat(gradients).norm() == pytest.approx(1.0)
+    assert gradients[0].tolist() == pytest.approx([3 / 13, 4 / 13])
+    gradients = [torch.tensor([3.0, 4.0])]
+    clip_gradients(gradients, TrainingConfig(num_steps=1, clip="none"))
+    assert gradients[0].tolist() == [3.0, 4.0]
+
+
+def test_norms_of_large_gradients_are_accurate() -> None:
+    gradient = torch.full((3000, 2000), 1e-3)
+    assert float(gradient_norms([gradient])[0]) == pytest.approx(1e-3 * 6e6**0.5, rel=3e-6)
+
+
+def test_state_is_restored_exactly_or_refused() -> None:
+    first, second = parameters(), parameters()
+    one, other = Optimizer(first, CONFIG), Optimizer(second, CONFIG)
+    for step in range(4):
+        if step == 2:
+            other.load_state(one.state_tensors(), one.num_steps)
+            for name, value in second.items():
+                value.data.copy_(first[name])
+        for own, optimizer in ((first, one), (second, other)):
+            for value in own.values():
+                value.grad = value.detach() * (step + 1)
+            if optimizer is one or step >= 2:
+                optimizer.step(0.1)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(CheckpointMismatchError, match=r"m/matrix: expected \[4, 3\], found nothing"):
+        other.load_state({}, 1)
