@@ -1,0 +1,99 @@
+import json
+
+import pytest
+
+from tests.data.factory import SIZES, make_video, write_shard, write_split
+from yt8m_assets.data.scan import describe_shard, scan_shards
+from yt8m_assets.data.shards import ShardManifest, expand_patterns, listing_digest
+from yt8m_assets.errors import CorruptShardError, DataError, MissingDataError
+
+
+class CountingProgress:
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.total, self.done = None, 0
+
+    def task(self, title, total=None, unit="it"):
+        self.total = total
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def advance(self, count=1):
+        self.done += count
+
+
+def test_patterns_are_expanded_once_and_sorted(tmp_path):
+    uris = write_split(tmp_path, [1, 1, 1])
+    pattern = str(tmp_path / "train*.tfrecord")
+    assert expand_patterns([pattern, uris[1], "file://" + uris[0]]) == uris
+    assert expand_patterns(pattern) == uris
+    odd = write_shard(tmp_path / "train[1].tfrecord", [make_video("abcd", 1)])
+    assert expand_patterns(odd) == [odd]
+
+
+def test_a_pattern_without_a_match_names_the_nearest_folder(tmp_path):
+    with pytest.raises(MissingDataError, match="is empty or does not exist"):
+        expand_patterns(str(tmp_path / "train*"))
+    with pytest.raises(MissingDataError, match=f"{tmp_path.name} is empty"):
+        expand_patterns(str(tmp_path / "none" / "deeper" / "train*"))
+
+
+def test_the_listing_digest_follows_names_and_sizes(tmp_path):
+    uris = write_split(tmp_path, [1, 2])
+    before = listing_digest(uris)
+    assert listing_digest(uris) == before != listing_digest(uris[:1])
+    write_split(tmp_path, [2, 2])
+    assert listing_digest(uris) != before
+
+
+def manifest(tmp_path):
+    uris = write_split(tmp_path, [3, 1])
+    indices = scan_shards(uris, feature_sizes=SIZES)
+    return uris, ShardManifest(shards=tuple(describe_shard(i, number == 1) for number, i in enumerate(indices)))
+
+
+def test_a_manifest_survives_its_text(tmp_path):
+    uris, shards = manifest(tmp_path)
+    assert ShardManifest.from_json(shards.to_json()) == shards
+    assert shards.uris() == uris
+    assert (shards.uris(held_out=False), shards.uris(held_out=True)) == (uris[:1], uris[1:])
+    assert (shards.total("num_videos"), shards.total("num_videos", held_out=True)) == (4, 1)
+    assert shards.shards[0].name == "train0000.tfrecord"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema": 1, "shards": [{"uri": 1}], "quarantined": [], "notes": {}}']
+)
+def test_a_damaged_manifest_is_named(text):
+    with pytest.raises(DataError, match=r"x/shards\.json: not a shard manifest"):
+        ShardManifest.from_json(text, "x/shards.json")
+
+
+def test_another_schema_is_refused(tmp_path):
+    content = json.loads(manifest(tmp_path)[1].to_json()) | {"schema": 2}
+    with pytest.raises(DataError, match="written as schema 2, this version reads 1"):
+        ShardManifest.from_json(json.dumps(content))
+
+
+def test_scanning_counts_as_it_goes(tmp_path):
+    progress = CountingProgress()
+    indices = scan_shards(write_split(tmp_path, [1, 2, 3]), feature_sizes=SIZES, progress=progress)
+    assert [len(index.records) for index in indices] == [1, 2, 3]
+    assert (progress.total, progress.done) == (3, 3)
+
+
+def test_processes_give_the_same_and_pass_errors_on(tmp_path):
+    uris = write_split(tmp_path, [1, 2, 3])
+    alone = scan_shards(uris, feature_sizes=SIZES)
+    together = scan_shards(uris, feature_sizes=SIZES, num_workers=2, cache_path=tmp_path / "cache")
+    assert [index.to_bytes() for index in alone] == [index.to_bytes() for index in together]
+    path = tmp_path / "train0001.tfrecord"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CorruptShardError, match=r"train0001\.tfrecord: record 1 at byte \d+: truncated"):
+        scan_shards(uris, feature_sizes=SIZES, num_workers=2)
