@@ -86,6 +86,8 @@ class Ranking:
         index = dict(zip(names, position.tolist(), strict=True))
         rows = []
         for class_id, ids in lists.items():
+            if len(set(ids)) != len(ids):
+                raise DataError(f"class {class_id}: a segment is listed more than once")
             rows.append((class_id, np.array([index[name] for name in ids], np.int32), place_scores(len(ids))))
         return cls.from_entries(rows, segments)
 

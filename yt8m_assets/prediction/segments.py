@@ -105,7 +105,7 @@ def segment_keys(video: np.ndarray, start: np.ndarray) -> np.ndarray:
 def split_segment_id(name: str) -> tuple[str, int]:
     """`video_id:start` as its parts. Raises DataError when it is not of that form."""
     video_id, colon, start = name.rpartition(":")
-    if not colon or not video_id or not (start.isascii() and start.isdigit()):
+    if not colon or not video_id or not (start.isascii() and start.isdigit() and len(start) <= 9):
         raise DataError(f"segment id {name!r}: expected video_id:start")
     return video_id, int(start)
 

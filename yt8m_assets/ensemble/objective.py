@@ -1,0 +1,145 @@
+"""MAP@K of a fusion, from the places of the rated pairs alone: exact, in milliseconds.
+
+Only rated pairs enter the score, so their places in every list are looked up once; a trial is a weighted sum and a
+sort of those pairs. What remains is the cut at K of the fused list. A pair cut away matters only if it is positive
+(all that follows it is cut as well), and two counts settle nearly every case without looking at the lists. Let t be the
+place at which a segment standing there in every list would get the pair's score. A segment whose places are all beyond
+t scores less, one whose places are all before t scores more; so if at most K segments have a place up to t somewhere,
+the pair is kept, and if more than K have all their places before t, it is cut. Classes left in doubt are fused in full.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from yt8m_assets.ensemble.fusion import FusedRanking, check_fusion, place_weights
+from yt8m_assets.errors import DataError
+from yt8m_assets.evaluation.average_precision import grouped_average_precision
+from yt8m_assets.evaluation.ranked import TOP_K, rated_places
+from yt8m_assets.evaluation.ratings import Ratings
+from yt8m_assets.prediction.ranking import RankingSource
+
+_ABSENT = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """A part of an objective's ratings."""
+
+    pairs: np.ndarray
+    """Which of the objective's pairs belong to it, bool [num_pairs]."""
+    num_positives: np.ndarray
+    """Positives of each class in it, float64 [C]."""
+
+
+class FusionObjective:
+    """MAP@K of `fuse(rankings, weights, w0, k)` against ratings as a function of the weights and w0.
+
+    Raises DataError when no ranked class has a positive.
+    """
+
+    def __init__(self, rankings: Mapping[str, RankingSource], ratings: Ratings, k: int = TOP_K) -> None:
+        self.keys, self.k = tuple(rankings), k
+        self._rankings = list(rankings.values())
+        self._fused = FusedRanking(self._rankings, [1.0] * len(rankings), 1.0, k)
+        ratings = ratings.select(np.isin(ratings.class_id, self._fused.class_ids))
+        self._classes, group = np.unique(ratings.class_id, return_inverse=True)
+        self._num_positives = np.bincount(group, weights=ratings.score, minlength=self._classes.size)
+        if not self._num_positives.any():
+            raise DataError("the rankings hold no class with a positive rating: there is nothing to search for")
+        size = max(1, *(len(ranking.segments) for ranking in self._rankings))
+        places = np.stack([rated_places(ranking, ratings, size) for ranking in self._rankings])
+        # First met, list after list: the order of ties. What is in no list never enters the fused one.
+        met = places >= 0
+        first = np.argmax(met, axis=0)
+        order = np.lexsort((places[first, np.arange(group.size)], first, group))
+        order = order[np.asarray(met.any(axis=0))[order]]
+        self._all_video, self._all_group, self._all_score = ratings.video, group, ratings.score
+        self._group, self._positive = group[order], ratings.positive[order]
+        self._video, self._rows = ratings.video[order], ratings.rows_in(self._fused.segments)[order]
+        self._slot = np.where(met, places, size)[:, order]
+        self._places = np.where(met, places, _ABSENT)[:, order]
+        self._size = size
+        self._bounds = self._cut_bounds()
+        self.num_exact = 0  # classes that had to be fused in full so far
+
+    @property
+    def num_pairs(self) -> int:
+        """Rated pairs that are in at least one list."""
+        return int(self._group.size)
+
+    def __call__(self, w0: float, weights: Mapping[str, float], part: "Part | None" = None) -> float:
+        """MAP@K of the fusion; NaN where a part of the ratings has no positive."""
+        ordered = [float(weights[key]) for key in self.keys]
+        check_fusion(len(ordered), ordered, w0, self.k)
+        worth = np.append(place_weights(w0, self._size), 0.0)
+        scores = np.zeros(self.num_pairs)
+        for slot, weight in zip(self._slot, ordered, strict=True):
+            scores += (weight * worth)[slot]
+        kept = self._kept(scores, ordered, w0)
+        if part is not None:
+            kept &= part.pairs
+        totals = self._num_positives if part is None else part.num_positives
+        chosen = np.flatnonzero(kept)
+        order = chosen[np.lexsort((-scores[chosen], self._group[chosen]))]
+        precision = grouped_average_precision(self._group[order], self._positive[order], totals)
+        scored = totals > 0
+        return float(precision[scored].mean()) if scored.any() else float("nan")
+
+    def part(self, videos: np.ndarray) -> "Part":
+        """The ratings of the given videos (indices into the ratings' `video_ids`), to score them alone."""
+        mine = np.isin(self._all_video, videos)
+        totals = np.bincount(self._all_group[mine], weights=self._all_score[mine], minlength=self._classes.size)
+        return Part(pairs=np.isin(self._video, videos), num_positives=totals)
+
+    def videos(self) -> np.ndarray:
+        """The rated videos, indices into the ratings' `video_ids`."""
+        return np.unique(self._all_video)
+
+    def _cut_bounds(self) -> np.ndarray:
+        """Per class the places [C, 2] that settle the cut: below the first a pair is kept, above the second it is cut.
+
+        First: the K-th (from 0) smallest of the segments' best places; second: of their worst places. Infinite
+        where the fused list cannot grow that long.
+        """
+        bounds = np.full((self._classes.size, 2), np.inf)
+        segments, rows = self._fused.segments, self._fused.rows
+        if len(segments) <= self.k:
+            return bounds
+        for number in np.flatnonzero(self._num_positives).tolist():
+            best = np.full(len(segments), _ABSENT, np.int32)
+            worst = np.zeros(len(segments), np.int32)
+            count = np.zeros(len(segments), np.int32)
+            for ranking, row in zip(self._rankings, rows, strict=True):
+                segment = ranking.entries(int(self._classes[number]))[0]
+                segment = segment if row is None else row[segment]
+                place = np.arange(segment.size, dtype=np.int32)
+                best[segment] = np.minimum(best[segment], place)
+                worst[segment] = np.maximum(worst[segment], place)
+                count[segment] += 1
+            worst[count < len(self._rankings)] = _ABSENT
+            for column, place in enumerate((best, worst)):
+                present = place[place != _ABSENT]
+                if present.size > self.k:
+                    bounds[number, column] = np.partition(present, self.k)[self.k]
+        return bounds
+
+    def _kept(self, scores: np.ndarray, weights: list[float], w0: float) -> np.ndarray:
+        """bool [num_pairs]: positives cut away are False; where it makes no difference, True."""
+        kept = np.ones(self.num_pairs, bool)
+        limit = self._bounds[self._group]
+        with np.errstate(divide="ignore"):
+            level = w0 * (sum(weights) / scores - 1.0)
+        margin = level * 1e-9 + 1e-6  # rounding decides nothing: what is closer goes to the full fusion
+        sure = np.isinf(limit[:, 0]) | (level + margin < limit[:, 0])
+        lost = level - margin > limit[:, 1]
+        kept[lost & self._positive] = False
+        doubt = np.unique(self._group[self._positive & ~sure & ~lost])
+        for number in doubt.tolist():
+            self.num_exact += 1
+            class_id = int(self._classes[number])
+            segment, _ = self._fused.with_weights(weights, w0).entries(class_id)
+            mine = np.flatnonzero(self._group == number)
+            kept[mine] = np.isin(self._rows[mine], segment)
+        return kept

@@ -1,0 +1,235 @@
+"""The submission file: `Class,Segments`, then a line `class,id id id` for every rated class, best first.
+
+Nothing is quoted or escaped: ids are restricted to letters, digits, `_` and `-`, so no cell can start a formula except
+by a leading `-`, which the challenge's format requires to stay as it is.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from yt8m_assets.errors import SubmissionError
+from yt8m_assets.evaluation.average_precision import MapResult
+from yt8m_assets.evaluation.ranked import list_average_precision, map_result
+from yt8m_assets.evaluation.ratings import Ratings
+from yt8m_assets.prediction.ranking import RankingSource
+from yt8m_assets.prediction.segments import Segments
+from yt8m_assets.storage_backend import atomic_write
+
+HEADER = "Class,Segments"
+SEGMENT_SECONDS = 5
+"""Segments start at multiples of this."""
+TOP_K = 100_000
+_START = rb"(?:[05]|[1-9][0-9]{0,5}[05])"
+_ID = rb"[A-Za-z0-9_-]{4,11}:" + _START
+_VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{4,11}")
+_SEGMENT = re.compile(_ID)
+_OFF_START = re.compile(rb"[A-Za-z0-9_-]{4,11}:(?:0|[1-9][0-9]{0,6})")
+_LINE = re.compile(rb"(?:0|[1-9][0-9]{0,8}),(?:" + _ID + rb" )*" + _ID)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One fault of a submission."""
+
+    line: int
+    """Line of the file, from 1; 0 for what is missing from the whole file."""
+    text: str
+    """What is wrong there."""
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.text}" if self.line else self.text
+
+
+def write_submission(
+    ranking: RankingSource | Mapping[int, Sequence[str]], path: Path, segment_classes: Sequence[int], k: int = TOP_K
+) -> None:
+    """Write the first K segments of every rated class, in the given order of classes; atomic, a class at a time.
+
+    Raises SubmissionError, before anything appears under `path`, when a class is missing, empty or repeated, or an id
+    is not a legal one; StorageError when the disk is full.
+    """
+    classes = [int(class_id) for class_id in segment_classes]
+    if len(set(classes)) != len(classes) or not classes:
+        raise SubmissionError("segment_classes: give every rated class once")
+    lines = _dict_lines(ranking, classes, k) if isinstance(ranking, Mapping) else _ranking_lines(ranking, classes, k)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        file.write(f"{HEADER}\n".encode())
+        for class_id, cells in zip(classes, lines, strict=True):
+            if not cells:
+                raise SubmissionError(f"class {class_id}: the ranking holds no segment for it")
+            file.write(b"%d," % class_id)
+            file.write(cells)
+            file.write(b"\n")
+
+
+def _dict_lines(lists: Mapping[int, Sequence[str]], classes: list[int], k: int) -> Iterator[bytes]:
+    for class_id in classes:
+        ids = lists.get(class_id, ())[:k]
+        cells = " ".join(ids).encode()
+        for name in ids:
+            if not _SEGMENT.fullmatch(name.encode()):
+                raise SubmissionError(f"class {class_id}: {name!r} is not a legal segment id")
+        if len(set(ids)) != len(ids):
+            raise SubmissionError(f"class {class_id}: a segment is listed more than once")
+        yield cells
+
+
+def _ranking_lines(ranking: RankingSource, classes: list[int], k: int) -> Iterator[bytes]:
+    table = _id_table(ranking.segments)
+    for class_id in classes:
+        rows = table[ranking.entries(class_id)[0][:k]]
+        yield rows.tobytes().translate(None, b"\0")[:-1]
+
+
+def _id_table(segments: Segments) -> np.ndarray:
+    """Every segment's `video_id:start ` as fixed-width bytes, zero padded, uint8 [S, width]."""
+    for video_id in segments.video_ids.tolist():
+        if not _VIDEO_ID.fullmatch(video_id):
+            raise SubmissionError(f"{video_id!r} is not a legal video id")
+    odd = np.flatnonzero((segments.start % SEGMENT_SECONDS != 0) | (segments.start < 0))
+    if odd.size:
+        raise SubmissionError(f"{segments.name(int(odd[0]))}: starts must be multiples of {SEGMENT_SECONDS}")
+    names = np.strings.add(segments.ids(), " ").astype(bytes)
+    return names.view(np.uint8).reshape(len(segments), -1)
+
+
+def validate_submission(
+    path: Path,
+    segment_classes: Sequence[int],
+    known_videos: Mapping[str, int] | Collection[str] | None = None,
+    k: int = TOP_K,
+) -> list[Problem]:
+    """Every fault of a submission file, by line; [] when it is valid.
+
+    `known_videos`: the ids of the test videos; as a mapping to their numbers of frames, starts are checked as well.
+    Reads one line at a time. Raises FileNotFoundError.
+    """
+    classes = {int(class_id) for class_id in segment_classes}
+    known = None if known_videos is None else _Known(known_videos)
+    line_of_class: dict[int, int] = {}
+    problems: list[Problem] = []
+    number, line = 0, b""
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            content = line.removesuffix(b"\n")
+            texts = _header_faults(content) if number == 1 else _line_faults(content, classes, known, k)
+            problems += [Problem(line=number, text=text) for text in texts]
+            class_id = _class_of(content) if number > 1 else None
+            if class_id is not None and (first := line_of_class.setdefault(class_id, number)) != number:
+                problems.append(Problem(line=number, text=f"class {class_id} is repeated (first in line {first})"))
+    if not number:
+        problems.append(Problem(line=1, text=f"the file is empty; the header is {HEADER!r}"))
+    elif not line.endswith(b"\n"):
+        problems.append(Problem(line=number, text="the last line does not end: the file is truncated"))
+    missing = sorted(classes - set(line_of_class))
+    return problems + [Problem(line=0, text=f"class {class_id} is missing") for class_id in missing]
+
+
+class _Known:
+    """The test videos, and how long they are where that is known."""
+
+    def __init__(self, videos: Mapping[str, int] | Collection[str]) -> None:
+        lengths = videos if isinstance(videos, Mapping) else dict.fromkeys(videos)
+        self._lengths = {name.encode(): length for name, length in lengths.items()}
+
+    def fault(self, name: bytes) -> str | None:
+        """What is wrong with a well-formed `video:start`."""
+        video, _, start = name.rpartition(b":")
+        if video not in self._lengths:
+            return f"unknown video {video.decode()!r} in {name.decode()!r}"
+        length = self._lengths[video]
+        if length is not None and int(start) >= length:
+            return f"{name.decode()!r} starts after the video's end ({length} s)"
+        return None
+
+
+def _header_faults(content: bytes) -> list[str]:
+    if content == HEADER.encode():
+        return []
+    hint = ""
+    if content.startswith(b"\xef\xbb\xbf"):
+        hint = " (it begins with a byte-order mark)"
+    elif content.endswith(b"\r"):
+        hint = " (lines must end in \\n alone)"
+    return [f"the header is {_show(content)}, expected {HEADER!r}{hint}"]
+
+
+def _class_of(content: bytes) -> int | None:
+    head = content.partition(b",")[0]
+    return int(head) if head.isdigit() and len(head) <= 9 and str(int(head)).encode() == head else None
+
+
+def _line_faults(content: bytes, classes: set[int], known: _Known | None, k: int) -> list[str]:
+    """The faults of one class's line; a sound line is recognised by one match of the whole."""
+    if not content:
+        return ["the line is empty"]
+    faults = []
+    head, comma, cells = content.partition(b",")
+    class_id = _class_of(content)
+    if class_id is None:
+        faults.append(f"{_show(head)} is not a class number")
+    elif class_id not in classes:
+        faults.append(f"unknown class {class_id}")
+    if not comma or not cells:
+        return [*faults, "no segments are listed"]
+    names = cells.split(b" ")
+    if len(names) > k:
+        faults.append(f"{len(names)} segments are listed, at most {k} are allowed")
+    if not _LINE.fullmatch(content):
+        faults += [text for name in names if (text := _segment_fault(name))]
+    if len(set(names)) != len(names):
+        faults += _repeated(names)
+    if known is not None:
+        faults += [text for name in names if _SEGMENT.fullmatch(name) and (text := known.fault(name))]
+    return faults
+
+
+def _segment_fault(name: bytes) -> str | None:
+    """What is wrong with one `video:start`."""
+    if _SEGMENT.fullmatch(name):
+        return None
+    if not name:
+        return "two spaces follow each other, or a space ends the line"
+    if _OFF_START.fullmatch(name):
+        return f"start of {_show(name)} is not a multiple of {SEGMENT_SECONDS}"
+    return f"malformed segment id {_show(name)}"
+
+
+def _repeated(names: list[bytes]) -> list[str]:
+    seen: set[bytes] = set()
+    again = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    return [f"segment {_show(name)} is repeated" for name in dict.fromkeys(again) if name]
+
+
+def _show(content: bytes) -> str:
+    text = content[:40].decode("ascii", "backslashreplace")
+    return repr(text) + ("..." if len(content) > 40 else "")
+
+
+def score_submission(path: Path, ratings: Ratings, k: int = TOP_K) -> MapResult:
+    """MAP@K of a submission file against ratings, a line at a time.
+
+    Raises SubmissionError for a line whose class cannot be read or stands twice.
+    """
+    rated: dict[int, dict[str, int]] = {}
+    for (name, rated_class), score in ratings.to_dict().items():
+        rated.setdefault(rated_class, {})[name] = score
+    totals = {rated_class: sum(scores.values()) for rated_class, scores in rated.items()}
+    per_class: dict[int, float] = {}
+    ranked: set[int] = set()
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1 and line.startswith(b"Class"):
+                continue
+            class_id = _class_of(line)
+            if class_id is None or class_id in ranked:
+                raise SubmissionError(f"{path}, line {number}: unreadable or repeated class; validate the file first")
+            ranked.add(class_id)
+            if totals.get(class_id):
+                ids = line.rstrip(b"\r\n").decode("ascii", "replace").partition(",")[2].split(" ")
+                per_class[class_id] = list_average_precision(ids[:k], rated[class_id])
+    return map_result(per_class, totals, sorted(ranked))
