@@ -1,0 +1,372 @@
+"""Rows F01-F13, F51 and F53 of the failure matrix, as far as checkpoints and training go."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training.support import MIX, make_recipe, open_store, prepare_store, write_shards
+from yt8m_assets.data.batches import Batch
+from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, NonFiniteError, OutOfMemoryError
+from yt8m_assets.lineage import Node, resolve_inputs
+from yt8m_assets.progress import NullProgress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.tracking import MemoryTracking
+from yt8m_assets.training import step as step_module
+from yt8m_assets.training.checkpoint import CheckpointStore
+from yt8m_assets.training.interruption import TrainingPreempted
+from yt8m_assets.training.losses import Objective
+from yt8m_assets.training.optimizer import Optimizer
+from yt8m_assets.training.stages import make_job, pretrain
+from yt8m_assets.training.step import Stepper
+from yt8m_assets.training.tensors import read_tensors
+
+ROOT = Path(__file__).parents[2]
+KEY = "checkpoints/pretrained_model/mix"
+
+
+class StopAt(MemoryTracking):
+    """Asks for a stop by SIGTERM at a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def run(self, *arguments: Any, **options: Any) -> Any:
+        opened = super().run(*arguments, **options)
+        target = self
+
+        class Watched:
+            def __enter__(self) -> Any:
+                run = opened.__enter__()
+                log_metrics = run.log_metrics
+
+                def logging(metrics: Any, step: int) -> None:
+                    log_metrics(metrics, step)
+                    if step == target.step:
+                        os.kill(os.getpid(), 15)
+
+                run.log_metrics = logging  # type: ignore[method-assign]
+                return run
+
+            def __exit__(self, *error: Any) -> Any:
+                return opened.__exit__(*error)
+
+        return Watched()
+
+
+def run_pretraining(recipe: Recipe, store: ArtifactStore, **options: Any) -> Any:
+    tracking = options.pop("tracking", None) or MemoryTracking()
+    return pretrain(recipe, store, "mix", tracking=tracking, progress=NullProgress(), run_tags={}, **options)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
+    """A folder with a pre-training that was stopped after step 9 of 12: checkpoints of steps 5 and 9."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    write_shards(folder / "shards")
+    recipe = make_recipe(folder / "shards", MIX)
+    store = prepare_store(folder, recipe)
+    with pytest.raises(TrainingPreempted, match="after step 9"):
+        run_pretraining(recipe, store, tracking=StopAt(9))
+    return folder, recipe
+
+
+@pytest.fixture
+def case(tmp_path: Path, interrupted: tuple[Path, Recipe]) -> tuple[Path, Recipe]:
+    """A copy of the interrupted pre-training to damage."""
+    shutil.copytree(interrupted[0], tmp_path / "run", symlinks=True)
+    return tmp_path / "run", interrupted[1]
+
+
+def checkpoint_files(folder: Path, step: int, name: str = "model.safetensors") -> Path:
+    [path] = folder.glob(f"artifacts/{KEY}/step-{step:08d}/*/{name}")
+    return path
+
+
+def checkpoints_of(folder: Path, recipe: Recipe) -> CheckpointStore:
+    store = open_store(folder)
+    inputs = resolve_inputs(recipe, store, Node("pretrained_model", "mix"))
+    return make_job(recipe, store, inputs, allow_fallback=False).checkpoints(store)
+
+
+def test_f03_sigterm_saved_the_step_and_the_rerun_continues_there(case: tuple[Path, Recipe]) -> None:
+    folder, recipe = case
+    tracking = MemoryTracking()
+    result = run_pretraining(recipe, open_store(folder), tracking=tracking)
+    assert result.manifest.metadata["resumed_from_step"] == 9
+    assert [step for step, _ in tracking.runs[0].series("train/loss")] == [10, 11, 12]
+
+
+def test_f06_one_flipped_bit_in_the_weights_is_noticed_before_loading(case: tuple[Path, Recipe]) -> None:
+    folder, recipe = case
+    path = checkpoint_files(folder, 9)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert read_tensors(path)  # safetensors itself does not notice
+    with pytest.raises(CorruptArtifactError, match=r"model\.safetensors: sha256"):
+        run_pretraining(recipe, open_store(folder))
+
+
+@pytest.mark.parametrize("damage", ["cut", "append", "empty", "missing"])
+def test_f07_f08_a_damaged_newest_checkpoint_is_an_error_that_names_both(
+    case: tuple[Path, Recipe], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, recipe = case
+    path = checkpoint_files(folder, 9, "optimizer.safetensors")
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": content[:-100], "append": content + b"x", "empty": b""}[damage])
+    expected = rf"step-00000009.*{KEY}/step-00000005 is older: allow_fallback \(--allow-fallback\) resumes from it"
+    with pytest.raises(CorruptArtifactError, match=expected):
+        run_pretraining(recipe, open_store(folder))
+    result = run_pretraining(recipe, open_store(folder), allow_fallback=True)
+    assert result.manifest.metadata["resumed_from_step"] == 5
+    assert "falling back to checkpoints/pretrained_model/mix/step-00000005" in caplog.text
+
+
+def test_f09_a_checkpoint_of_another_configuration_is_refused_field_by_field(case: tuple[Path, Recipe]) -> None:
+    folder, recipe = case
+    wider = replace(MIX, overrides={**MIX.overrides, "hidden_size": 32})
+    changed = replace(recipe, models=(wider,))
+    with pytest.raises(CheckpointMismatchError, match=r"config\.overrides\.hidden_size: the checkpoint has 16.* 32"):
+        checkpoints_of(folder, changed).latest()
+    result = run_pretraining(changed, open_store(folder))  # the stage starts afresh, and says so in its log
+    assert result.manifest.metadata["resumed_from_step"] == 0
+
+
+def test_a_change_of_how_a_run_is_executed_keeps_its_checkpoints(case: tuple[Path, Recipe]) -> None:
+    folder, recipe = case
+    other = replace(MIX, pretraining=replace(MIX.pretraining, log_every=2, checkpoint_every=7, accumulation=2))
+    result = run_pretraining(replace(recipe, models=(other,)), open_store(folder))
+    assert result.manifest.metadata["resumed_from_step"] == 9
+
+
+def test_f10_nothing_in_the_project_unpickles() -> None:
+    forbidden = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+    for path in [p for folder in ("models", "yt8m_assets", "orchestration") for p in (ROOT / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not forbidden & {name.split(".")[0] for name in names}, path
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                call = f"{node.value.id}.{node.attr}"
+                assert call not in ("torch.load", "torch.save", "pandas.read_pickle", "pd.read_pickle"), path
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_f10_a_malicious_pickle_is_refused_and_never_run(tmp_path: Path, case: tuple[Path, Recipe]) -> None:
+    witness = tmp_path / "executed"
+    malicious = tmp_path / "model.pt"
+    torch.save({"w": Payload(witness)}, malicious)
+    with pytest.raises(CorruptArtifactError, match=r"read from \.safetensors files only"):
+        read_tensors(malicious)
+    renamed = malicious.rename(tmp_path / "model.safetensors")
+    with pytest.raises(CorruptArtifactError, match="not a whole safetensors file"):
+        read_tensors(renamed)
+    folder, recipe = case
+    checkpoints = checkpoints_of(folder, recipe)
+    key = f"{KEY}/step-00000011"
+    with checkpoints.store.publish(key, fingerprint=checkpoints.fingerprint) as publication:
+        shutil.copy(renamed, publication.path / "model.pt")
+    with pytest.raises(CorruptArtifactError, match=r"model\.pt.*safetensors and state\.json only"):
+        checkpoints.latest()
+    assert not witness.exists()
+
+
+BOMB = """
+import resource, sys, time
+from pathlib import Path
+from yt8m_assets.errors import CorruptArtifactError
+from yt8m_assets.training.tensors import read_tensors
+pages = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (pages + 2**28, pages + 2**28))
+started = time.perf_counter()
+try:
+    read_tensors(Path(sys.argv[1]))
+except CorruptArtifactError:
+    sys.exit(0 if time.perf_counter() - started < 1 else 4)
+sys.exit(3)
+"""
+
+
+def test_f11_a_header_bomb_is_refused_at_once_with_flat_memory(tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
+    bombs = {
+        "header": (2**62).to_bytes(8, "little") + b"{}",
+        "tensor": len(header).to_bytes(8, "little") + header,
+    }
+    for name, content in bombs.items():
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        done = subprocess.run([sys.executable, "-c", BOMB, str(path)], cwd=ROOT, timeout=120, check=False)
+        assert done.returncode == 0, name
+
+
+class Tiny(nn.Module):
+    """A model with batch norm whose probabilities come straight from its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.scale = nn.Parameter(torch.ones(4))
+        self.poison = 1.0
+
+    def sample_frame_index(self, num_frames: torch.Tensor, generator: torch.Generator) -> None:
+        return None
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor, frame_index: Any = None) -> Any:
+        from models import ModelOutput
+
+        hidden = self.norm(frames.mean(1)) * self.scale
+        return ModelOutput((hidden * self.poison).sigmoid(), torch.zeros(()))
+
+    def l2_penalty(self) -> torch.Tensor:
+        return 0.0 * self.scale.sum()
+
+
+def tiny_stepper() -> tuple[Tiny, Stepper, Batch]:
+    config = replace(MIX.pretraining, batch_size=2)
+    model = Tiny()
+    optimizer = Optimizer(dict(model.named_parameters()), config)
+    stepper = Stepper(Objective(model, config), optimizer, config, device=torch.device("cpu"), seed=0)
+    batch = Batch(
+        frames=torch.randint(0, 255, (2, 3, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
+        valid=torch.ones(2, 3, dtype=torch.bool),
+        num_frames=torch.tensor([3, 3]),
+        labels=torch.ones(2, 4),
+        label_weights=None,
+        video_ids=("good", "evil"),
+        starts=torch.zeros(2, dtype=torch.int64),
+    )
+    return model, stepper, batch
+
+
+def test_f12_a_non_finite_loss_stops_before_the_step() -> None:
+    model, stepper, batch = tiny_stepper()
+    stepper.run(batch, 0, 0.1)
+    before = {name: value.clone() for name, value in model.state_dict().items() if value.is_floating_point()}
+    moments = {name: value.clone() for name, value in stepper.optimizer.state_tensors().items()}
+    model.poison = float("nan")
+    with pytest.raises(
+        NonFiniteError, match=r"step 2 \(batch 1, rank 0\): loss is nan.*videos of the batch: good, evil"
+    ):
+        stepper.run(batch, 1, 0.1)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(torch.equal(stepper.optimizer.state_tensors()[name], value) for name, value in moments.items())
+
+
+def test_f13_an_infinite_gradient_under_a_finite_loss_stops_before_the_step() -> None:
+    model, stepper, batch = tiny_stepper()
+    before = {name: value.clone() for name, value in model.state_dict().items() if value.is_floating_point()}
+    handle = model.scale.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NonFiniteError, match=r"loss is \d.*the gradient of scale is not finite; weights are unchanged"):
+        stepper.run(batch, 0, 0.1)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    handle.remove()
+    stepper.run(batch, 0, 0.1)
+    assert not torch.equal(model.scale, before["scale"])
+
+
+def test_f12_a_failed_run_keeps_its_checkpoint_and_is_marked(
+    case: tuple[Path, Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, recipe = case
+    run = Stepper.run
+
+    def poisoned(self: Stepper, batch: Batch, step: int, rate: float) -> torch.Tensor:
+        if step == 10:
+            with torch.no_grad():
+                next(iter(self.optimizer.parameters.values())).fill_(float("nan"))
+        return run(self, batch, step, rate)
+
+    monkeypatch.setattr(step_module.Stepper, "run", poisoned)
+    tracking = MemoryTracking()
+    with pytest.raises(NonFiniteError, match=r"step 11 .*videos of the batch: t0"):
+        run_pretraining(recipe, open_store(folder), tracking=tracking)
+    assert tracking.runs[0].status == "FAILED"
+    monkeypatch.undo()
+    assert run_pretraining(recipe, open_store(folder)).manifest.metadata["resumed_from_step"] == 10
+
+
+def test_f51_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, stepper, batch = tiny_stepper()
+
+    def exhausted(*arguments: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(model, "forward", exhausted)
+    with pytest.raises(
+        OutOfMemoryError, match=r"2 examples a forward pass .*raise accumulation \(now 1\), lower batch"
+    ):
+        stepper.run(batch, 0, 0.1)
+
+
+def test_f51_a_real_allocation_failure_is_recognised() -> None:
+    model, stepper, batch = tiny_stepper()
+
+    def greedy(*arguments: Any, **options: Any) -> Any:
+        return torch.empty(2**60, dtype=torch.uint8)
+
+    model.forward = greedy  # type: ignore[method-assign]
+    with pytest.raises(OutOfMemoryError, match="set activation_checkpointing=True"):
+        stepper.run(batch, 0, 0.1)
+
+
+def test_f53_a_checkpoint_of_another_schema_is_refused_by_name(
+    case: tuple[Path, Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, recipe = case
+    monkeypatch.setattr("yt8m_assets.training.checkpoint.SCHEMA", 2)
+    with pytest.raises(CheckpointMismatchError, match="schema: the checkpoint has 1, this run has 2"):
+        checkpoints_of(folder, recipe).latest()
+
+
+def test_f53_the_golden_checkpoint_of_schema_1_still_loads(tmp_path: Path) -> None:
+    golden = ROOT / "tests/golden/checkpoints"
+    shutil.copytree(golden, tmp_path / "store")
+    checkpoints = CheckpointStore(
+        ArtifactStore(str(tmp_path / "store"), tmp_path), "checkpoints/golden", {"model": "m"}
+    )
+    found = checkpoints.latest()
+    assert found is not None
+    assert found.state["loop"]["step"] == 3
+    assert found.groups["model"]["w"].tolist() == [1.0, 2.0]
+    assert found.groups["optimizer"]["m/w"].tolist() == [0.5, -0.5]
+
+
+def test_f02_after_an_exception_the_run_continues_from_its_checkpoint(
+    case: tuple[Path, Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, recipe = case
+    monkeypatch.setattr(step_module.Stepper, "run", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_pretraining(recipe, open_store(folder))
+    monkeypatch.undo()
+    started = time.monotonic()
+    result = run_pretraining(recipe, open_store(folder))
+    assert result.manifest.metadata["resumed_from_step"] == 9
+    assert time.monotonic() - started < 60
