@@ -122,7 +122,7 @@ def test_a_pair_without_frames_is_refused(videos):
         oracle.oracle_scores(CONFIG, videos, [("nobody", 0, 1)])
     with pytest.raises(DataError, match="no frame at segment start 500"):
         oracle.oracle_scores(CONFIG, videos, [(videos[0].video_id, 500, 1)])
-    with pytest.raises(DataError, match="not of the form"):
+    with pytest.raises(DataError, match="expected video_id:start"):
         oracle.oracle_map(CONFIG, {("abcd", 1): 1}, videos)
 
 

@@ -21,6 +21,8 @@ from yt8m_assets.data.simulation.oracle_tables import OracleTables, ProfileTable
 from yt8m_assets.data.simulation.scripts import SEGMENT_SECONDS
 from yt8m_assets.data.simulation.world import World, build_world
 from yt8m_assets.errors import DataError
+from yt8m_assets.evaluation import mean_average_precision_at_k
+from yt8m_assets.prediction.segments import split_segment_id
 
 Pair = tuple[str, int, int]
 """(video id, start second, class id)."""
@@ -70,16 +72,12 @@ def oracle_map(
 ) -> float:
     """MAP of the oracle over `ratings` {(segment id "video:start", class id): 0 or 1}: the ceiling for any model."""
     keys = sorted(ratings)
-    pairs = [(*_split_segment_id(segment_id), class_id) for segment_id, class_id in keys]
-    scores = oracle_scores(config, videos, pairs)
-    precisions = []
-    for class_id in sorted({c for _, c in keys}):
-        members = [i for i, (_, c) in enumerate(keys) if c == class_id]
-        relevant = np.array([ratings[keys[i]] for i in members])[np.argsort(-scores[members], kind="stable")]
-        if relevant.any():
-            hits = np.cumsum(relevant)
-            precisions.append(float((hits / np.arange(1, len(hits) + 1))[relevant > 0].mean()))
-    return float(np.mean(precisions))
+    scores = oracle_scores(config, videos, [(*split_segment_id(segment_id), class_id) for segment_id, class_id in keys])
+    rankings: dict[int, list[str]] = {}
+    for i in np.argsort(-scores, kind="stable"):
+        segment_id, class_id = keys[i]
+        rankings.setdefault(class_id, []).append(segment_id)
+    return mean_average_precision_at_k(rankings, ratings).map
 
 
 def random_map(ratings: Mapping[tuple[str, int], int]) -> float:
@@ -96,13 +94,6 @@ def random_map(ratings: Mapping[tuple[str, int], int]) -> float:
             others = (rank - 1) * (positives - 1) / max(count - 1, 1)
             precisions.append(float(((1.0 + others) / rank).mean()))
     return float(np.mean(precisions))
-
-
-def _split_segment_id(segment_id: str) -> tuple[str, int]:
-    video_id, _, start = segment_id.rpartition(":")
-    if not video_id or not start.isdigit():
-        raise DataError(f"segment id {segment_id!r} is not of the form video_id:start")
-    return video_id, int(start)
 
 
 @dataclass(frozen=True)
