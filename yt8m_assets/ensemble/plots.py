@@ -53,7 +53,8 @@ def _convergence(result: "SearchResult") -> Any:
     axes.set_ylabel("MAP on the hold-out")
     title = f"Best {result.map:.4f}, equal weights {result.equal_weights_map:.4f}"
     if result.nested is not None:
-        title += f"; on unseen videos the search gains {result.nested.gain:+.4f} \u00b1 {result.nested.gain_standard_error:.4f}"
+        gain, error = result.nested.gain, result.nested.gain_standard_error
+        title += f"; on unseen videos the search gains {gain:+.4f} \u00b1 {error:.4f}"
     axes.set_title(title, loc="left", fontsize=10)
     axes.legend(fontsize=8, frameon=False, ncols=2, loc="lower right")
     return figure
