@@ -214,7 +214,7 @@ def _with_op_tags(asset: dg.AssetsDefinition, tags: Mapping[str, Any]) -> dg.Ass
         required_resource_keys=set(op.required_resource_keys),
         tags={**tags, **op.tags},
         retry_policy=op.retry_policy,
-        code_version=op.version,
+        code_version=op._version,
         pool=op.pool,
     )
     return dg.AssetsDefinition.dagster_internal_init(**{**asset.get_attributes_dict(), "node_def": tagged})

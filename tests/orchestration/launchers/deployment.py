@@ -103,3 +103,4 @@ def deploy(folder: Path, run_launcher: dict[str, Any], max_attempts: int = 2) ->
         WorkspaceProcessContext(instance, target) as workspace,
     ):
         yield Deployment(instance, workspace)
+    workspace._grpc_server_registry.wait_for_processes()

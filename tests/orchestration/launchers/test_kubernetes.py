@@ -15,7 +15,7 @@ import pytest
 from tests.orchestration.launchers.deployment import Deployment, deploy, wait_for
 from tests.orchestration.launchers.kubernetes_api import KubernetesApi
 
-pytestmark = pytest.mark.xdist_group("kubernetes")
+pytestmark = [pytest.mark.cloud, pytest.mark.xdist_group("kubernetes")]
 CANCELED, FAILURE, SUCCESS = dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
 
 
@@ -90,7 +90,6 @@ def test_a_lost_pod_is_replaced_and_its_run_goes_on_from_the_checkpoint(
     assert len(history(tmp_path)) <= 7, "more than the interrupted number was counted again"
 
 
-@pytest.mark.cloud
 def test_a_gpu_step_gets_a_pod_as_its_hints_say_and_a_small_step_does_not(
     api: KubernetesApi, steps: Deployment, tmp_path: Path
 ):
@@ -112,7 +111,6 @@ def test_a_gpu_step_gets_a_pod_as_its_hints_say_and_a_small_step_does_not(
     assert "nodeSelector" not in small
 
 
-@pytest.mark.cloud
 def test_a_failing_step_fails_its_run_once(api: KubernetesApi, steps: Deployment, tmp_path: Path):
     run_id = steps.launch("both", tmp_path, fail=True)
     assert steps.wait(run_id) == FAILURE
@@ -121,7 +119,6 @@ def test_a_failing_step_fails_its_run_once(api: KubernetesApi, steps: Deployment
     assert "told to fail" in steps.messages(run_id)
 
 
-@pytest.mark.cloud
 def test_canceling_a_run_takes_its_pods_away(api: KubernetesApi, steps: Deployment, tmp_path: Path):
     run_id = steps.launch("count", tmp_path, target=1000, delay_seconds=0.2)
     wait_for(lambda: history(tmp_path))
@@ -135,7 +132,6 @@ def test_canceling_a_run_takes_its_pods_away(api: KubernetesApi, steps: Deployme
     assert f"dagster-run-{run_id}" not in api.jobs
 
 
-@pytest.mark.cloud
 def test_a_step_whose_pod_is_lost_is_tried_again_from_its_checkpoint(
     api: KubernetesApi, steps: Deployment, tmp_path: Path
 ):
@@ -149,7 +145,6 @@ def test_a_step_whose_pod_is_lost_is_tried_again_from_its_checkpoint(
     assert len(history(tmp_path)) <= 6
 
 
-@pytest.mark.cloud
 def test_a_lost_run_pod_takes_its_step_along_and_both_are_replaced(
     api: KubernetesApi, steps: Deployment, tmp_path: Path
 ):
