@@ -93,8 +93,8 @@ def test_every_model_compiles_into_one_graph(key, training):
 
 @pytest.mark.parametrize("key", IN_TURN)
 def test_training_is_traced_without_graph_breaks(key):
-    """Forward and backward, without the code generator: with it a model takes a minute on one core."""
-    assert_compiles(key, training=True, backend="aot_eager")
+    """Without the code generator: with it a model takes a minute on one core."""
+    assert_compiles(key, training=True, backend="eager")
 
 
 @pytest.mark.slow
