@@ -40,8 +40,8 @@ def build_world(config: SimulationConfig) -> World:
     weights = (np.arange(num_classes) + config.zipf_offset + 1.0) ** -config.zipf_exponent
     frequencies = weights / weights.sum()
     groups = rng.permutation(num_classes) % config.num_groups
-    # mostly frequent ones: without replacement, by the square of the frequency
-    rated = rng.choice(num_classes, config.num_rated_classes, replace=False, p=weights**2 / (weights**2).sum())
+    # mostly frequent ones, so that a fold of a hundred videos has ratings of nearly all of them
+    rated = rng.choice(num_classes, config.num_rated_classes, replace=False, p=weights**4 / (weights**4).sum())
     rated.sort()
     modalities = _draw_modalities(config, rng, rated)
     return World(
