@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import time
 
 from orchestration.settings import Settings
@@ -16,8 +17,10 @@ from yt8m_assets.storage import ArtifactStore
 def prepare(arguments: argparse.Namespace) -> tuple[Recipe, State, Settings]:
     """State, settings and recipe of a command."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for name in ("dagster", "alembic", "mlflow"):
+    for name in ("dagster", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # read by MLflow when it is imported
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     state = prepare_state(arguments.state)
     settings = Settings.from_environment(state)
     return load_recipe(arguments.recipe or settings.recipe), state, settings

@@ -80,7 +80,7 @@ class Driver:
         )
 
     def _materialize(self, required: Sequence[Node]) -> Outcome:
-        suspects = self.records.assets_with_failed_checks(self._check_keys())
+        suspects = self.records.assets_with_failed_checks(self._blocking_checks())
         runs: list[str] = []
         num_current = 0
         for group in groups(self.recipe, required):
@@ -98,8 +98,9 @@ class Driver:
         manifest = self.cache.current(self.recipe, node)
         return manifest is not None and self.records.digest(node) == manifest.digest
 
-    def _check_keys(self) -> list[dg.AssetCheckKey]:
-        return list(self.definitions.resolve_asset_graph().asset_check_keys)
+    def _blocking_checks(self) -> list[dg.AssetCheckKey]:
+        graph = self.definitions.resolve_asset_graph()
+        return [key for key in graph.asset_check_keys if graph.get(key).blocking]
 
     def run(self, step: Step) -> str:
         """Run a step; returns the run's id. Raises the stage's own error."""

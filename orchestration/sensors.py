@@ -11,10 +11,11 @@ from yt8m_assets.storage import ArtifactStore
 
 SHARD_ASSETS = ("pretraining_shards", "segment_shards", "test_shards")
 HOUR = 3600
+FRESHNESS = dg.AssetCheckKey(dg.AssetKey("submission"), "up_to_date")
 
 
 def build_sensors(recipe: Recipe) -> list[Any]:
-    """The sensor of changed shards, and the one that evaluates the automation conditions."""
+    """Sensors of changed shards, of the automation conditions and of the submission's freshness."""
 
     @dg.sensor(
         target=dg.AssetSelection.assets(*SHARD_ASSETS, "holdout_ratings"),
@@ -36,7 +37,17 @@ def build_sensors(recipe: Recipe) -> list[Any]:
         default_status=dg.DefaultSensorStatus.STOPPED,
         minimum_interval_seconds=60,
     )
-    return [changed_shards, up_to_date]
+
+    @dg.sensor(
+        target=dg.AssetSelection.checks(FRESHNESS),
+        minimum_interval_seconds=HOUR,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+    )
+    def submission_freshness(context: dg.SensorEvaluationContext) -> dg.RunRequest:
+        """Checks every hour whether the submission is what recipe, code and shards would give now."""
+        return dg.RunRequest(asset_selection=[], asset_check_keys=[FRESHNESS])
+
+    return [changed_shards, up_to_date, submission_freshness]
 
 
 def changed_shard_assets(recipe: Recipe, store: ArtifactStore) -> dict[str, str]:

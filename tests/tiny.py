@@ -3,9 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from yt8m_assets.ensemble.search import SearchConfig
-
 from yt8m_assets.data.simulation.config import SimulationConfig
+from yt8m_assets.ensemble.config import SearchConfig
 from yt8m_assets.recipes.schema import DataConfig, HoldoutConfig, ModelRecipe, PredictionConfig, Recipe
 from yt8m_assets.training.config import TrainingConfig
 
@@ -58,7 +57,7 @@ def tiny_recipe(**fields: Any) -> Recipe:
         data=data,
         models=(tiny_model("one", (0, 1)), tiny_model("two", (-1, 0, 1))),
         prediction=PredictionConfig(batch_size=64),
-        search=SearchConfig(),
+        search=SearchConfig(num_trials=6, num_initial_points=3, num_refinements=5, num_folds=2),
         bootstrap_rounds=20,
     )
     return replace(recipe, **fields)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m_assets.lineage import Node
+from yt8m_assets.lineage import Node, current_manifest, parents
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, Manifest
 
@@ -54,6 +54,22 @@ def _manifests(store: ArtifactStore, nodes: Sequence[Node], problems: list[str])
         else:
             found.append(manifest)
     return found
+
+
+def up_to_date(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
+    """The artifacts, and all that they are made from, are what recipe, code and data would give now."""
+    problems: list[str] = []
+    seen: set[Node] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node not in seen:
+            seen.add(node)
+            pending.extend(parents(recipe, node))
+            if current_manifest(recipe, store, node) is None:
+                state = "not materialised" if store.manifest(node.key) is None else "made from something older"
+                problems.append(f"{node.key}: {state}")
+    return _verdict(len(seen), sorted(problems))
 
 
 def shards_not_empty(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:

@@ -10,11 +10,13 @@ from yt8m_assets.partitions import nodes_of
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 
+FRESHNESS = "up_to_date"
+"""The one check that only warns; its sensor evaluates it every hour, once switched on."""
 Audit = Callable[[Recipe, ArtifactStore, Sequence[Node]], Verdict]
 
 
 def build_checks(recipe: Recipe) -> list[dg.AssetChecksDefinition]:
-    """The checks of every asset; each is blocking, so that nothing is made from what fails it."""
+    """The checks of every asset. All but freshness are blocking: nothing is made from what fails them."""
     from yt8m_assets import audit
 
     table: list[tuple[str, str, Audit]] = [
@@ -27,6 +29,7 @@ def build_checks(recipe: Recipe) -> list[dg.AssetChecksDefinition]:
         ("finetuned_model", "finite_map", audit.finite_map),
         ("ensemble_weights", "not_worse_than_best_member", audit.ensemble_not_worse),
         ("submission", "valid", audit.valid_submission),
+        ("submission", FRESHNESS, audit.up_to_date),
     ]
     return [_check(recipe, asset, name, function) for asset, name, function in table]
 
@@ -35,13 +38,16 @@ def _check(recipe: Recipe, asset: str, name: str, function: Audit) -> dg.AssetCh
     description = (function.__doc__ or "").splitlines()[0]
     others = ["pretraining_shards"] if name == "no_leak" else []
 
-    @dg.asset_check(asset=asset, name=name, blocking=True, description=description, additional_deps=others)
+    @dg.asset_check(asset=asset, name=name, blocking=name != FRESHNESS, description=description, additional_deps=others)
     def check(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[ArtifactStore]) -> dg.AssetCheckResult:
         run = context.op_execution_context
         keys = list(run.partition_keys) if run.has_partition_key_range or run.has_partition_key else [None]
         verdict = function(recipe, store, nodes_of(asset, keys))
         problems = dg.MetadataValue.md("\n".join(f"- {problem}" for problem in verdict.problems) or "none")
         metadata = {"problems": problems, "checked": verdict.checked, **verdict.numbers}
-        return dg.AssetCheckResult(passed=verdict.passed, metadata=metadata, description=verdict.summary)
+        severity = dg.AssetCheckSeverity.WARN if name == FRESHNESS else dg.AssetCheckSeverity.ERROR
+        return dg.AssetCheckResult(
+            passed=verdict.passed, severity=severity, metadata=metadata, description=verdict.summary
+        )
 
     return check

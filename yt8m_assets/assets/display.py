@@ -27,6 +27,16 @@ def metadata_value(value: Any) -> Any:
     return dg.MetadataValue.json(value)
 
 
+def reading_order(item: tuple[str, Any]) -> tuple[int, str]:
+    """Quality first, then numbers, texts and links, and last what needs a click to be read."""
+    name, value = item
+    if "map" in name and isinstance(value, int | float):
+        return 0, name
+    if isinstance(value, int | float):
+        return 1, name
+    return (2 if isinstance(value, str) else 3), name
+
+
 def plots(store: ArtifactStore, manifest: Manifest) -> dict[str, Any]:
     """The PNG files of the report as inline pictures."""
     names = [
@@ -50,7 +60,7 @@ def manifest_metadata(store: ArtifactStore, result: StageResult) -> dict[str, An
     manifest = result.manifest
     pages = [name for name in sorted(manifest.files) if name.startswith(f"{REPORT_FOLDER}/") and name.endswith(".html")]
     return {
-        **{name: metadata_value(value) for name, value in manifest.metadata.items()},
+        **{name: metadata_value(value) for name, value in sorted(manifest.metadata.items(), key=reading_order)},
         **plots(store, manifest),
         **{PurePosixPath(name).name: dg.MetadataValue.path(store.uri(manifest, name)) for name in pages},
         "uri": dg.MetadataValue.path(store.uri(manifest)),

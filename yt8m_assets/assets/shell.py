@@ -19,6 +19,18 @@ GPU_POOL = "gpu"
 """The concurrency pool of training and prediction; its limit is set in dagster.yaml."""
 
 
+def keep_up_to_date() -> dg.AutomationCondition:
+    """Ask for what exists when something it is made from has got a new data version; evaluated once switched on.
+
+    What was never materialised stays so: shifts that no ranking fuses are nobody's business, and a first training is
+    a person's decision. Waits while an upstream asset is being made.
+    """
+    changed = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
+    busy = dg.AutomationCondition.in_progress() | dg.AutomationCondition.any_deps_in_progress()
+    condition = changed.since_last_handled() & ~dg.AutomationCondition.missing() & ~busy
+    return condition.with_label("a dependency has new content")
+
+
 class ProgressSource(Protocol):
     """Gives a run its progress: lines in Dagster's log, or the bars of the command line."""
 
@@ -34,6 +46,7 @@ def asset_options(name: str, group: str, kinds: set[str], **options: Any) -> dic
         "owners": OWNERS,
         "code_version": CODE_VERSIONS[name],
         "retry_policy": RETRY,
+        "automation_condition": keep_up_to_date() if group in ("predictions", "ensemble") else None,
         "tags": {"stage": group, **options.pop("tags", {})},
         **options,
     }

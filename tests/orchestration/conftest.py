@@ -1,0 +1,84 @@
+"""The tiny graph, materialised once for every test that looks at it, and copied for those that change it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestration.driver import Driver, Outcome, open_driver
+from orchestration.settings import Settings
+from orchestration.state import State, prepare_state
+from tests.tiny import tiny_recipe
+from yt8m_assets.progress import NullProgress, Progress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore
+
+ENVIRONMENT = ("DAGSTER_HOME", "YT8M_STATE", "YT8M_STORAGE", "YT8M_RECIPE", "YT8M_EXECUTOR", "MLFLOW_TRACKING_URI")
+
+
+class RecordingProgress(NullProgress):
+    """Keeps the lines that it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
+    @property
+    def steps(self) -> list[str]:
+        """Titles of the runs that were made."""
+        return [line.removeprefix("-- ").strip() for line in self.lines if line.startswith("-- ")]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A recipe over a state folder."""
+
+    recipe: Recipe
+    state: State
+    first: Outcome | None = None
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.from_environment(self.state, {})
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.settings.storage_uri, self.settings.cache_path)
+
+    def open(self, recipe: Recipe | None = None, progress: Progress | None = None) -> Driver:
+        return open_driver(recipe or self.recipe, self.state, self.settings, progress or NullProgress())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_environment() -> Iterator[None]:
+    """No setting of the person who runs the tests reaches them, and none of the tests' reaches others."""
+    before = {name: os.environ.pop(name, None) for name in ENVIRONMENT}
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def graph(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Graph:
+    """The whole tiny graph, materialised; tests only read it."""
+    state = prepare_state(tmp_path_factory.mktemp("graph"))
+    shutil.copyfile(migrated_database, state.root / "mlflow" / "mlflow.db")
+    empty = Graph(tiny_recipe(), state)
+    with empty.open() as driver:
+        outcome = driver.materialize()
+    return Graph(empty.recipe, state, outcome)
+
+
+@pytest.fixture
+def own_graph(graph: Graph, tmp_path: Path) -> Graph:
+    """A copy of the materialised graph, to be changed."""
+    for name in ("artifacts", "dagster", "mlflow"):
+        shutil.copytree(graph.state.root / name, tmp_path / "state" / name)
+    return Graph(graph.recipe, prepare_state(tmp_path / "state"))

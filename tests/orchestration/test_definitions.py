@@ -1,0 +1,128 @@
+"""The definitions as Dagster sees them: groups, partitions, jobs, options; and the tools that people use on them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from orchestration.definitions import build_definitions
+from orchestration.resources import build_resources
+from orchestration.settings import Settings
+from orchestration.state import prepare_state
+from tests.tiny import tiny_recipe
+from yt8m_assets.lineage import ASSETS, CODE_VERSIONS, Node, nodes, parents
+from yt8m_assets.recipes import load_recipe
+from yt8m_assets.recipes.schema import Recipe
+
+ROOT = Path(__file__).parents[2]
+GROUPS = {
+    "data": {"pretraining_shards", "segment_shards", "test_shards", "holdout_ratings"},
+    "models": {"pretrained_model", "finetuned_model"},
+    "predictions": {"oof_predictions", "test_predictions", "oof_ranking", "test_ranking"},
+    "ensemble": {"ensemble_weights", "submission", "leaderboard"},
+}
+
+
+def definitions(tmp_path: Path, recipe: Recipe, environment: dict[str, str] | None = None) -> dg.Definitions:
+    settings = Settings.from_environment(prepare_state(tmp_path), environment or {})
+    return build_definitions(recipe, build_resources(settings))
+
+
+def test_groups_and_what_the_page_of_an_asset_shows(tmp_path: Path) -> None:
+    graph = definitions(tmp_path, tiny_recipe()).resolve_asset_graph()
+    found: dict[str, set[str]] = {}
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        found.setdefault(str(node.group_name), set()).add(key.to_user_string())
+        assert node.description
+        assert len(node.description) > 40
+        assert node.owners == ["team:video-understanding"]
+        assert node.kinds
+        assert node.code_version == CODE_VERSIONS[key.to_user_string()]
+    assert found == GROUPS
+
+
+def test_dagsters_lineage_is_ours(tmp_path: Path) -> None:
+    recipe = tiny_recipe()
+    graph = definitions(tmp_path, recipe).resolve_asset_graph()
+    for asset in ASSETS:
+        ours = {parent.asset for node in nodes(recipe, asset) for parent in parents(recipe, node)}
+        assert {key.to_user_string() for key in graph.get(dg.AssetKey(asset)).parent_keys} == ours, asset
+
+
+def test_partitions_and_policies(tmp_path: Path) -> None:
+    recipe = load_recipe("challenge")
+    graph = definitions(tmp_path, recipe).resolve_asset_graph()
+    for asset in ASSETS:
+        node = graph.get(dg.AssetKey(asset))
+        first = nodes(recipe, asset)[0]
+        size = 1 if first.model is None else 9 if first.shift is None else 45
+        assert (len(node.partitions_def.get_partition_keys()) if node.partitions_def else 1) == size
+        single = node.backfill_policy is not None and node.backfill_policy.max_partitions_per_run is None
+        assert single == (node.group_name == "predictions")
+        pools = {"gpu"} if asset.endswith(("_model", "_predictions")) else set()
+        assert {pool for pool in [graph.assets_def_for_key(node.key).op.pool] if pool} == pools
+
+
+def test_a_model_maps_to_its_cells(tmp_path: Path) -> None:
+    graph = definitions(tmp_path, tiny_recipe()).resolve_asset_graph()
+    keys = graph.get_parent_partition_keys_for_child("two", dg.AssetKey("oof_predictions"), dg.AssetKey("oof_ranking"))
+    found = set(keys.partitions_subset.get_partition_keys())
+    assert found == {f"two|{shift}" for shift in range(-2, 3)}
+
+
+def test_every_job_has_a_limit(tmp_path: Path) -> None:
+    """RELIABILITY F33: a worker that dies unseen does not leave a run for ever."""
+    resolved = definitions(tmp_path, tiny_recipe())
+    names = {"prepare_data", "train_one_model", "predict_rectangle", "rank_models", "ensemble"}
+    assert {job.name for job in resolved.resolve_all_job_defs() if not job.name.startswith("__")} == names
+    for name in names:
+        job = resolved.resolve_job_def(name)
+        assert int(job.tags["dagster/max_runtime"]) > 0
+    train = resolved.resolve_job_def("train_one_model")
+    assert train.partitions_def is not None
+    assert list(train.partitions_def.get_partition_keys()) == ["one", "two"]
+
+
+def test_secrets_stay_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RELIABILITY F46: a password in the tracking address is in no definition, run, event or file that we write."""
+    canary = "canary-3b1f"
+    address = f"http://user:{canary}@127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    state = prepare_state(tmp_path)
+    resolved = definitions(tmp_path, tiny_recipe(), {"MLFLOW_TRACKING_URI": address})
+    assert canary not in repr(resolved.resources)
+    with dg.DagsterInstance.from_config(str(state.dagster_home)) as instance:
+        job = resolved.resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(
+            instance=instance, asset_selection=[dg.AssetKey("ensemble_weights")], raise_on_error=False
+        )
+        assert not result.success
+        text = "".join(str(entry) for entry in instance.all_logs(result.run_id))
+    assert "MissingArtifactError" in text
+    assert canary not in text
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or canary.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("command", [["check", "defs"], ["list", "defs", "--json"]])
+def test_dg_accepts_the_project(tmp_path: Path, command: list[str]) -> None:
+    environment = {**os.environ, "YT8M_STATE": str(tmp_path), "DAGSTER_HOME": "", "DG_CLI_TEST_MODE": "1"}
+    environment.pop("DAGSTER_HOME")
+    dg_command = [str(Path(sys.executable).with_name("dg")), *command]
+    answer = subprocess.run(dg_command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    if command[0] == "list":
+        assert all(asset in answer.stdout for asset in ASSETS)
+    assert (tmp_path / "dagster" / "dagster.yaml").is_file()
+
+
+def test_the_same_process_holds_two_graphs(tmp_path: Path) -> None:
+    first = definitions(tmp_path / "a", tiny_recipe()).resolve_asset_graph()
+    second = definitions(tmp_path / "b", load_recipe("challenge")).resolve_asset_graph()
+    sizes = [len(g.get(dg.AssetKey("pretrained_model")).partitions_def.get_partition_keys()) for g in (first, second)]
+    assert sizes == [2, 9]
+    assert Node("submission").key == "submission"

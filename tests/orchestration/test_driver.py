@@ -1,0 +1,240 @@
+"""The whole graph with a real Dagster instance and a real MLflow: first pass, second pass, changes, interruptions."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from orchestration.failures import CheckFailedError
+from orchestration.instance import driver_instance
+from orchestration.plan import Step, required_nodes
+from tests.orchestration.conftest import Graph, RecordingProgress
+from yt8m_assets.errors import ConfigError, MissingArtifactError, Yt8mError
+from yt8m_assets.lineage import Node, current_manifest
+from yt8m_assets.submission import validate_submission
+
+ROOT = Path(__file__).parents[2]
+
+
+def stale_causes(graph: Graph, asset: str, partition: str | None) -> list[str]:
+    """Why Dagster takes a partition to be stale."""
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver
+    from dagster._core.loader import LoadingContextForTest
+
+    with graph.open() as driver:
+        assets = driver.definitions.resolve_asset_graph()
+        loading = LoadingContextForTest(driver.instance)
+        resolver = CachingStaleStatusResolver(driver.instance, assets, loading)
+        return [cause.reason for cause in resolver.get_stale_causes(dg.AssetKey(asset), partition)]
+
+
+def test_first_pass_makes_everything_and_dagster_knows(graph: Graph) -> None:
+    required = required_nodes(graph.recipe)
+    assert graph.first is not None
+    assert (graph.first.num_nodes, graph.first.num_current) == (len(required), 0)
+    with graph.open() as driver:
+        for node in required:
+            manifest = current_manifest(graph.recipe, graph.store, node)
+            assert manifest is not None, node
+            assert driver.records.digest(node) == manifest.digest
+        runs = driver.instance.get_runs()
+        assert {run.run_id for run in runs} == set(graph.first.runs)
+        assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
+        keys = driver._blocking_checks()
+        latest = driver.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+        assert set(latest) == set(keys)
+        assert {record.status.value for record in latest.values()} == {"SUCCEEDED"}
+
+
+def test_the_submission_is_valid(graph: Graph) -> None:
+    from yt8m_assets.data.stages import read_segment_classes
+
+    path = graph.store.fetch(graph.store.require("submission")) / "submission.csv"
+    assert not validate_submission(path, read_segment_classes(graph.recipe, graph.store).tolist())
+
+
+def test_mlflow_and_dagster_point_at_each_other(graph: Graph) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(graph.settings.tracking_uri)
+    experiment = client.get_experiment_by_name("yt8m")
+    assert experiment is not None
+    assert experiment.artifact_location == graph.state.mlflow_artifacts.as_uri()
+    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'finetuning'")
+    assert {run.data.tags["model"] for run in runs} == {"one", "two"}
+    assert graph.first is not None
+    for run in runs:
+        assert run.data.tags["dagster_run_id"] in graph.first.runs
+        assert run.data.tags["dagster_asset"] == "finetuned_model"
+        assert run.data.tags["dagster_partition"] == run.data.tags["model"]
+        manifest = graph.store.require(f"finetuned_model/{run.data.tags['model']}")
+        assert manifest.metadata["mlflow_run_id"] == run.info.run_id
+
+
+def test_second_pass_starts_nothing_and_imports_nothing_heavy(graph: Graph) -> None:
+    script = (
+        "import pathlib, sys\n"
+        "from tests.tiny import tiny_recipe\n"
+        "from orchestration.driver import materialize\n"
+        "from orchestration.state import prepare_state\n"
+        "from yt8m_assets.progress import NullProgress\n"
+        f"state = prepare_state(pathlib.Path({str(graph.state.root)!r}))\n"
+        "outcome = materialize(tiny_recipe(), state, NullProgress())\n"
+        "print(outcome.num_nodes - outcome.num_current, len(outcome.runs))\n"
+        "print([name for name in ('torch', 'mlflow', 'matplotlib') if name in sys.modules])\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines() == ["0 0", "[]"]
+    assert not answer.stderr
+
+
+def test_nothing_is_stale_for_dagster(graph: Graph) -> None:
+    for asset, partition in [
+        ("holdout_ratings", None), ("finetuned_model", "one"), ("oof_predictions", "one|0"),
+        ("test_predictions", "two|-1"),
+        ("oof_ranking", "two"), ("ensemble_weights", None), ("submission", None), ("leaderboard", None),
+    ]:  # fmt: skip
+        assert not stale_causes(graph, asset, partition), asset
+
+
+def test_making_the_same_again_changes_nothing(own_graph: Graph) -> None:
+    """RELIABILITY F31: same content, same data version, nothing downstream becomes stale."""
+    before = own_graph.store.require("finetuned_model/one")
+    with own_graph.open() as driver:
+        driver.run(Step(assets=("finetuned_model",), first="one", last="one"))
+        own_graph.store.delete("oof_ranking/one")
+        driver.run(Step(assets=("oof_ranking",), first="one", last="one"))
+        driver.cache.forget()
+        assert all(driver.up_to_date(node) for node in required_nodes(own_graph.recipe))
+    assert own_graph.store.require("finetuned_model/one") == before
+    assert not stale_causes(own_graph, "oof_predictions", "one|0")
+    assert not stale_causes(own_graph, "ensemble_weights", None)
+
+
+def test_a_changed_recipe_redoes_what_depends_on_it(own_graph: Graph) -> None:
+    recipe = own_graph.recipe
+    changed = replace(recipe, search=replace(recipe.search, seed=recipe.search.seed + 1))
+    progress = RecordingProgress()
+    with own_graph.open(changed, progress) as driver:
+        driver.materialize()
+        assert progress.steps == ["ensemble_weights, submission, leaderboard"]
+        assert not driver.materialize().runs
+    progress = RecordingProgress()
+    fused = replace(changed, prediction=replace(recipe.prediction, tta_w0=1.5))
+    with own_graph.open(fused, progress) as driver:
+        driver.materialize(until="test_ranking")
+    assert progress.steps == ["test_ranking  one ... two"]
+
+
+def test_what_dagster_has_not_recorded_is_recorded(own_graph: Graph) -> None:
+    """A run killed between publishing and recording: the artifact is kept, the record made good."""
+    before = own_graph.store.require("test_ranking/two")
+    with driver_instance(own_graph.state) as instance:
+        instance.wipe_asset_partitions(dg.AssetKey("test_ranking"), ["two"])
+    progress = RecordingProgress()
+    with own_graph.open(progress=progress) as driver:
+        driver.materialize(until="test_ranking")
+    assert progress.steps == ["test_ranking  two"]
+    assert own_graph.store.require("test_ranking/two") == before
+
+
+def test_a_wider_rectangle_of_cells(own_graph: Graph) -> None:
+    progress = RecordingProgress()
+    with own_graph.open(progress=progress) as driver:
+        outcome = driver.predict(["oof_predictions"], ["one", "two"], [-2, -1])
+        assert (outcome.num_nodes, outcome.num_current) == (4, 1)
+        assert progress.steps == ["oof_predictions  one|-2 ... two|-2", "oof_predictions  one|-1"]
+        assert not driver.predict(["oof_predictions"], ["one", "two"], [-2, -1]).runs
+        assert not driver.materialize().runs
+        with pytest.raises(ConfigError, match="one, two"):
+            driver.predict(["oof_predictions"], ["three"], [0])
+
+
+def test_a_stage_that_fails_raises_its_own_error_and_publishes_nothing(own_graph: Graph) -> None:
+    own_graph.store.delete("finetuned_model/one")
+    with own_graph.open() as driver, pytest.raises(MissingArtifactError, match="finetuned_model/one"):
+        driver.run(Step(assets=("oof_predictions",), first="one|2", last="one|2"))
+    assert own_graph.store.manifest("oof_predictions/one/shift+2") is None
+
+
+def test_a_failed_check_stops_the_pass_and_is_not_forgotten(own_graph: Graph) -> None:
+    """RELIABILITY F28-like: what fails its check is not built upon, in this pass and in the next."""
+    manifest = own_graph.store.require("holdout_ratings")
+    path = own_graph.store.fetch(manifest) / "ratings.csv"
+    lines = [line.rsplit(",", 1)[0] + ",1\n" for line in path.read_text().splitlines()]
+    arguments = {"fingerprint": manifest.fingerprint, "parents": manifest.parents, "config": manifest.config}
+    with own_graph.store.publish("holdout_ratings", **arguments) as publication:  # type: ignore[arg-type]
+        (publication.path / "ratings.csv").write_text("".join(lines))
+    for _ in range(2):
+        progress = RecordingProgress()
+        with own_graph.open(progress=progress) as driver, pytest.raises(CheckFailedError, match="both_verdicts"):
+            driver.materialize()
+        assert progress.steps[-1].endswith("holdout_ratings")
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from contextlib import contextmanager
+from tests.tiny import tiny_recipe
+from orchestration.driver import materialize
+from orchestration.state import prepare_state
+from yt8m_assets.progress import NullProgress
+
+class Deadly(NullProgress):
+    "Kills the process at the third step of a training."
+    @contextmanager
+    def task(self, title, total=None, unit="it"):
+        with super().task(title, total, unit) as task:
+            if title.startswith("finetuning"):
+                count = iter(range(3))
+                def advance(number=1):
+                    if next(count) == 2:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                task.advance = advance
+            yield task
+
+materialize(tiny_recipe(), prepare_state(pathlib.Path(sys.argv[1])), Deadly(), until="finetuned_model")
+"""
+
+
+def test_a_killed_pass_continues(own_graph: Graph) -> None:
+    """Killed in the middle of fine-tuning: its run is ended, its pool slot freed, its checkpoint used."""
+    own_graph.store.delete("finetuned_model/two")
+    kept = own_graph.store.require("finetuned_model/one")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(own_graph.state.root)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -9, killed.stderr.decode()
+    assert own_graph.store.manifest("finetuned_model/two") is None
+    with driver_instance(own_graph.state) as instance:
+        (dead,) = instance.get_runs(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        assert instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 1
+    progress = RecordingProgress()
+    with own_graph.open(progress=progress) as driver:
+        driver.materialize(until="finetuned_model")
+        ended = driver.instance.get_run_by_id(dead.run_id)
+        assert ended is not None
+        assert ended.status == dg.DagsterRunStatus.FAILURE
+        assert driver.instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
+    assert progress.steps == ["finetuned_model  two"]
+    assert own_graph.store.require("finetuned_model/two").metadata["resumed_from_step"] == 2
+    assert own_graph.store.require("finetuned_model/one") == kept
+
+
+def test_an_unknown_fault_is_one_message(own_graph: Graph) -> None:
+    """An error that nobody foresaw still comes out as one of the project's own, naming the step."""
+    manifest = own_graph.store.require("oof_predictions/one/shift+0")
+    (own_graph.store.fetch(manifest) / "ranking.parquet").write_bytes(b"")
+    own_graph.store.delete("oof_ranking/one")
+    with own_graph.open() as driver, pytest.raises(Yt8mError, match=r"ranking\.parquet"):
+        driver.materialize(until="oof_ranking")
+    assert own_graph.store.manifest(Node("oof_ranking", "one").key) is None
