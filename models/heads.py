@@ -27,18 +27,24 @@ class MixtureOfExpertsHead(nn.Module):
         self.num_classes = num_classes
         self.num_mixtures = num_mixtures
         self.l2 = l2
+        self.expert_dim = 2
         self.gates = glorot_linear(in_features, num_classes * (num_mixtures + 1), bias=False)
         self.experts = glorot_linear(in_features, num_classes * num_mixtures)
         self.probability_gate = probability_gate
 
     def forward(self, features_BH: Tensor) -> Tensor:
         """Map [B, H] to probabilities [B, C]."""
-        gates_BCE = at_least_float32(self.gates(features_BH)).unflatten(1, (self.num_classes, -1)).softmax(-1)
-        experts_BCE = at_least_float32(self.experts(features_BH)).unflatten(1, (self.num_classes, -1)).sigmoid()
-        probabilities_BC = (gates_BCE[..., : self.num_mixtures] * experts_BCE).sum(-1)
+        gates = self._per_class(self.gates(features_BH)).softmax(self.expert_dim)
+        experts = self._per_class(self.experts(features_BH)).sigmoid()
+        probabilities_BC = (gates.narrow(self.expert_dim, 0, self.num_mixtures) * experts).sum(self.expert_dim)
         if self.probability_gate is None:
             return probabilities_BC
         return self.probability_gate(probabilities_BC)
+
+    def _per_class(self, x: Tensor) -> Tensor:
+        """Unfold a layer's columns into [B, C, E], or [B, E, C] in a restricted head."""
+        sizes = (self.num_classes, -1) if self.expert_dim == 2 else (-1, self.num_classes)
+        return at_least_float32(x).unflatten(1, sizes)
 
     def l2_penalty(self) -> Tensor:
         """Half of l2 times the squared weights of gates and experts; biases are free."""
@@ -51,11 +57,13 @@ class MixtureOfExpertsHead(nn.Module):
         restricted.num_mixtures, restricted.l2 = self.num_mixtures, self.l2
         if self.probability_gate is None:
             restricted.num_classes = class_ids.numel()
+            # Experts outermost: a softmax over six adjacent values is several times slower than one across rows.
+            restricted.expert_dim = 1
             restricted.gates = keep_classes(self.gates, class_ids, self.num_mixtures + 1)
             restricted.experts = keep_classes(self.experts, class_ids, self.num_mixtures)
             restricted.probability_gate = None
         else:
-            restricted.num_classes = self.num_classes
+            restricted.num_classes, restricted.expert_dim = self.num_classes, self.expert_dim
             restricted.gates, restricted.experts = self.gates, self.experts
             restricted.probability_gate = self.probability_gate.restrict_classes(class_ids)
         return restricted
@@ -118,10 +126,10 @@ class LogisticHeads(nn.Module):
 
 @torch.no_grad()
 def keep_classes(layer: nn.Module, class_ids: Tensor, columns_per_class: int = 1) -> nn.Linear:
-    """Copy the outputs of a linear layer that belong to these classes (a class's columns are adjacent)."""
+    """Copy the outputs of a linear layer that belong to these classes: first columns first, [columns_per_class, R]."""
     assert isinstance(layer, nn.Linear)
     offsets = torch.arange(columns_per_class, device=layer.weight.device)
-    columns = (class_ids.to(layer.weight.device)[:, None] * columns_per_class + offsets).flatten()
+    columns = (class_ids.to(layer.weight.device) * columns_per_class + offsets[:, None]).flatten()
     with torch.device("meta"):
         kept = nn.Linear(layer.in_features, columns.numel(), bias=layer.bias is not None)
     kept.weight = nn.Parameter(layer.weight[columns], requires_grad=False)

@@ -44,6 +44,8 @@ def test_a_restricted_head_needs_no_gradient_and_copies_its_columns():
     assert not any(parameter.requires_grad for parameter in kept.parameters())
     assert torch.equal(kept.gates.weight, head.gates.weight[9:12])
     assert torch.equal(kept.experts.bias, head.experts.bias[6:8])
+    two = head.restrict_classes(torch.tensor([3, 0]))
+    assert torch.equal(two.experts.bias, head.experts.bias[[6, 0, 7, 1]])
     with torch.no_grad():
         head.gates.weight.zero_()
     assert kept.gates.weight.abs().max() > 0
