@@ -1,0 +1,129 @@
+"""Several ranks train like one; gloo on the CPU."""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.support import BERT, MIX, make_recipe, open_store, prepare_store
+from yt8m_assets.errors import NonFiniteError, WorkerCrashError
+from yt8m_assets.progress import NullProgress
+from yt8m_assets.recipes.schema import ModelRecipe
+from yt8m_assets.tracking import MemoryTracking
+from yt8m_assets.training.interruption import TrainingPreempted
+from yt8m_assets.training.stages import finetune, pretrain
+
+EXACT = replace(BERT, overrides={**BERT.overrides, "dropout": 0.0})
+MIX_EXACT = replace(MIX, overrides={**MIX.overrides, "dropout": 0.0})
+
+
+def on_ranks(model: ModelRecipe, num_processes: int, **changes: Any) -> ModelRecipe:
+    return replace(
+        model,
+        pretraining=replace(model.pretraining, num_processes=num_processes, **changes),
+        finetuning=replace(model.finetuning, num_processes=num_processes, **changes),
+    )
+
+
+def run(stage: Any, folder: Path, shards: Path, model: ModelRecipe, tracking: Any = None) -> Any:
+    recipe = make_recipe(shards, model)
+    store = open_store(folder) if (folder / "artifacts").exists() else prepare_store(folder, recipe)
+    tracking = tracking or MemoryTracking()
+    return stage(recipe, store, model.key, tracking=tracking, progress=NullProgress(), run_tags={})
+
+
+def losses(tracking: MemoryTracking) -> list[float]:
+    return [value for _, value in tracking.runs[-1].series("train/loss")]
+
+
+def assert_close(found: list[float], expected: list[float]) -> None:
+    assert len(found) == len(expected)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_two_ranks_give_the_loss_curve_of_one(tmp_path: Path, shards: Path) -> None:
+    curves = {}
+    for size in (1, 2):
+        tracking = MemoryTracking()
+        result = run(pretrain, tmp_path / str(size), shards, on_ranks(EXACT, size), tracking)
+        curves[size] = losses(tracking)
+        assert result.manifest.metadata["steps"] == 12
+        assert len(tracking.runs) == 1
+    assert_close(curves[2], curves[1])
+
+
+@pytest.mark.slow
+def test_batch_norm_sampling_and_both_stages_agree_over_ranks(tmp_path: Path, shards: Path) -> None:
+    curves: dict[int, list[float]] = {}
+    maps = {}
+    for size in (1, 2):
+        curves[size] = []
+        for stage in (pretrain, finetune):
+            tracking = MemoryTracking()
+            result = run(stage, tmp_path / str(size), shards, on_ranks(MIX_EXACT, size, sync_batchnorm=True), tracking)
+            curves[size] += losses(tracking)
+        maps[size] = result.manifest.metadata["map"]
+    assert_close(curves[2], curves[1])
+    assert maps[2] == pytest.approx(maps[1], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_lost_rank_ends_the_job_and_the_rerun_resumes_with_another_number(tmp_path: Path, shards: Path) -> None:
+    model = on_ranks(EXACT, 2, num_steps=400, log_every=1)
+    killed: list[float] = []
+
+    def kill_a_rank() -> None:
+        import psutil
+
+        store = open_store(tmp_path)
+        while not store.list_keys("checkpoints/pretrained_model/bert"):
+            time.sleep(0.05)
+        for child in psutil.Process().children(recursive=True):
+            if child.environ().get("RANK") == "1":
+                killed.append(time.monotonic())
+                child.kill()
+
+    prepare_store(tmp_path, make_recipe(shards, model))
+    killer = threading.Thread(target=kill_a_rank)
+    killer.start()
+    with pytest.raises(WorkerCrashError, match="rank 1 of 2 died with signal 9"):
+        run(pretrain, tmp_path, shards, model)
+    killer.join()
+    assert time.monotonic() - killed[0] < 20
+    tracking = MemoryTracking()
+    result = run(pretrain, tmp_path, shards, on_ranks(EXACT, 1, num_steps=400, log_every=1), tracking)
+    resumed = result.manifest.metadata["resumed_from_step"]
+    assert resumed >= 5
+    whole = MemoryTracking()
+    run(pretrain, tmp_path / "whole", shards, on_ranks(EXACT, 1, num_steps=400, log_every=1), whole)
+    assert losses(tracking) == pytest.approx(losses(whole)[resumed:], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_on_all_ranks(tmp_path: Path, shards: Path) -> None:
+    model = on_ranks(EXACT, 2, num_steps=400)
+    store = prepare_store(tmp_path, make_recipe(shards, model))
+
+    def terminate() -> None:
+        while not store.list_keys("checkpoints/pretrained_model/bert"):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    killer = threading.Thread(target=terminate)
+    killer.start()
+    with pytest.raises(TrainingPreempted) as caught:
+        run(pretrain, tmp_path, shards, model)
+    killer.join()
+    assert 5 <= caught.value.step < 400
+    assert store.list_keys("checkpoints/pretrained_model/bert")[-1].endswith(f"step-{caught.value.step:08d}")
+
+
+@pytest.mark.slow
+def test_the_ranks_own_error_comes_through(tmp_path: Path, shards: Path) -> None:
+    with pytest.raises(NonFiniteError, match="videos of the batch"):
+        run(pretrain, tmp_path, shards, on_ranks(EXACT, 2, learning_rate=1e38, clip="none"))
