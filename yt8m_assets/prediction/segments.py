@@ -33,7 +33,7 @@ class Segments:
             raise DataError(f"segment table: {self.video.shape} videos for {self.start.shape} starts")
         unsorted = np.flatnonzero(video_ids[1:] <= video_ids[:-1])
         if unsorted.size:
-            raise DataError(f"segment table: video ids not strictly ascending at {video_ids[unsorted[0] + 1]!r}")
+            raise DataError(f"segment table: video ids not strictly ascending at {str(video_ids[unsorted[0] + 1])!r}")
         if not np.array_equal(np.unique(self.video), np.arange(video_ids.size)):
             raise DataError(f"segment table: the video indices are not 0..{video_ids.size - 1}, each used")
         keys = self.keys()
@@ -51,7 +51,7 @@ class Segments:
         given = np.asarray(video_ids, dtype=str)
         names, counts = np.unique(given, return_counts=True)
         if np.any(counts > 1):
-            raise DataError(f"segment table: video id {names[counts > 1][0]!r} occurs more than once")
+            raise DataError(f"segment table: video id {str(names[counts > 1][0])!r} occurs more than once")
         video = np.asarray(video, dtype=np.int64)
         unique = np.unique(given[np.unique(video)])  # a video without segments is not in the table
         renumbered = np.searchsorted(unique, given).astype(np.int32)[video]

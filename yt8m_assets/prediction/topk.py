@@ -53,7 +53,9 @@ class StreamingTopK:
             return
         if row_array.min() < 0 or row_array.max() >= len(self._segments):
             raise DataError(f"a scored segment lies outside the table of {len(self._segments)} segments")
-        if not np.isfinite(scores.sum(dtype=np.float64)):
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            total = scores.sum(dtype=np.float64)
+        if not np.isfinite(total):
             self._refuse(scores, row_array)
         row_array = row_array.astype(np.int32)
         for begin in range(0, len(scores), _BLOCK):
