@@ -67,11 +67,11 @@ def test_intervals_keep_their_lengths_and_gaps_and_touch_the_video(scripts):
             assert all(b[0] - a[1] >= 5 for a, b in pairwise(activity.intervals))
 
 
-def test_no_second_of_a_video_is_more_active_than_another(scripts):
-    """Distance to the video's edge would otherwise give ratings away."""
+def test_edges_of_a_video_are_about_as_active_as_its_middle(scripts):
+    """Intervals that stayed inside the video would make them far less so; gaps between intervals make them a bit more."""
     ends = [a.profile(0, 5) > 0 for s in scripts for a in s.activities]
     middles = [a.profile(s.num_seconds // 2, s.num_seconds // 2 + 5) > 0 for s in scripts for a in s.activities]
-    assert abs(np.mean(ends) - np.mean(middles)) < 0.03
+    assert 0.9 < np.mean(ends) / np.mean(middles) < 1.3
 
 
 def test_profile_is_the_gain_of_each_second():

@@ -140,7 +140,7 @@ def _draw_labels(config: SimulationConfig, world: World, rng: np.random.Generato
 def _draw_intervals(
     config: SimulationConfig, rng: np.random.Generator, num_seconds: int
 ) -> tuple[tuple[int, int, float], ...]:
-    """Intervals anywhere they touch the video: a second at its edge is as likely to be active as one in the middle."""
+    """Intervals anywhere they touch the video: a second at its edge is about as likely to be active as any."""
     intervals: list[tuple[int, int, float]] = []
     gap = config.min_gap_seconds
     for _ in range(int(rng.integers(1, config.max_intervals + 1))):
