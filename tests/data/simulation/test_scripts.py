@@ -68,7 +68,7 @@ def test_intervals_keep_their_lengths_and_gaps_and_touch_the_video(scripts):
 
 
 def test_edges_of_a_video_are_about_as_active_as_its_middle(scripts):
-    """Intervals that stayed inside the video would make them far less so; gaps between intervals make them a bit more."""
+    """Intervals kept inside the video would make them far less so; gaps between intervals make them a bit more."""
     ends = [a.profile(0, 5) > 0 for s in scripts for a in s.activities]
     middles = [a.profile(s.num_seconds // 2, s.num_seconds // 2 + 5) > 0 for s in scripts for a in s.activities]
     assert 0.9 < np.mean(ends) / np.mean(middles) < 1.3
