@@ -1,8 +1,13 @@
-"""What several test packages share: a migrated MLflow database, copied for each test (building one takes seconds)."""
+"""What several test packages share: a migrated MLflow database (building one takes seconds), and small graphs.
+
+A `graph` is (recipe, store): the tiny recipe and a store with its data and untrained models (`graph`) or with all
+predictions and rankings as well (`ranked_graph`); each test gets a copy of its own.
+"""
 
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _FOREIGN_WARNINGS = (
     "ignore:The ``noload`` loader strategy is deprecated",
     "ignore:starlette.middleware.wsgi is deprecated",
+    "ignore:.*Any type hint is inferred as AnyType",
 )
 """Warnings of MLflow's own code about its own dependencies; all others are errors (pyproject.toml)."""
 
@@ -44,3 +50,44 @@ def mlflow_uri(migrated_database: Path, tmp_path: Path) -> str:
     """URI of a fresh tracking database of this test."""
     shutil.copyfile(migrated_database, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.graph import make_data, open_store
+    from tests.tiny import tiny_recipe
+
+    folder = tmp_path_factory.mktemp("data_graph")
+    make_data(tiny_recipe(), open_store(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _ranked_folder(_data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.graph import make_rankings, open_store
+    from tests.tiny import tiny_recipe
+
+    folder = tmp_path_factory.mktemp("ranked_graph")
+    shutil.copytree(_data_folder, folder, dirs_exist_ok=True)
+    make_rankings(tiny_recipe(), open_store(folder))
+    return folder
+
+
+def _copy(folder: Path, target: Path) -> tuple[Any, Any]:
+    from tests.graph import open_store
+    from tests.tiny import tiny_recipe
+
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    return tiny_recipe(), open_store(target)
+
+
+@pytest.fixture
+def graph(_data_folder: Path, tmp_path: Path) -> tuple[Any, Any]:
+    """The tiny recipe, and a store with data, ratings and untrained models."""
+    return _copy(_data_folder, tmp_path / "graph")
+
+
+@pytest.fixture
+def ranked_graph(_ranked_folder: Path, tmp_path: Path) -> tuple[Any, Any]:
+    """The same with every prediction and ranking."""
+    return _copy(_ranked_folder, tmp_path / "graph")

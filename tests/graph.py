@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
-from tests.tiny import tiny_recipe
 from yt8m_assets.data.stages import make_holdout_ratings, make_shards
 from yt8m_assets.lineage import Node
 from yt8m_assets.progress import NullProgress
@@ -53,20 +50,3 @@ def make_rankings(recipe: Recipe, store: ArtifactStore) -> None:
 def open_store(folder: Path) -> ArtifactStore:
     """A store in a folder."""
     return ArtifactStore(str(folder / "store"), folder / "cache")
-
-
-@pytest.fixture(scope="session")
-def data_graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
-    """The tiny recipe, and a folder with its data and untrained models; copy it to change it."""
-    folder, recipe = tmp_path_factory.mktemp("data_graph"), tiny_recipe()
-    make_data(recipe, open_store(folder))
-    return recipe, folder
-
-
-@pytest.fixture(scope="session")
-def ranked_graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
-    """The same with all predictions and rankings."""
-    folder, recipe = tmp_path_factory.mktemp("ranked_graph"), tiny_recipe()
-    make_data(recipe, open_store(folder))
-    make_rankings(recipe, open_store(folder))
-    return recipe, folder

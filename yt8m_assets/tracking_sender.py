@@ -97,7 +97,7 @@ class Sender:
         except Exception as error:
             if not is_refusal(error):
                 raise
-            logger.warning("tracking: MLflow refuses %s (%s); left out", first["op"], describe(error))
+            logger.warning("tracking: %s cannot be sent (%s); left out", first["op"], describe(error))
         return 1
 
     def _send_batch(self, operations: list[dict[str, Any]]) -> int:
@@ -288,8 +288,9 @@ def describe(error: BaseException) -> str:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the server is there and will never accept this operation."""
-    return getattr(error, "error_code", "") in _REFUSALS
+    """Whether this operation will never be accepted: the server says so, or it cannot even be put into words."""
+    unspeakable = isinstance(error, ValueError | TypeError | LookupError | AttributeError | Warning)
+    return unspeakable or getattr(error, "error_code", "") in _REFUSALS
 
 
 def is_unauthorised(error: BaseException) -> bool:

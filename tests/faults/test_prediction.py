@@ -1,26 +1,15 @@
 """Rows F28-F31 of RELIABILITY.md: rankings are made from the whole, from one parent, and by one run."""
 
 import multiprocessing
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.graph import QUIET, data_graph, open_store, publish_untrained
+from tests.graph import QUIET, publish_untrained
 from yt8m_assets.errors import MissingArtifactError, ParentMismatchError, PartitionBusyError
 from yt8m_assets.prediction.stages import predict_cells, rank_model
-from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import NullTracking
-
-__all__ = ["data_graph"]
-
-
-@pytest.fixture
-def graph(data_graph: tuple[Recipe, Path], tmp_path: Path) -> tuple[Recipe, ArtifactStore]:
-    recipe, folder = data_graph
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    return recipe, open_store(tmp_path)
 
 
 def test_f28_missing_shifts_are_listed(graph):

@@ -58,12 +58,14 @@ def _search(
     """Run the search inside a tracked run. `state` keeps the log and the run's id, for a search that is killed."""
     from yt8m_assets.ensemble.preset import ORIGINAL_W0
     from yt8m_assets.ensemble.search import search_weights
+    from yt8m_assets.ensemble.trial import TrialLog
 
     rankings, ratings = load_oof(recipe, store, inputs)
     presets = {"recipe": (ORIGINAL_W0, {model.key: model.preset_weight for model in recipe.models})}
     run_file, log_path = state / "run.txt", state / TRIALS_FILE
     resume_id = run_file.read_text() if run_file.is_file() else None
     settings = recipe.search
+    k = recipe.prediction.top_k
     total = settings.num_trials + settings.num_refinements
     tags = {
         **run_tags,
@@ -73,14 +75,14 @@ def _search(
         "code_version": CODE_VERSIONS[inputs.node.asset],
         **{f"parent.{key}": digest for key, digest in inputs.parents.items()},
     }
-    params = {**inputs.config["search"], "top_k": recipe.prediction.top_k}
+    params = {**inputs.config["search"], "top_k": k}
     with (
         tracking.run("ensemble search", kind="ensemble", params=params, tags=tags, resume_id=resume_id) as run,
         progress.task("searching weights", total, "trials") as task,
     ):
         if run.run_id is not None:
             run_file.write_text(run.run_id)
-        best = 0.0
+        best = max((trial.target for trial in TrialLog(log_path).past), default=0.0)
 
         def on_trial(trial: "Trial") -> None:
             nonlocal best
@@ -90,7 +92,7 @@ def _search(
             task.advance()
 
         result = search_weights(
-            rankings, ratings, config=settings, log_path=log_path, on_trial=on_trial, presets=presets
+            rankings, ratings, config=settings, log_path=log_path, on_trial=on_trial, presets=presets, k=k
         )
         ratings_manifest = inputs.parent("holdout_ratings")
         run.log_dataset(

@@ -1,0 +1,127 @@
+"""The leaderboard over a whole tiny graph: figures that agree with the artifacts, one page, one table."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+
+from tests.graph import QUIET
+from yt8m_assets.ensemble.stages import make_submission, search_ensemble
+from yt8m_assets.errors import DataError, MissingArtifactError
+from yt8m_assets.evaluation import Ratings
+from yt8m_assets.leaderboard import leaderboard_table, make_leaderboard, markdown_table, read_leaderboard
+from yt8m_assets.leaderboard_figures import agreement
+from yt8m_assets.prediction.ranking import Ranking
+from yt8m_assets.timeline import find_video, make_timeline, score_seconds
+from yt8m_assets.tracking import MemoryTracking, NullTracking
+
+
+@pytest.fixture
+def finished_graph(ranked_graph):
+    recipe, store = ranked_graph
+    search_ensemble(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={})
+    make_submission(recipe, store, progress=QUIET)
+    return recipe, store
+
+
+def publish(graph, tracking=None):
+    return make_leaderboard(*graph, tracking=tracking or NullTracking(), progress=QUIET, run_tags={})
+
+
+def test_leaderboard_agrees_with_the_artifacts(finished_graph):
+    _, store = finished_graph
+    tracking = MemoryTracking()
+    result = publish(finished_graph, tracking)
+    figures = read_leaderboard(store)
+    for row in figures["models"]:
+        ranking = store.require(f"oof_ranking/{row['key']}").metadata
+        assert row["map_with_tta"] == pytest.approx(ranking["map_at_100000"])
+        assert row["map_without_tta"] == pytest.approx(ranking["map_without_tta"])
+        assert row["interval"]["low"] <= row["map_with_tta"] <= row["interval"]["high"]
+        assert row["parameters"] == store.require(f"finetuned_model/{row['key']}").metadata["parameters"]
+        for shift, value in row["map_by_shift"].items():
+            cell = store.require(f"oof_predictions/{row['key']}/shift{shift}").metadata
+            assert value == pytest.approx(cell["map_at_100000"])
+    weights = store.require("ensemble_weights").metadata
+    assert figures["ensemble"]["map"] == pytest.approx(weights["map_at_100000"])
+    assert sum(row["weight"] for row in figures["models"]) == pytest.approx(1)
+    holdout = figures["simulated"]["holdout"]
+    assert 0 < holdout["random"] < holdout["oracle"] <= 1
+    expected = (figures["ensemble"]["map"] - holdout["random"]) / (holdout["oracle"] - holdout["random"])
+    assert holdout["norms"]["ensemble"] == pytest.approx(expected)
+    assert set(figures["simulated"]["test"]["maps"]) == {"ensemble", "one", "two"}
+    assert result.manifest.metadata["holdout_norm"] == pytest.approx(expected)
+    precisions = [row["average_precision"] for row in figures["classes"]]
+    assert precisions == sorted(precisions, reverse=True)
+    assert np.mean(precisions) == pytest.approx(figures["ensemble"]["map"])
+    assert ("", "report") in tracking.runs[0].artifacts
+    assert publish(finished_graph).reused
+
+
+def test_the_page_needs_no_other_file(finished_graph):
+    _, store = finished_graph
+    manifest = publish(finished_graph).manifest
+    page = (store.fetch(manifest) / "report" / "leaderboard.html").read_text()
+    assert "Tiny one" in page
+    assert page.count("data:image/png;base64,") == 6
+    assert not re.search(r"(src|href)='(?!data:)", page)
+    assert "<script" not in page
+
+
+def test_a_redo_gives_the_same_content(finished_graph):
+    _, store = finished_graph
+    first = publish(finished_graph).manifest
+    store.delete("leaderboard")
+    assert publish(finished_graph).manifest.digest == first.digest
+
+
+def test_the_terminal_table_shows_models_and_ensemble(finished_graph):
+    from rich.console import Console
+
+    recipe, store = finished_graph
+    with pytest.raises(MissingArtifactError, match="leaderboard"):
+        leaderboard_table(store, recipe)
+    publish(finished_graph)
+    console = Console(width=160, file=io.StringIO())
+    console.print(leaderboard_table(store, recipe))
+    text = console.file.getvalue()
+    for word in ("Tiny one", "Tiny two", "ensemble", "oracle", "norm"):
+        assert word in text
+    assert markdown_table(read_leaderboard(store)).count("\n") == 4
+
+
+def test_agreement_of_equal_and_reversed_rankings():
+    names = [f"video{number}:0" for number in range(6)]
+    ratings = Ratings.from_dict({(name, class_id): 1 for name in names for class_id in (3, 7)})
+    forward = Ranking.from_dict({3: names, 7: names[::-1]})
+    reverse = Ranking.from_dict({3: names[::-1], 7: names})
+    matrix = agreement({"a": forward, "b": forward, "c": reverse}, ratings, 100)
+    np.testing.assert_allclose(matrix, [[1, 1, -1], [1, 1, -1], [-1, -1, 1]], atol=1e-12)
+
+
+def test_timeline_shows_the_probabilities_of_each_second(graph, tmp_path):
+    import json
+
+    from yt8m_assets.data.stages import read_segment_classes, read_shards
+
+    recipe, store = graph
+    from yt8m_assets.data import read_shard
+
+    uri = read_shards(store, "segment_shards").uris()[0]
+    video_id = next(iter(read_shard(uri))).video_id
+    path = make_timeline(recipe, store, video_id, tmp_path, model_keys=["one"], num_classes=3)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    content = json.loads((tmp_path / "timeline.json").read_text())
+    classes = read_segment_classes(recipe, store)
+    video = find_video(recipe, store, video_id)
+    scores = score_seconds(recipe, store, video, ["one"], classes)
+    assert content["seconds"] == len(video.frames) == len(scores)
+    assert len(content["classes"]) == 3
+    for row in content["classes"]:
+        column = classes.tolist().index(row["class_id"])
+        np.testing.assert_allclose(row["probabilities"], scores[:, column], atol=1e-5)
+    rated = sum(len(row["ratings"]) for row in content["classes"])
+    assert rated <= len(video.segments)
+    with pytest.raises(DataError, match="nowhere"):
+        make_timeline(recipe, store, "nowhere", tmp_path)

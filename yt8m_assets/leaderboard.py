@@ -1,0 +1,111 @@
+"""The leaderboard: the report of the whole graph, as JSON, one HTML page, pictures, and a table for the terminal."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from yt8m_assets.lineage import Node, resolve_inputs
+from yt8m_assets.progress import Progress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore, StageResult
+from yt8m_assets.tracking import Tracking
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LEADERBOARD_FILE = "leaderboard.json"
+PAGE_FILE = "leaderboard.html"
+
+
+def make_leaderboard(
+    recipe: Recipe, store: ArtifactStore, *, tracking: Tracking, progress: Progress, run_tags: Mapping[str, str]
+) -> StageResult:
+    """Compute and publish the report. Raises MissingArtifactError naming what is not materialised."""
+    node = Node("leaderboard")
+    inputs = resolve_inputs(recipe, store, node)
+    manifest = store.manifest(node.key)
+    if manifest is not None and manifest.fingerprint == inputs.fingerprint:
+        return StageResult(manifest, reused=True)
+    from yt8m_assets.leaderboard_figures import collect_figures
+    from yt8m_assets.leaderboard_page import write_page
+    from yt8m_assets.leaderboard_plots import draw_leaderboard
+    from yt8m_assets.timeline import busiest_video, make_timeline
+
+    tags = {**run_tags, "asset": node.asset, "recipe": recipe.name, "fingerprint": inputs.fingerprint}
+    with (
+        store.publish(node.key, **inputs.publish_arguments()) as publication,
+        tracking.run("leaderboard", kind="report", params={"recipe": recipe.name}, tags=tags) as run,
+    ):
+        figures = collect_figures(recipe, store, inputs, progress)
+        text = json.dumps(figures, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        (publication.path / LEADERBOARD_FILE).write_text(text)
+        report = publication.report_path
+        pictures = draw_leaderboard(figures, report)
+        video_id = busiest_video(store, inputs.parent("holdout_ratings"))
+        pictures[f"A video second by second: {video_id}"] = make_timeline(recipe, store, video_id, report)
+        write_page(figures, pictures, report / PAGE_FILE)
+        run.log_artifact(report)
+        run.log_artifact(publication.path / LEADERBOARD_FILE)
+        metrics = headline(figures)
+        run.log_metrics({f"ensemble/{name}": value for name, value in metrics.items()}, step=0)
+        publication.metadata.update(
+            **metrics,
+            best_single_model=figures["ensemble"]["best_single"],
+            table=markdown_table(figures),
+            mlflow_run_id=run.run_id,
+            mlflow_url=run.url,
+        )
+    assert publication.manifest is not None, "leaving the block publishes"
+    return StageResult(publication.manifest)
+
+
+def headline(figures: Mapping[str, Any]) -> dict[str, float]:
+    """The few numbers that stand for the whole."""
+    ensemble = figures["ensemble"]
+    found = {
+        "map_at_100000": ensemble["map"],
+        "map_low": ensemble["interval"]["low"],
+        "map_high": ensemble["interval"]["high"],
+        "gain_over_best_single": ensemble["gain"]["value"],
+    }
+    if figures["simulated"]:
+        for split in ("holdout", "test"):
+            part = figures["simulated"][split]
+            values = {"random_map": part["random"], "oracle_map": part["oracle"], "norm": part["norms"]["ensemble"]}
+            found |= {f"{split}_{name}": value for name, value in values.items() if value is not None}
+        found["test_map_at_100000"] = figures["simulated"]["test"]["maps"]["ensemble"]
+    return found
+
+
+def read_leaderboard(store: ArtifactStore) -> dict[str, Any]:
+    """The published figures. Raises MissingArtifactError where there are none."""
+    manifest = store.require(Node("leaderboard").key)
+    return json.loads((store.fetch(manifest, (LEADERBOARD_FILE,)) / LEADERBOARD_FILE).read_text(encoding="utf-8"))
+
+
+def markdown_table(figures: Mapping[str, Any]) -> str:
+    """The table as Markdown, for metadata and README."""
+    from yt8m_assets.leaderboard_page import table_columns, table_rows
+
+    columns = table_columns(figures)
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *table_rows(figures)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def leaderboard_table(store: ArtifactStore, recipe: Recipe) -> "Table":
+    """The published leaderboard for a terminal, with its remarks below. Raises MissingArtifactError."""
+    from rich.table import Table
+
+    from yt8m_assets.leaderboard_page import remarks, table_columns, table_rows
+
+    figures = read_leaderboard(store)
+    table = Table(title=f"Leaderboard of recipe {recipe.name}", caption="\n".join(remarks(figures)))
+    table.caption_justify = "left"
+    for place, name in enumerate(table_columns(figures)):
+        table.add_column(name, justify="right" if place else "left", no_wrap=True)
+    *models, ensemble = table_rows(figures)
+    for row in models:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*ensemble, style="bold")
+    return table

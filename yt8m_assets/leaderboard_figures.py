@@ -1,0 +1,192 @@
+"""The numbers of the leaderboard: every model, the ensemble, the classes, and where the data are simulated the ceiling.
+
+Everything is recomputed from the published rankings, so the figures cannot drift from them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, cast
+
+import numpy as np
+
+from yt8m_assets.data.memory import load_videos
+from yt8m_assets.data.stages import VOCABULARY_FILE, index_cache, read_shards
+from yt8m_assets.data.vocabulary import class_names, load_vocabulary
+from yt8m_assets.ensemble.stages import SUBMISSION_FILE, FusedRanking, load_oof, read_weights
+from yt8m_assets.evaluation import MapResult, Ratings, bootstrap_map, paired_test, ranking_map, rated_places
+from yt8m_assets.lineage import Inputs, Node
+from yt8m_assets.prediction.ranking import RankingReader
+from yt8m_assets.progress import Progress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.submission import score_submission
+
+
+def collect_figures(recipe: Recipe, store: ArtifactStore, inputs: Inputs, progress: Progress) -> dict[str, Any]:
+    """All figures as JSON values; deterministic for the same artifacts and recipe."""
+    rankings, ratings = load_oof(recipe, store, inputs)
+    found = read_weights(store.fetch(inputs.parent("ensemble_weights")))
+    k, rounds, seed = recipe.prediction.top_k, recipe.bootstrap_rounds, recipe.seed
+    ensemble = FusedRanking(rankings, found["weights"], found["w0"], k)
+    with progress.task("leaderboard", len(rankings) + 3, "parts") as task:
+        models = []
+        for key, ranking in rankings.items():
+            models.append(_model_row(recipe, store, inputs, key, ranking, ratings, found))
+            task.advance()
+        best = max(models, key=lambda row: row["map_with_tta"])["key"]
+        test = paired_test(ensemble, rankings[best], ratings, rounds, seed, k=k)
+        quality = ranking_map(ensemble, ratings, k)
+        task.advance()
+        summary = {
+            **{name: found[name] for name in ("w0", "weights", "equal_map", "nested", "num_trials")},
+            "map": quality.map,
+            "interval": asdict(bootstrap_map(ensemble, ratings, rounds, seed, k=k)),
+            "best_single": best,
+            "gain": {**asdict(test.difference), "p_value": test.p_value},
+        }
+        task.advance()
+        simulated = _simulated(recipe, store, inputs, summary, models, ratings, progress)
+        task.advance()
+    return {
+        "recipe": recipe.name,
+        "models": models,
+        "ensemble": summary,
+        "simulated": simulated,
+        "num_ratings": len(ratings),
+        "num_positive_ratings": int(ratings.positive.sum()),
+        "classes": _classes(store, inputs, quality, ratings),
+        "agreement": {"models": list(rankings), "matrix": agreement(rankings, ratings, k).round(6).tolist()},
+    }
+
+
+def _model_row(
+    recipe: Recipe,
+    store: ArtifactStore,
+    inputs: Inputs,
+    key: str,
+    ranking: RankingReader,
+    ratings: Ratings,
+    found: Mapping[str, Any],
+) -> dict[str, Any]:
+    k, row = recipe.prediction.top_k, recipe.model(key)
+    by_shift = {}
+    for shift in sorted(row.shifts):
+        cell = RankingReader(store.fetch(inputs.parent("oof_predictions", key, shift)))
+        by_shift[f"{shift:+d}"] = ranking_map(cell, ratings, k).map
+    interval = bootstrap_map(ranking, ratings, recipe.bootstrap_rounds, recipe.seed, k=k)
+    without = by_shift[f"{min(row.shifts, key=abs):+d}"]
+    total = sum(found["weights"].values())
+    model = inputs.parent("finetuned_model", key).metadata
+    return {
+        "key": key,
+        "title": row.title,
+        "parameters": model.get("parameters"),
+        "weights_from": model.get("weights"),
+        "map_without_tta": without,
+        "map_with_tta": interval.value,
+        "gain_of_tta": interval.value - without,
+        "interval": asdict(interval),
+        "map_by_shift": by_shift,
+        "weight": found["weights"][key] / total,
+    }
+
+
+def _classes(store: ArtifactStore, inputs: Inputs, quality: MapResult, ratings: Ratings) -> list[dict[str, Any]]:
+    """Average precision of every scored class under the ensemble, best first, with its name and frequency."""
+    shards = inputs.parent("segment_shards")
+    has_names = VOCABULARY_FILE in shards.files
+    uri = str(store.fetch(shards) / VOCABULARY_FILE) if has_names else None
+    names = class_names(uri, np.array(sorted(quality.per_class), np.int64))
+    vocabulary = load_vocabulary(uri) if uri else {}
+    counts = np.bincount(ratings.class_id)
+    rows = [
+        {
+            "class_id": class_id,
+            "name": names[class_id],
+            "average_precision": precision,
+            "num_positives": quality.num_positives[class_id],
+            "num_ratings": int(counts[class_id]),
+            "num_train_videos": vocabulary[class_id].num_train_videos if class_id in vocabulary else None,
+        }
+        for class_id, precision in quality.per_class.items()
+    ]
+    return sorted(rows, key=lambda row: (-row["average_precision"], row["class_id"]))
+
+
+def agreement(rankings: Mapping[str, Any], ratings: Ratings, k: int) -> np.ndarray:
+    """Rank correlation of each two models over the rated segments, within classes: float64 [M, M]."""
+    columns = [_centred_ranks(rated_places(ranking, ratings, k), ratings.class_id) for ranking in rankings.values()]
+    return np.corrcoef(np.stack(columns)) if len(columns) > 1 else np.ones((1, 1))
+
+
+def _centred_ranks(places: np.ndarray, class_id: np.ndarray) -> np.ndarray:
+    """Rank of each pair among its class's, scaled to mean 0 and unit spread within the class; float64 [P]."""
+    last = np.where(places < 0, np.iinfo(np.int32).max, places)  # not listed: behind all others
+    _, group, sizes = np.unique(class_id, return_inverse=True, return_counts=True)
+    order = np.lexsort((last, group))
+    begins = np.concatenate([[0], np.cumsum(sizes)])[:-1]
+    ranks = np.empty(len(places))
+    ranks[order] = np.arange(len(places)) - begins[group[order]]
+    spread = np.sqrt((sizes**2 - 1) / 12)
+    return np.where(spread[group] > 0, (ranks - (sizes[group] - 1) / 2) / np.maximum(spread[group], 1e-9), 0.0)
+
+
+def _simulated(
+    recipe: Recipe,
+    store: ArtifactStore,
+    inputs: Inputs,
+    ensemble: Mapping[str, Any],
+    models: list[dict[str, Any]],
+    ratings: Ratings,
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """Random and oracle MAP, on the hold-out and on the unseen test videos; None for real data."""
+    config = recipe.data.simulation
+    if config is None:
+        return None
+    from yt8m_assets.data.simulation.truth import test_ratings
+
+    hidden = test_ratings(config)
+    found = {"holdout": _ceiling(recipe, store, "segment_shards", ratings.to_dict(), progress)}
+    found["holdout"] |= _normalised({"ensemble": ensemble["map"]}, found["holdout"], models, "map_with_tta")
+    submission = inputs.parent("submission")
+    truth = Ratings.from_dict(hidden)
+    for row in models:
+        manifest = store.manifest(Node("test_ranking", row["key"]).key)
+        row["test_map"] = None
+        if manifest is not None and manifest.digest == submission.parents.get(manifest.key):
+            row["test_map"] = ranking_map(RankingReader(store.fetch(manifest)), truth, recipe.prediction.top_k).map
+    score = score_submission(store.fetch(submission) / SUBMISSION_FILE, truth, recipe.prediction.top_k).map
+    found["test"] = _ceiling(recipe, store, "test_shards", hidden, progress)
+    found["test"] |= _normalised({"ensemble": score}, found["test"], models, "test_map")
+    return found
+
+
+def _ceiling(
+    recipe: Recipe, store: ArtifactStore, asset: str, ratings: Mapping[tuple[str, int], int], progress: Progress
+) -> dict[str, Any]:
+    from yt8m_assets.data.simulation.oracle import oracle_map, random_map
+
+    assert recipe.data.simulation is not None
+    data = recipe.data
+    videos = load_videos(
+        read_shards(store, asset).uris(held_out=True if asset == "segment_shards" else None),
+        memory_budget=data.memory_budget,
+        max_frames=data.max_frames,
+        feature_sizes=data.feature_sizes,
+        on_corrupt=data.on_corrupt,
+        index_cache_path=index_cache(store),
+    )
+    progress.log(f"scoring the {asset} with the oracle: {len(ratings)} ratings")
+    oracle = oracle_map(recipe.data.simulation, ratings, cast(Any, videos))
+    return {"random": random_map(ratings), "oracle": oracle, "num_ratings": len(ratings)}
+
+
+def _normalised(
+    maps: dict[str, float], ceiling: Mapping[str, Any], models: list[dict[str, Any]], name: str
+) -> dict[str, Any]:
+    """norm = (MAP - random) / (oracle - random) of the ensemble and each model."""
+    maps = maps | {row["key"]: row[name] for row in models if row[name] is not None}
+    spread = ceiling["oracle"] - ceiling["random"]
+    norms = {key: (value - ceiling["random"]) / spread if spread > 0 else None for key, value in maps.items()}
+    return {"maps": maps, "norms": norms}
