@@ -94,12 +94,13 @@ class HoldoutEvaluation:
         """
         training = model.training
         try:
-            with torch.no_grad(), isolated_randomness(self.device, 0):
+            with isolated_randomness(self.device, 0):
                 scores = self.scores(model)
         finally:
             model.train(training)
         return mean_average_precision(self.pairs, scores)
 
+    @torch.no_grad()
     def scores(self, model: nn.Module) -> np.ndarray:
         """Probabilities of the rated pairs, float32 [P]."""
         restricted = model.restrict_classes(torch.from_numpy(self.pairs.class_ids))  # type: ignore[operator]
