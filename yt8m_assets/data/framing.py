@@ -80,6 +80,11 @@ class MappedFile:
             self._map.madvise(mmap.MADV_DONTNEED, self._released, until - self._released)
             self._released = until
 
+    def drop(self) -> None:
+        """Drop every page from this process; they come back from the system's cache when touched again."""
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
+
 
 def header_length(view: memoryview, position: int, record: int, uri: str, max_record_bytes: int) -> int:
     """Length of the record that starts at `position`, its header verified. Raises CorruptShardError."""

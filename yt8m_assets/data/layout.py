@@ -34,8 +34,7 @@ class FrameLocator:
     def __init__(self, feature_sizes: tuple[int, int]) -> None:
         self.feature_sizes = feature_sizes
         self.headers = {
-            name.encode(): np.frombuffer(frame_header(size), np.uint8)
-            for name, size in zip(FEATURE_NAMES, feature_sizes, strict=True)
+            name.encode(): frame_header(size) for name, size in zip(FEATURE_NAMES, feature_sizes, strict=True)
         }
         self.strides = {
             name.encode(): len(frame_header(size)) + size
@@ -44,12 +43,17 @@ class FrameLocator:
 
     def locate(self, view: memoryview) -> Layout | None:
         """The layout of a record, or None when its encoding is not the canonical one."""
+        layout = self.outline(view)
+        return layout if layout is not None and self.headers_match(view, layout) else None
+
+    def outline(self, view: memoryview) -> Layout | None:
+        """As `locate`, but nothing is proven until `headers_match` has said yes."""
         try:
-            return self._locate(view)
+            return self._outline(view)
         except (IndexError, ValueError):
             return None
 
-    def _locate(self, view: memoryview) -> Layout | None:
+    def _outline(self, view: memoryview) -> Layout | None:
         end = len(view)
         position = context_start = context_end = 0
         if view[0] == 0x0A:
@@ -78,7 +82,7 @@ class FrameLocator:
             if position + length != entry_end or entry_end > end:
                 return None
             num_frames, rest = divmod(length, stride)
-            if rest or not self.headers_match(view, key, position, num_frames):
+            if rest:
                 return None
             found[key] = (position, num_frames)
             position = entry_end
@@ -89,20 +93,34 @@ class FrameLocator:
             Layout(context_start, context_end, rgb_start, audio_start, num_frames) if num_frames == num_audio else None
         )
 
-    def headers_match(self, view: memoryview, key: bytes, start: int, num_frames: int) -> bool:
-        """Whether each of the list's frames starts with the one header that announces the feature's size."""
+    def headers_match(self, view: memoryview, layout: Layout) -> bool:
+        """Whether each frame of both lists starts with the one header that announces the feature's size."""
+        if layout.rgb_start < 0:
+            return True
+        starts = (layout.rgb_start, layout.audio_start)
+        return all(
+            self._list_matches(view, key, start, layout.num_frames)
+            for key, start in zip(self.headers, starts, strict=True)
+        )
+
+    def _list_matches(self, view: memoryview, key: bytes, start: int, num_frames: int) -> bool:
+        if not num_frames:
+            return True
         header, stride = self.headers[key], self.strides[key]
-        rows = np.frombuffer(view, np.uint8, num_frames * stride, start).reshape(num_frames, stride)
-        return bool((rows[:, : len(header)] == header).all())
+        found: np.ndarray = np.ndarray((num_frames, len(header)), np.uint8, view, start, (stride, 1))
+        return found.tobytes() == header * num_frames
 
     def frames(self, view: memoryview, layout: Layout, first: int = 0, count: int | None = None) -> np.ndarray:
         """Copy frames [first, first + count) of a located record: uint8 [count, F]."""
         count = layout.num_frames - first if count is None else count
         frames = np.empty((count, sum(self.feature_sizes)), np.uint8)
+        if not count:
+            return frames
         column = 0
-        for key, start in zip(self.headers, (layout.rgb_start, layout.audio_start), strict=True):
-            stride, header = self.strides[key], len(self.headers[key])
-            rows = np.frombuffer(view, np.uint8, count * stride, start + first * stride).reshape(count, stride)
-            frames[:, column : column + stride - header] = rows[:, header:]
-            column += stride - header
+        for (key, header), start in zip(self.headers.items(), (layout.rgb_start, layout.audio_start), strict=True):
+            stride = self.strides[key]
+            size = stride - len(header)
+            first_byte = start + first * stride + len(header)
+            frames[:, column : column + size] = np.ndarray((count, size), np.uint8, view, first_byte, (stride, 1))
+            column += size
         return frames

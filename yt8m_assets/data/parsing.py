@@ -43,15 +43,17 @@ class RecordParser:
             raise SchemaMismatchError(self.uri, offset, record, str(mismatch)) from mismatch.__cause__
 
     def _parse(self, view: memoryview) -> Video:
-        layout = self.locator.locate(view)
+        layout = self.locator.outline(view)
         if layout is None:
             return self._parse_protobuf(view)
-        context = view[layout.context_start : layout.context_end]
         if layout.rgb_start < 0:
-            return self._video_level(self._context(bytes(context)))
+            return self._video_level(self._context(bytes(view[layout.context_start : layout.context_end])))
         _check_num_frames(layout.num_frames)
-        video_id, labels, segments = self.context(context)
-        return Video(video_id, self.locator.frames(view, layout), labels, segments)
+        frames = self.locator.frames(view, layout)
+        if not self.locator.headers_match(view, layout):  # after the copy, which has brought them into the cache
+            return self._parse_protobuf(view)
+        video_id, labels, segments = self.context(view[layout.context_start : layout.context_end])
+        return Video(video_id, frames, labels, segments)
 
     def examine(self, view: memoryview, offset: int, record: int) -> tuple[Layout | None, Video]:
         """Check a record without copying its frames.

@@ -1,6 +1,5 @@
 """Random access to the videos of many shards, by their index and without decoding the rest."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -8,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from yt8m_assets.data.examples import FEATURE_NAMES, FEATURE_SIZES
-from yt8m_assets.data.framing import FOOTER_BYTES, HEADER_BYTES, local_file, masked_crc
+from yt8m_assets.data.framing import FOOTER_BYTES, HEADER_BYTES, MappedFile, local_file, masked_crc
 from yt8m_assets.data.index import NOT_LOCATED, ShardIndex
 from yt8m_assets.data.parsing import RecordParser
 from yt8m_assets.data.video import SegmentLabels, Video
@@ -16,7 +15,12 @@ from yt8m_assets.data.windows import MAX_VIDEO_FRAMES
 from yt8m_assets.data.wire import frame_header
 from yt8m_assets.errors import CorruptShardError, MissingDataError, SchemaMismatchError
 
+_REBUILD = "run again to index it anew"
 _OPEN_FILES = 64
+_TOUCHED_PER_READ = 128 * 2**10
+"""Pages that the system maps around the two places a window is read from."""
+_MAX_TOUCHED = 256 * 2**20
+"""Mapped pages are given back when about this many bytes have gathered, so that memory stays flat."""
 
 
 class Videos(Protocol):
@@ -61,8 +65,11 @@ class IndexedVideos:
         frames = [index.records["num_frames"].astype(np.int64) for index in self.indices]
         self.num_frames = np.minimum(np.concatenate(frames), max_frames) if frames else np.empty(0, np.int64)
         self._verified = np.zeros(len(self.video_ids), bool)
-        self._headers = [len(frame_header(size)) for size in self.feature_sizes]
-        self._files: OrderedDict[int, int] = OrderedDict()
+        self._shard = np.repeat(np.arange(len(self.indices), dtype=np.int32), self.shard_sizes)
+        self._starts = [self._absolute(name) for name in ("rgb_start", "audio_start")]
+        self._headers = [frame_header(size) for size in self.feature_sizes]
+        self._files: OrderedDict[int, MappedFile] = OrderedDict()
+        self._touched = 0
         self._parsers: dict[int, RecordParser] = {}
 
     def __len__(self) -> int:
@@ -71,52 +78,49 @@ class IndexedVideos:
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_files": OrderedDict(), "_parsers": {}}  # open files stay with their process
 
-    def __del__(self) -> None:
-        for descriptor in self.__dict__.get("_files", {}).values():
-            os.close(descriptor)
-
     def read(self, number: int, first: int = 0, count: int | None = None) -> np.ndarray:
         """Frames [first, first + count) of a video, uint8 [count, F]; by default all that are used.
 
         Raises CorruptShardError when a checksum or a frame's header is not what the index found.
         """
-        shard, row = self._locate(number)
-        record = self.indices[shard].records[row]
-        count = int(self.num_frames[number]) - first if count is None else count
-        if record["rgb_start"] == NOT_LOCATED:
-            return self._whole(shard, row, number)[first : first + count]
+        number = int(number)
+        count = self.num_frames.item(number) - first if count is None else count
+        if self._starts[0].item(number) < 0:
+            return self._whole(number)[first : first + count]
         if not count:
             return np.empty((0, self.feature_size), np.uint8)
-        if self.check_crc and not self._verified[number]:
-            return self._slice(self._record_bytes(shard, row, number), record, first, count)
-        data_start = int(record["offset"]) + HEADER_BYTES
+        if self.check_crc and not self._verified.item(number):
+            self._record(number)
+        view = self._file(self._shard.item(number)).view
         frames = np.empty((count, self.feature_size), np.uint8)
         column = 0
-        descriptor = self._file(shard)
-        for name, size, header in zip(("rgb_start", "audio_start"), self.feature_sizes, self._headers, strict=True):
-            stride = size + header
-            content = os.pread(descriptor, count * stride, data_start + int(record[name]) + first * stride)
-            if len(content) != count * stride or not content.startswith(frame_header(size)):
-                raise self._changed(shard, row)
-            frames[:, column : column + size] = np.frombuffer(content, np.uint8).reshape(count, stride)[:, header:]
+        for starts, size, header in zip(self._starts, self.feature_sizes, self._headers, strict=True):
+            skip = len(header)
+            start = starts.item(number) + first * (skip + size)
+            if bytes(view[start : start + skip]) != header:
+                raise self._changed(number)
+            rows: np.ndarray = np.ndarray((count, size), np.uint8, view, start + skip, (skip + size, 1))
+            frames[:, column : column + size] = rows
             column += size
+        self._note_touched(_TOUCHED_PER_READ + frames.nbytes)
         return frames
 
     def annotations(self, number: int) -> tuple[np.ndarray, SegmentLabels | None]:
         """Labels (int64 [L]) and ratings of a video."""
+        if self._starts[0].item(number) < 0:
+            video = self._parse(number)
+            return video.labels, video.segments
         shard, row = self._locate(number)
         record = self.indices[shard].records[row]
-        if record["rgb_start"] == NOT_LOCATED:
-            video = self._parse_video(shard, row, number)
-            return video.labels, video.segments
         start = int(record["offset"]) + HEADER_BYTES + int(record["context_start"])
-        content = os.pread(self._file(shard), int(record["context_length"]), start)
+        content = self._file(shard).view[start : start + int(record["context_length"])]
+        self._note_touched(_TOUCHED_PER_READ // 2)
         try:
-            video_id, labels, segments = self._parser(shard).context(memoryview(content))
+            video_id, labels, segments = self._parser(shard).context(content)
         except ValueError as error:
-            raise self._changed(shard, row) from error
+            raise self._changed(number) from error
         if video_id != self.video_ids[number]:
-            raise self._changed(shard, row)
+            raise self._changed(number)
         return labels, segments
 
     def where(self, number: int) -> str:
@@ -128,67 +132,77 @@ class IndexedVideos:
             labels, segments = self.annotations(number)
             yield Video(video_id, self.read(number), labels, segments)
 
+    def _absolute(self, name: str) -> np.ndarray:
+        """int64 [N]: the byte of its shard at which each video's list starts; -1 where protobuf must find it."""
+        parts = [np.empty(0, np.int64)]
+        for index in self.indices:
+            absolute = (index.records["offset"] + HEADER_BYTES + index.records[name]).astype(np.int64)
+            parts.append(np.where(index.records["rgb_start"] == NOT_LOCATED, -1, absolute))
+        return np.concatenate(parts)
+
     def _locate(self, number: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self._first, number, side="right")) - 1
+        shard = self._shard.item(number)
         return shard, int(number - self._first[shard])
 
-    def _file(self, shard: int) -> int:
-        descriptor = self._files.get(shard)
-        if descriptor is None:
-            uri = self.indices[shard].uri
+    def _file(self, shard: int) -> MappedFile:
+        file = self._files.get(shard)
+        if file is None:
+            index = self.indices[shard]
             try:
-                descriptor = os.open(local_file(uri), os.O_RDONLY)
-            except FileNotFoundError as error:
-                raise MissingDataError(f"{uri}: the shard was there when it was indexed and is gone") from error
-            self._files[shard] = descriptor
+                file = MappedFile(local_file(index.uri), index.uri)
+            except MissingDataError as error:
+                raise MissingDataError(f"{index.uri}: the shard was there when it was indexed and is gone") from error
+            if file.size != index.size:
+                reason = f"it has {file.size:,} bytes, {index.size:,} when it was indexed; {_REBUILD}"
+                raise CorruptShardError(index.uri, 0, 0, reason)
+            self._files[shard] = file
             if len(self._files) > _OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
+                self._files.popitem(last=False)
         else:
             self._files.move_to_end(shard)
-        return descriptor
+        return file
+
+    def _note_touched(self, num_bytes: int) -> None:
+        self._touched += num_bytes
+        if self._touched > _MAX_TOUCHED:
+            self._touched = 0
+            for file in self._files.values():
+                file.drop()
 
     def _parser(self, shard: int) -> RecordParser:
         if shard not in self._parsers:
             self._parsers[shard] = RecordParser(self.indices[shard].uri, self.feature_sizes)
         return self._parsers[shard]
 
-    def _changed(self, shard: int, row: int) -> CorruptShardError:
+    def _changed(self, number: int) -> CorruptShardError:
+        shard, row = self._locate(number)
         index = self.indices[shard]
-        reason = "the shard has changed since it was indexed; remove its index and run again"
+        reason = f"the shard has changed since it was indexed; {_REBUILD}"
         return CorruptShardError(index.uri, int(index.records["offset"][row]), row, reason)
 
-    def _record_bytes(self, shard: int, row: int, number: int) -> memoryview:
-        record = self.indices[shard].records[row]
-        length = int(record["length"])
-        content = memoryview(os.pread(self._file(shard), length + FOOTER_BYTES, int(record["offset"]) + HEADER_BYTES))
-        if len(content) != length + FOOTER_BYTES:
-            raise self._changed(shard, row)
-        if self.check_crc and not self._verified[number]:
-            if masked_crc(content[:length]) != int.from_bytes(content[length:], "little"):
-                reason = "the checksum of the record's data is wrong"
-                raise CorruptShardError(self.indices[shard].uri, int(record["offset"]), row, reason)
-            self._verified[number] = True
-        return content[:length]
+    def _record(self, number: int) -> tuple[memoryview, int]:
+        """The data of a record and where it starts; its checksum is verified. Raises CorruptShardError."""
+        shard, row = self._locate(number)
+        index, view = self.indices[shard], self._file(shard).view
+        offset, length = int(index.records["offset"][row]), int(index.records["length"][row])
+        end = offset + HEADER_BYTES + length
+        content = view[offset + HEADER_BYTES : end]
+        if self.check_crc and masked_crc(content) != int.from_bytes(view[end : end + FOOTER_BYTES], "little"):
+            raise CorruptShardError(index.uri, offset, row, "the checksum of the record's data is wrong")
+        self._verified[number] = True
+        self._note_touched(length)
+        return content, offset
 
-    def _slice(self, content: memoryview, record: np.ndarray, first: int, count: int) -> np.ndarray:
-        frames = np.empty((count, self.feature_size), np.uint8)
-        column = 0
-        for name, size, header in zip(("rgb_start", "audio_start"), self.feature_sizes, self._headers, strict=True):
-            stride = size + header
-            start = int(record[name]) + first * stride
-            rows = np.frombuffer(content, np.uint8, count * stride, start).reshape(count, stride)
-            frames[:, column : column + size] = rows[:, header:]
-            column += size
-        return frames
+    def _parse(self, number: int) -> Video:
+        content, offset = self._record(number)
+        shard, row = self._locate(number)
+        return self._parser(shard).parse(content, offset, row)
 
-    def _parse_video(self, shard: int, row: int, number: int) -> Video:
-        content = self._record_bytes(shard, row, number)
-        return self._parser(shard).parse(content, int(self.indices[shard].records["offset"][row]), row)
-
-    def _whole(self, shard: int, row: int, number: int) -> np.ndarray:
-        video = self._parse_video(shard, row, number)
+    def _whole(self, number: int) -> np.ndarray:
+        video = self._parse(number)
         if video.frames is None:
-            index = self.indices[shard]
+            shard, row = self._locate(number)
             reason = f"expected the feature lists {' and '.join(FEATURE_NAMES)}, got a video-level record"
-            raise SchemaMismatchError(index.uri, int(index.records["offset"][row]), row, reason)
+            offset = int(self.indices[shard].records["offset"][row])
+            raise SchemaMismatchError(self.indices[shard].uri, offset, row, reason)
         return video.frames[: int(self.num_frames[number])]
