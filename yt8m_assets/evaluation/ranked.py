@@ -63,7 +63,7 @@ def rated_places(ranking: RankingSource, ratings: Ratings, k: int = TOP_K) -> np
     places = np.full(len(ratings), -1, np.int32)
     place_of_row = np.full(len(ranking.segments) + 1, -1, np.int32)  # the last slot answers for row -1
     classes, begins = np.unique(ratings.class_id, return_index=True)
-    ends = [*begins[1:].tolist(), len(ratings)]
+    ends = np.append(begins, len(ratings))[1:].tolist()
     for class_id, begin, end in zip(classes.tolist(), begins.tolist(), ends, strict=True):
         segment = ranking.entries(class_id)[0][:k]
         place_of_row[segment] = np.arange(segment.size, dtype=np.int32)
