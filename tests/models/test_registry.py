@@ -23,51 +23,9 @@ NINE = [
     "mix_nextvlad_iter60",
     "bert_mean_l2h12",
 ]
-TENTH = '''
-"""Logistic regression on the mean frame: the simplest architecture there is."""
-
-from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
-
-from models.base import FrameModel, ModelOutput, Options, require
-from models.heads import LogisticHeads
-from models.registry import register_model
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeanFrameOptions(Options):
-    """Options of the mean-frame model."""
-
-    num_sampled_frames: int = 5
-    """Frames drawn in training."""
-    l2: float = 1e-8
-    """Weight of the L2 term."""
-
-    def __post_init__(self) -> None:
-        require(self.num_sampled_frames > 0, "num_sampled_frames", self.num_sampled_frames, "must be above zero")
-
-
-@register_model("mean_frame")
-class MeanFrame(FrameModel):
-    """One logistic regression."""
-
-    Options = MeanFrameOptions
-    sampling = "sequence"
-
-    def __init__(self, num_classes, feature_sizes, options):
-        super().__init__(num_classes, feature_sizes, options)
-        self.num_sampled_frames = options.num_sampled_frames
-        self.head = LogisticHeads(1, sum(feature_sizes), num_classes, options.l2)
-
-    def forward(self, frames, num_frames, frame_index=None, generator=None):
-        self.check_inputs(frames, num_frames, frame_index)
-        mean_BF = frames.sum(1) / num_frames[:, None].clamp(min=1)
-        probabilities_BC = self.head(mean_BF[None])[0].sigmoid()
-        return ModelOutput(probabilities_BC, probabilities_BC.new_zeros(()))
-'''
+DOCS = Path(models.__file__).parents[1] / "docs"
+TENTH = (DOCS / "adding-a-model.md").read_text().split("```python\n")[1].split("```")[0]
+"""The file that the documentation shows."""
 
 
 @pytest.fixture
@@ -96,7 +54,7 @@ def test_listing_models_imports_no_torch():
 
 def test_one_file_is_enough_for_a_tenth_architecture(extra_folder):
     (extra_folder / "extra_mean_frame.py").write_text(TENTH)
-    assert list_models() == [*NINE, "mean_frame"]
+    assert list_models() == [*NINE, "mean_frame", "mean_frame_strong_l2"]
     model = create_model("mean_frame", 7, (6, 2), l2=0.1)
     frames, num_frames = torch.rand(3, 5, 8), torch.tensor([5, 5, 2])
     output = model(frames, num_frames)
@@ -186,6 +144,8 @@ def test_the_list_of_options_is_frozen():
     for key in KEYS:
         expected = bert if "bert" in key else mix if "mix" in key else netvlad
         assert [field.name for field in dataclasses.fields(small_model(key).Options)] == expected.split()
+    documented = (DOCS / "fidelity.md").read_text().split("## Options of the models")[1]
+    assert all(f"`{name}`" in documented for name in f"{bert} {netvlad} {mix}".split())
 
 
 def test_defaults_are_those_of_the_table():
