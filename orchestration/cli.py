@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ui": ("orchestration.ui", "serve the Dagster and MLflow pages on this machine"),
     "validate-submission": ("orchestration.cli_files", "check a submission file, line by line"),
     "score-submission": ("orchestration.cli_files", "MAP of a submission file against ratings"),
+    "timeline": ("orchestration.cli_files", "draw what the models see in one video, second by second"),
     "inspect": ("orchestration.cli_files", "show what a shard holds"),
     "import-checkpoint": ("orchestration.cli_files", "publish weights of the original (NPZ of its variables)"),
 }
@@ -61,6 +62,9 @@ def _add_file_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
     score = parsers["score-submission"]
     score.add_argument("file", type=Path, help="submission.csv")
     score.add_argument("--ratings", type=Path, required=True, help="ratings.csv: segment id, class, 0 or 1")
+    timeline = parsers["timeline"]
+    timeline.add_argument("video", help="id of a video of the segment or test shards")
+    timeline.add_argument("--models", type=_names, default=(), help="models, separated by commas (default: all)")
     inspect = parsers["inspect"]
     inspect.add_argument("uri", help="a TFRecord shard or pattern: local path or gs:// URI")
     checkpoint = parsers["import-checkpoint"]

@@ -10,6 +10,7 @@ import numpy as np
 from orchestration.cli_commands import open_store, prepare
 from yt8m_assets.errors import DataError, MissingDataError
 from yt8m_assets.progress import default_progress
+from yt8m_assets.storage import safe_join
 
 MAX_PROBLEMS = 20
 
@@ -25,17 +26,20 @@ def command_validate_submission(arguments: argparse.Namespace) -> int:
     """Name what is wrong with a submission; exit code 1 if anything is."""
     from rich.console import Console
 
+    from yt8m_assets.audit import test_video_ids
     from yt8m_assets.data.stages import read_segment_classes
     from yt8m_assets.data.vocabulary import load_segment_classes
     from yt8m_assets.submission import validate_submission
 
     recipe, _, settings = prepare(arguments)
     path = require_file(arguments.file)
+    known = None
     if arguments.classes:
         classes = load_segment_classes(arguments.classes, recipe.data.num_classes)
     else:
-        classes = read_segment_classes(recipe, open_store(settings))
-    problems = validate_submission(path, classes.tolist())
+        store = open_store(settings)
+        classes, known = read_segment_classes(recipe, store), test_video_ids(store)
+    problems = validate_submission(path, classes.tolist(), known)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for problem in problems[:MAX_PROBLEMS]:
         console.print(str(problem))
@@ -43,6 +47,36 @@ def command_validate_submission(arguments: argparse.Namespace) -> int:
         console.print(f"and {len(problems) - MAX_PROBLEMS} more")
     console.print(f"{path}: {f'{len(problems)} problems' if problems else f'valid, {len(classes)} classes'}")
     return 1 if problems else 0
+
+
+def command_score_submission(arguments: argparse.Namespace) -> int:
+    """MAP@100,000 of a submission."""
+    from rich.console import Console
+
+    from yt8m_assets.evaluation import Ratings
+    from yt8m_assets.submission import score_submission
+
+    prepare(arguments)
+    path, ratings = require_file(arguments.file), Ratings.read_csv(require_file(arguments.ratings))
+    result = score_submission(path, ratings)
+    Console(soft_wrap=True, highlight=False).print(f"MAP@100000 {result.map:.6f} over {len(result.per_class)} classes")
+    return 0
+
+
+def command_timeline(arguments: argparse.Namespace) -> int:
+    """Draw what the models see in one video, second by second."""
+    from rich.console import Console
+
+    from yt8m_assets.timeline import make_timeline
+
+    recipe, state, settings = prepare(arguments)
+    for key in arguments.models:
+        recipe.model(key)
+    folder = state.root / "timelines" / safe_join(arguments.video)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = make_timeline(recipe, open_store(settings), arguments.video, folder, model_keys=arguments.models)
+    Console(soft_wrap=True, highlight=False).print(str(path))
+    return 0
 
 
 def command_inspect(arguments: argparse.Namespace) -> int:

@@ -80,12 +80,12 @@ class Driver:
         )
 
     def _materialize(self, required: Sequence[Node]) -> Outcome:
-        suspects = self.records.assets_with_failed_checks(self._blocking_checks())
+        suspects = self.records.failed_checks(self._blocking_checks())
         runs: list[str] = []
         num_current = 0
         for group in groups(self.recipe, required):
             self.cache.forget()
-            outdated = {node for node in group if node.asset in suspects or not self.up_to_date(node)}
+            outdated = {node for node in group if node in suspects or not self.up_to_date(node)}
             outdated = with_dependents(self.recipe, group, outdated)
             num_current += len(group) - len(outdated)
             for step in steps(self.recipe, [node for node in group if node in outdated]):

@@ -3,6 +3,7 @@
 import socket
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -63,12 +64,23 @@ class Records:
         value = records[0].asset_materialization.metadata.get("digest")
         return str(value.value) if value is not None else None
 
-    def assets_with_failed_checks(self, keys: Iterable[dg.AssetCheckKey]) -> set[str]:
-        """Assets of which a check has run and did not succeed the last time."""
-        wanted = list(keys)
-        latest = self.instance.event_log_storage.get_latest_asset_check_execution_by_key(wanted)
-        failed = set()
+    def failed_checks(self, keys: Iterable[dg.AssetCheckKey]) -> "FailedChecks":
+        """What the checks that did not succeed the last time (or were never finished) had looked at."""
+        latest = self.instance.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
+        failed: set[tuple[str, str | None]] = set()
         for key, record in latest.items():
             if record is not None and record.status.value != "SUCCEEDED":
-                failed.add(key.asset_key.to_user_string())
-        return failed
+                run = self.instance.get_run_by_id(record.run_id)
+                partition = run.tags.get("dagster/partition") if run else None
+                failed.add((key.asset_key.to_user_string(), partition))
+        return FailedChecks(frozenset(failed))
+
+
+@dataclass(frozen=True)
+class FailedChecks:
+    """Assets and partitions (None: any of them) whose checks are to be repeated."""
+
+    places: frozenset[tuple[str, str | None]]
+
+    def __contains__(self, node: Node) -> bool:
+        return (node.asset, None) in self.places or (node.asset, partition_key(node)) in self.places

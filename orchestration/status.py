@@ -72,8 +72,13 @@ def best_map(cache: ManifestCache, node: Node) -> str:
 
 
 def demo_summary(recipe: Recipe, store: ArtifactStore) -> Iterator[Any]:
-    """The leaderboard's table, where the submission lies, and the next command."""
-    yield status_table(recipe, store)
-    submission = store.require("submission")
-    yield f"Submission: {store.uri(submission, 'submission.csv')}"
-    yield "Next: make ui   (or: yt8m status, yt8m predict --models bert_l2h12 --shifts=-2,2)"
+    """The leaderboard, where submission and report lie, and what to try next."""
+    from yt8m_assets.leaderboard import leaderboard_table
+
+    report = store.require("leaderboard")
+    pages = [name for name in report.files if name.endswith(".html")]
+    yield leaderboard_table(store, recipe)
+    yield ""
+    yield f"submission  {store.uri(store.require('submission'), 'submission.csv')}"
+    yield from (f"report      {store.uri(report, name)}" for name in pages)
+    yield "next        make ui     (the same in Dagster and MLflow)   or   .venv/bin/yt8m status"

@@ -148,8 +148,17 @@ def valid_submission(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]
     problems: list[str] = []
     classes = read_segment_classes(recipe, store).tolist()
     for manifest in _manifests(store, nodes, problems):
-        problems += [str(p) for p in validate_submission(store.fetch(manifest) / "submission.csv", classes)]
+        path = store.fetch(manifest, ("submission.csv",)) / "submission.csv"
+        problems += [str(problem) for problem in validate_submission(path, classes, test_video_ids(store))]
     return _verdict(len(classes), problems, num_classes=len(classes))
+
+
+def test_video_ids(store: ArtifactStore) -> frozenset[str] | None:
+    """Ids of the test videos; None while the test shards are not materialised."""
+    manifest = store.manifest("test_shards")
+    if manifest is None:
+        return None
+    return frozenset(video_id for ids in _video_ids(store, manifest, held_out=False).values() for video_id in ids)
 
 
 def coverage(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:

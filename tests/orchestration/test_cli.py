@@ -1,0 +1,213 @@
+"""The command line as a person meets it: one clear message for each mistake, and nothing half-published."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestration.cli import COMMANDS, main, report
+from tests.orchestration.conftest import Graph
+from yt8m_assets.errors import ConfigError
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.training.interruption import PREEMPTED_EXIT_CODE, TrainingPreempted
+
+Run = Callable[..., tuple[int, str, str]]
+ROOT = Path(__file__).parents[2]
+RECIPE = "from tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs `yt8m ...` in this process: exit code, stdout, stderr. COLUMNS is wide, so that tables are not cut."""
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    recipe = tmp_path / "tiny.py"
+    recipe.write_text(RECIPE)
+
+    def call(*arguments: object, recipe: str = str(recipe)) -> tuple[int, str, str]:
+        texts = [str(argument) for argument in arguments]
+        if recipe:
+            texts += ["--recipe", recipe]
+        code = main(texts)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def json_recipe(folder: Path, **values: object) -> str:
+    path = folder / "mine.json"
+    path.write_text(json.dumps({"base": "challenge", **values}))
+    return str(path)
+
+
+def published(state: Path) -> list[str]:
+    return [str(path) for path in (state / "artifacts").rglob("manifest-*.json")]
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--help"])
+        assert caught.value.code == 0
+        assert "--recipe" in capsys.readouterr().out
+
+
+def test_mistakes_in_names(run: Run, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    for arguments, message in {
+        ("materialize", "--models", "three"): "unknown model 'three'; recipe 'tiny' has one, two",
+        ("materialize", "--until", "fame"): "unknown asset 'fame'; known: pretraining_shards",
+        ("predict", "--shifts=-1,4"): "unknown shift 4; known: -2, -1, 0, 1, 2",
+        ("predict", "--models", "one,three"): "unknown model 'three'",
+    }.items():
+        code, out, error = run(*arguments, "--state", state)
+        assert (code, out) == (1, "")
+        assert error.startswith(f"yt8m: {message}"), error
+        assert error.count("\n") == 1
+    assert not published(state)
+
+
+def test_mistakes_in_recipes(run: Run, tmp_path: Path) -> None:
+    for recipe, message in {
+        "nobody": "unknown recipe 'nobody': choose demo, challenge",
+        json_recipe(tmp_path, prediction={"topk": 3}): "unknown field 'prediction.topk'; known: batch_size",
+    }.items():
+        code, _, error = run("materialize", "--state", tmp_path / "state", recipe=recipe)
+        assert code == 1
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_mistakes_in_data(run: Run, tmp_path: Path) -> None:
+    """A pattern without a match, an empty folder, a damaged shard: named, and nothing published."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "segment_label_ids.csv").write_text("Index\n0\n1\n")
+    patterns = {name: [f"{folder}/{name}*.tfrecord"] for name in ("pretraining", "segments", "test")}
+    recipe = json_recipe(tmp_path, data={**patterns, "segment_classes_uri": f"{folder}/segment_label_ids.csv"})
+    state = tmp_path / "state"
+    code, _, error = run("materialize", "--until", "test_shards", "--state", state, recipe=recipe)
+    assert code == 1
+    assert f"{folder}/test*.tfrecord: matches no shard" in error
+    assert "segment_label_ids.csv" in error
+    (folder / "test00.tfrecord").write_bytes(b"\x07" * 64)
+    code, _, error = run("materialize", "--until", "test_shards", "--state", state, recipe=recipe)
+    assert code == 1
+    assert "test00.tfrecord: record 0 at byte 0" in error
+    assert not published(state)
+
+
+def test_storage_that_cannot_be_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, error = run("status", "--state", tmp_path / "file" / "state")
+    assert code == 1
+    assert "cannot write" in error
+    monkeypatch.setenv("YT8M_STORAGE", str(tmp_path / "file" / "artifacts"))
+    code, _, error = run("materialize", "--until", "test_shards", "--state", tmp_path / "state")
+    assert code == 1
+    assert "cannot write" in error
+    monkeypatch.setenv("YT8M_STORAGE", "ftp://host/x")
+    assert "use a local path or a gs:// URI" in run("status", "--state", tmp_path / "state")[2]
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert report(TrainingPreempted(3)) == PREEMPTED_EXIT_CODE == 75
+    assert report(KeyboardInterrupt()) == 130
+    assert report(ConfigError("wrong")) == 1
+    assert report(RuntimeError("odd")) == 1
+    assert "unexpected RuntimeError: odd (--debug shows where)" in capsys.readouterr().err
+    with pytest.raises(ConfigError):
+        main(["status", "--debug", "--state", str(tmp_path), "--recipe", "nobody"])
+
+
+def test_status_shows_current_stale_and_missing(run: Run, own_graph: Graph, tmp_path: Path) -> None:
+    state = own_graph.state.root
+    code, out, error = run("status", "--state", state)
+    assert (code, error) == (0, "")
+    assert "stale" not in out
+    assert "missing" not in out
+    one = next(line for line in out.splitlines() if line.startswith("one "))
+    best = own_graph.store.require("finetuned_model/one").metadata["map"]
+    assert one.split() == ["one", "current", "current", "2/2", "2/2", "2/2", f"{best:.4f}"]
+    own_graph.store.delete("test_predictions/two/shift+1")
+    (tmp_path / "tiny.py").write_text(
+        "from dataclasses import replace\nfrom tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"
+        "fine = replace(RECIPE.models[0].finetuning, learning_rate=1e-4)\n"
+        "RECIPE = replace(RECIPE, models=(replace(RECIPE.models[0], finetuning=fine), RECIPE.models[1]))\n"
+    )
+    out = run("status", "--state", state)[1]
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
+    assert rows["one"][:3] == ["current", "stale", "stale"] or rows["one"][:2] == ["current", "stale"]
+    assert rows["two"][3:5] == ["missing", "2/3"]
+
+
+def test_materialize_again_says_that_nothing_was_to_do(run: Run, graph: Graph) -> None:
+    code, _, error = run("materialize", "--state", graph.state.root)
+    assert code == 0
+    assert "0 made" in error
+
+
+def test_submission_commands(run: Run, graph: Graph, tmp_path: Path) -> None:
+    source = graph.store.fetch(graph.store.require("submission")) / "submission.csv"
+    state = graph.state.root
+    code, out, _ = run("validate-submission", source, "--state", state)
+    assert code == 0
+    assert "valid, 4 classes" in out
+    broken = tmp_path / "broken.csv"
+    broken.write_text("".join(source.read_text().splitlines(keepends=True)[:-1]))
+    code, out, _ = run("validate-submission", broken, "--state", state)
+    assert code == 1
+    assert "1 problems" in out
+    code, _, error = run("validate-submission", tmp_path / "none.csv", "--state", state)
+    assert code == 1
+    assert "none.csv: no such file" in error
+
+
+def test_inspect(run: Run, graph: Graph, tmp_path: Path) -> None:
+    from yt8m_assets.data.stages import read_shards
+
+    uri = read_shards(graph.store, "segment_shards").shards[0].uri
+    code, out, _ = run("inspect", uri, "--state", tmp_path / "state")
+    assert code == 0
+    assert "rated segments" in out
+    damaged = tmp_path / "damaged.tfrecord"
+    shutil.copyfile(uri, damaged)
+    content = bytearray(damaged.read_bytes())
+    content[200] ^= 1
+    damaged.write_bytes(content)
+    code, out, _ = run("inspect", damaged, "--state", tmp_path / "state")
+    assert code == 1
+    assert "damaged.tfrecord: record 0" in out
+
+
+def test_import_checkpoint(run: Run, own_graph: Graph, tmp_path: Path) -> None:
+    """Weights go out under the original's names and come back as a model of the recipe, bit for bit."""
+    from models import export_tf_variables
+    from yt8m_assets.training.stages import load_model
+
+    store = own_graph.store
+    variables = export_tf_variables(load_model(store, store.require("finetuned_model/one")))
+    path = tmp_path / "weights.npz"
+    np.savez(path, **variables)
+    state = own_graph.state.root
+    arguments = ("import-checkpoint", path, "--as", "finetuned", "--state", state)
+    code, out, error = run(*arguments, "--model", "two")
+    assert code == 0, error
+    assert "finetuned_model/two" in out
+    fresh = ArtifactStore(own_graph.settings.storage_uri)
+    again = export_tf_variables(load_model(fresh, fresh.require("finetuned_model/two")))
+    assert variables.keys() == again.keys()
+    assert all(np.array_equal(variables[name], again[name]) for name in variables)
+    np.savez(path, **dict(list(variables.items())[1:]))
+    code, _, error = run(*arguments, "--model", "two")
+    assert code == 1
+    assert "weights.npz: " in error
+    assert next(iter(variables)) in error
+    path.write_bytes(b"not an archive")
+    assert "not an NPZ file" in run(*arguments, "--model", "two")[2]
+    np.savez(path, x=np.array([object()], dtype=object), allow_pickle=True)
+    assert "not an NPZ file" in run(*arguments, "--model", "two")[2]
