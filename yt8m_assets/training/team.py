@@ -1,5 +1,6 @@
 """The ranks of a data-parallel run, as little of them as the loop needs; a team of one does nothing."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,4 +41,8 @@ class Team:
         if self.size == 1:
             return module
         devices = [device] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        wrapper = nn.parallel.DistributedDataParallel
+        # Statistics stay each rank's own between steps; torch is renaming the option that says so.
+        known = inspect.signature(wrapper).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return wrapper(module, device_ids=devices, **{option: False})

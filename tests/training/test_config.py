@@ -1,0 +1,82 @@
+from dataclasses import fields, replace
+
+import pytest
+
+from yt8m_assets.errors import ConfigError
+from yt8m_assets.training.config import TrainingConfig
+
+CONFIG = TrainingConfig(num_steps=10)
+
+
+def test_the_list_of_options_is_frozen() -> None:
+    """A new option is a decision: add it here too, with its test."""
+    assert [field.name for field in fields(TrainingConfig)] == [
+        "num_steps",
+        "batch_size",
+        "learning_rate",
+        "schedule",
+        "decay_rate",
+        "decay_examples",
+        "warmup_steps",
+        "continue_schedule",
+        "optimizer",
+        "weight_decay",
+        "clip",
+        "clip_norm",
+        "label_weighting",
+        "label_smoothing",
+        "regularization_weight",
+        "window_frames",
+        "windows_per_video",
+        "shuffle_buffer",
+        "evaluate_every",
+        "checkpoint_every",
+        "log_every",
+        "early_stopping",
+        "ema_decay",
+        "swa_last",
+        "precision",
+        "compile",
+        "accumulation",
+        "activation_checkpointing",
+        "num_processes",
+        "sync_batchnorm",
+        "deterministic",
+    ]
+
+
+def test_the_defaults_are_the_originals() -> None:
+    assert (CONFIG.batch_size, CONFIG.learning_rate, CONFIG.decay_rate, CONFIG.decay_examples) == (128, 1e-4, 0.9, 4e6)
+    assert (CONFIG.clip, CONFIG.clip_norm, CONFIG.optimizer, CONFIG.label_weighting) == (
+        "per_variable",
+        1.0,
+        "adam",
+        "all",
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("batch_size", 0),
+        ("learning_rate", -1.0),
+        ("num_steps", -1),
+        ("evaluate_every", 0),
+        ("decay_rate", 1.5),
+        ("label_smoothing", 1.0),
+        ("schedule", "linear"),
+        ("clip", "value"),
+        ("optimizer", "sgd"),
+        ("label_weighting", "some"),
+        ("precision", "float16"),
+        ("ema_decay", 1.0),
+    ],
+)
+def test_a_bad_value_is_refused_by_the_fields_name(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.{field} = "):
+        replace(CONFIG, **{field: value})  # type: ignore[arg-type]
+
+
+def test_a_batch_must_split_over_ranks_and_pieces() -> None:
+    with pytest.raises(ConfigError, match=r"training\.batch_size = 10: must be a multiple of .* = 4"):
+        TrainingConfig(num_steps=1, batch_size=10, accumulation=2, num_processes=2)
