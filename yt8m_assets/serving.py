@@ -7,6 +7,7 @@ MLflow stores "models from code": the file serving_entry.py, run when the model 
 import json
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from yt8m_assets.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
 
-INPUT_NAME = "frames"
 FILES = ("model.json", "weights.safetensors")
+_NOT_FOR_US = ("Any type hint is inferred as AnyType", "An input example was not provided")
+"""Warnings of MLflow about its own classes, and about an example that the signature makes unnecessary."""
 REQUIREMENTS = ("mlflow", "torch", "numpy", "safetensors", "yt8m-assets")
 
 
@@ -27,6 +29,9 @@ def save_servable(model_path: Path, target: Path) -> Path:
     Output: tensor float32 [S, C], probabilities of all classes in vocabulary order.
     """
     import numpy as np
+
+    for text in _NOT_FOR_US:
+        warnings.filterwarnings("ignore", message=f".*{text}")
     from mlflow.models import ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import Schema, TensorSpec
@@ -34,16 +39,18 @@ def save_servable(model_path: Path, target: Path) -> Path:
     description = json.loads((model_path / "model.json").read_text(encoding="utf-8"))
     num_features = sum(description["feature_sizes"])
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, num_features), INPUT_NAME)]),
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, num_features))]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, description["num_classes"]))]),
     )
     with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder) / "model"
+        files.mkdir()
         for name in FILES:
-            shutil.copyfile(model_path / name, Path(folder) / name)
+            shutil.copyfile(model_path / name, files / name)
         save_model(
             str(target),
             python_model=str(Path(__file__).with_name("serving_entry.py")),
-            artifacts={"model": folder},
+            artifacts={"model": str(files)},
             signature=signature,
             pip_requirements=list(REQUIREMENTS),
             metadata={key: description[key] for key in ("architecture", "num_classes", "feature_sizes")},

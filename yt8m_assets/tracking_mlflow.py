@@ -63,6 +63,7 @@ class MlflowTracking:
             seconds = max(1, int(self.budget_seconds * 0.3))  # so that one dead call leaves time for the next
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(seconds))
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
             from mlflow import MlflowClient
 
