@@ -14,6 +14,7 @@ from torch import nn
 from yt8m_assets.data.batches import Batch
 from yt8m_assets.data.features import model_inputs
 from yt8m_assets.errors import DataError, NonFiniteError
+from yt8m_assets.evaluation.average_precision import grouped_average_precision
 from yt8m_assets.training.randomness import isolated_randomness
 
 
@@ -30,7 +31,7 @@ class HoldoutPairs:
     class_ids: np.ndarray
     """int64 [R]: the rated classes, sorted."""
     tie_order: np.ndarray
-    """int64 [S]: rank of each segment's id in text order; equal scores are ranked by it."""
+    """int64 [S]: rank of each segment by video id and start; equal scores are ranked by it, as in a ranking."""
 
 
 def collect_pairs(batches: Iterator[Batch]) -> HoldoutPairs:
@@ -39,6 +40,7 @@ def collect_pairs(batches: Iterator[Batch]) -> HoldoutPairs:
     classes: list[np.ndarray] = []
     positive: list[np.ndarray] = []
     names: list[str] = []
+    starts: list[int] = []
     for batch in batches:
         if batch.label_weights is None:
             raise DataError("the hold-out has video labels, not segment ratings; give the segment shards")
@@ -46,12 +48,13 @@ def collect_pairs(batches: Iterator[Batch]) -> HoldoutPairs:
         rows.append(found_rows + len(names))
         classes.append(found_classes)
         positive.append(batch.labels.numpy()[found_rows, found_classes] > 0.5)
-        names += [f"{name}:{start}" for name, start in zip(batch.video_ids, batch.starts.tolist(), strict=True)]
+        names += batch.video_ids
+        starts += batch.starts.tolist()
     if not names or not any(part.any() for part in positive):
         raise DataError("the hold-out has no positively rated segment; check data.holdout")
     class_ids, columns = np.unique(np.concatenate(classes), return_inverse=True)
     tie_order = np.empty(len(names), np.int64)
-    tie_order[np.argsort(np.array(names), kind="stable")] = np.arange(len(names))
+    tie_order[np.lexsort((np.array(starts), np.array(names)))] = np.arange(len(names))
     return HoldoutPairs(
         rows=np.concatenate(rows),
         columns=columns.reshape(-1),
@@ -64,15 +67,9 @@ def collect_pairs(batches: Iterator[Batch]) -> HoldoutPairs:
 def mean_average_precision(pairs: HoldoutPairs, scores: np.ndarray) -> float:
     """MAP over the classes with a positive rating (SPEC section 9); scores float [P]."""
     order = np.lexsort((pairs.tie_order[pairs.rows], -scores, pairs.columns))
-    columns, positive = pairs.columns[order], pairs.positive[order]
-    first = np.searchsorted(columns, np.arange(len(pairs.class_ids)))
-    hits = np.cumsum(positive)
-    hits_before = np.concatenate([[0], hits])[first]
-    ranks = np.arange(len(columns)) - first[columns] + 1
-    precision = np.where(positive, (hits - hits_before[columns]) / ranks, 0.0)
-    totals = np.bincount(columns, weights=precision, minlength=len(pairs.class_ids))
-    positives = np.bincount(columns, weights=positive, minlength=len(pairs.class_ids))
-    return float((totals[positives > 0] / positives[positives > 0]).mean())
+    totals = np.bincount(pairs.columns, weights=pairs.positive, minlength=len(pairs.class_ids))
+    precision = grouped_average_precision(pairs.columns[order], pairs.positive[order], totals)
+    return float(precision[totals > 0].mean())
 
 
 class HoldoutEvaluation:

@@ -41,7 +41,7 @@ class Team:
         if self.size == 1:
             return module
         devices = [device] if device.type == "cuda" else None
-        wrapper = nn.parallel.DistributedDataParallel
+        wrapper: Any = nn.parallel.DistributedDataParallel
         # Statistics stay each rank's own between steps; torch is renaming the option that says so.
         known = inspect.signature(wrapper).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
