@@ -78,10 +78,11 @@ def loader(uri: str) -> int:
 def random_windows(videos: IndexedVideos, count: int) -> int:
     """Five-frame windows anywhere, by index; their records were verified before."""
     generator = np.random.default_rng(1)
-    numbers = generator.integers(0, len(videos), count).tolist()
-    for number, share in zip(numbers, generator.random(count).tolist(), strict=True):
-        videos.read(number, int(share * (int(videos.num_frames[number]) - 5)), 5)
-    return count
+    for _ in range(count // 128):
+        numbers = generator.integers(0, len(videos), 128)
+        firsts = (generator.random(128) * (videos.num_frames[numbers] - 5)).astype(np.int64)
+        videos.read_windows(numbers.tolist(), firsts.tolist(), 5)
+    return count // 128 * 128
 
 
 def windows_of_whole_videos(views: list[memoryview], uri: str, count: int) -> int:

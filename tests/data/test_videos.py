@@ -50,6 +50,27 @@ def test_any_window_is_a_slice_of_the_video(tmp_path, budget):
                     assert np.array_equal(videos.read(number, first, count), whole[first : first + count])
 
 
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+def test_many_windows_at_once_equal_single_ones(tmp_path, budget):
+    videos = load_videos(mixed_split(tmp_path), memory_budget=budget, feature_sizes=SIZES)
+    numbers = [3, 1, 2, 4, 3, 1]
+    firsts = [int(videos.num_frames[number]) - 3 - place % 2 for place, number in enumerate(numbers)]
+    for _ in range(2):
+        windows = videos.read_windows(numbers, firsts, 3)
+        for window, number, first in zip(windows, numbers, firsts, strict=True):
+            assert np.array_equal(window, videos.read(number, first, 3))
+
+
+def test_memory_stays_flat_when_many_windows_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("yt8m_assets.data.videos._MAX_TOUCHED", 2**20)
+    videos = load_videos(write_split(tmp_path, [40]), feature_sizes=SIZES)
+    dropped = []
+    monkeypatch.setattr("yt8m_assets.data.framing.MappedFile.drop", lambda file: dropped.append(file))
+    for number in range(40):
+        videos.read(number)
+    assert len(dropped) >= 4
+
+
 def test_frames_beyond_max_frames_are_not_used():
     uris = [str(GOLDEN / "frame_video_labels.tfrecord")]
     for budget in (0, 1 << 30):

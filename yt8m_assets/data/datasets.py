@@ -123,14 +123,13 @@ class PretrainingDataset(BatchStream):
     def _windows(self, numbers: list[int], lengths: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         size = self.window_frames or 0
         frames = np.zeros((len(numbers), size, self.videos.feature_size), np.uint8)
-        valid = np.ones((len(numbers), size), bool)
-        for row, (number, length, start) in enumerate(zip(numbers, lengths.tolist(), starts.tolist(), strict=True)):
-            count = min(size, length)
-            if not count:
-                valid[row] = False
-                continue
-            frames[row, :count] = self.videos.read(number, start, count)
-            frames[row, count:] = frames[row, count - 1]
+        valid = np.repeat(lengths[:, None] > 0, size, axis=1)
+        inside = np.flatnonzero(lengths >= size)
+        frames[inside] = self.videos.read_windows([numbers[row] for row in inside], starts[inside].tolist(), size)
+        for row in np.flatnonzero((lengths < size) & (lengths > 0)).tolist():
+            length = int(lengths[row])
+            frames[row, :length] = self.videos.read(numbers[row], 0, length)
+            frames[row, length:] = frames[row, length - 1]
         return frames, valid
 
     def _whole_videos(self, numbers: list[int], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

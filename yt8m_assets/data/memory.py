@@ -40,6 +40,11 @@ class MemoryVideos:
         start, end = int(self._first[number]), int(self._first[number + 1])
         return self.frames[start + first : end if count is None else start + first + count]
 
+    def read_windows(self, numbers: Sequence[int], firsts: Sequence[int], count: int) -> np.ndarray:
+        """uint8 [B, count, F]: window b is frames [firsts[b], firsts[b] + count) of video numbers[b], all inside."""
+        starts = self._first[np.asarray(numbers, np.int64)] + np.asarray(firsts, np.int64)
+        return self.frames[starts[:, None] + np.arange(count)]
+
     def annotations(self, number: int) -> tuple[np.ndarray, SegmentLabels | None]:
         """Labels (int64 [L]) and ratings of a video."""
         return self._annotations[number]

@@ -37,6 +37,8 @@ class Videos(Protocol):
 
     def read(self, number: int, first: int = 0, count: int | None = None) -> np.ndarray: ...
 
+    def read_windows(self, numbers: Sequence[int], firsts: Sequence[int], count: int) -> np.ndarray: ...
+
     def annotations(self, number: int) -> tuple[np.ndarray, SegmentLabels | None]: ...
 
     def where(self, number: int) -> str: ...
@@ -103,6 +105,29 @@ class IndexedVideos:
             frames[:, column : column + size] = rows
             column += size
         self._note_touched(_TOUCHED_PER_READ + frames.nbytes)
+        return frames
+
+    def read_windows(self, numbers: Sequence[int], firsts: Sequence[int], count: int) -> np.ndarray:
+        """uint8 [B, count, F]: window b is frames [firsts[b], firsts[b] + count) of video numbers[b], all inside."""
+        frames = np.empty((len(numbers), count, self.feature_size), np.uint8)
+        chosen = np.asarray(numbers, np.int64)
+        plain = (self._starts[0][chosen] >= 0) & (self._verified[chosen] | (not self.check_crc))
+        for row in np.flatnonzero(~plain).tolist():
+            frames[row] = self.read(numbers[row], firsts[row], count)
+        rows = np.flatnonzero(plain)
+        shards = self._shard[chosen[rows]].tolist()
+        views = {shard: self._file(shard).view for shard in set(shards)}
+        column = 0
+        for starts, size, header in zip(self._starts, self.feature_sizes, self._headers, strict=True):
+            skip, stride, part = len(header), len(header) + size, frames[:, :, column : column + size]
+            places = starts[chosen[rows]] + np.asarray(firsts, np.int64)[rows] * stride
+            for row, shard, start in zip(rows.tolist(), shards, places.tolist(), strict=True):
+                view = views[shard]
+                if bytes(view[start : start + skip]) != header:
+                    raise self._changed(numbers[row])
+                part[row] = np.ndarray((count, size), np.uint8, view, start + skip, (stride, 1))
+            column += size
+        self._note_touched(len(rows) * _TOUCHED_PER_READ)
         return frames
 
     def annotations(self, number: int) -> tuple[np.ndarray, SegmentLabels | None]:
