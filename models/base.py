@@ -118,8 +118,9 @@ class FrameModel(nn.Module):
     def restrict_classes(self, class_ids: Tensor) -> Self:
         """Make an inference copy whose probabilities are the columns class_ids (int64 [R]) of this model's.
 
-        Everything but the head is shared with this model, so the copy costs just the kept columns; it follows later
-        changes of the shared weights but not of the head, and is in evaluation mode.
+        Everything but the head is shared with this model, so the copy costs just the kept columns. It follows later
+        changes of the shared weights but not of the head. Both are left in evaluation mode: call train() on this model
+        to go on training it.
         """
         if class_ids.ndim != 1 or class_ids.numel() == 0:
             raise ValueError(f"class_ids has shape {tuple(class_ids.shape)}: expected [R] with at least one class")

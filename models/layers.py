@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 BATCH_NORM_EPS = 1e-3
 L2_NORM_EPS = 1e-12
@@ -127,7 +126,7 @@ def _batch_statistics(x_SRF: Tensor, counts_R: Tensor | None, synchronized: bool
         num_rows = counts_R.sum()
     mean_S1F = _total(x_SRF, counts_R, synchronized)
     if synchronized:
-        num_rows = all_reduce(num_rows)
+        num_rows = _sum_over_processes(num_rows)
     mean_S1F = mean_S1F / num_rows
     var_S1F = _total((x_SRF - mean_S1F).square(), counts_R, synchronized) / num_rows
     return mean_S1F, var_S1F, num_rows
@@ -138,7 +137,14 @@ def _total(x_SRF: Tensor, counts_R: Tensor | None, synchronized: bool) -> Tensor
         total_S1F = x_SRF.sum(1, keepdim=True)
     else:
         total_S1F = (counts_R @ x_SRF)[:, None]
-    return all_reduce(total_S1F) if synchronized else total_S1F
+    return _sum_over_processes(total_S1F) if synchronized else total_S1F
+
+
+def _sum_over_processes(value: Tensor) -> Tensor:
+    # Imported here: not every build of torch has it, and only training over several processes needs it.
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(value)
 
 
 def synchronize_batch_norm(model: nn.Module, enabled: bool = True) -> None:

@@ -122,3 +122,11 @@ def test_a_restricted_model_exports():
     model = small_model("gated_netvlad_h1024c16").eval().restrict_classes(torch.tensor([4, 1]))
     program = torch.export.export(model, small_batch(4))
     assert program.module()(*small_batch(4))[0].shape == (4, 2)
+
+
+def test_restricting_a_compiled_model_does_not_inherit_its_code():
+    model, inputs = small_model("bert_mean_l2h12").eval(), small_batch()
+    model.compile(backend="eager")
+    full = model(*inputs).probabilities
+    kept = model.restrict_classes(torch.tensor([2, 0]))(*inputs).probabilities
+    torch.testing.assert_close(kept, full[:, [2, 0]], rtol=0, atol=1e-6)
