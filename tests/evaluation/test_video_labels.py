@@ -39,7 +39,7 @@ def test_every_batch_and_the_epoch_are_the_original_s(name):
 
 
 def test_where_scores_tie_only_the_choice_among_equals_differs():
-    """The original takes tied classes in the order of argpartition; breaking its ties our way changes nothing of ours."""
+    """The original takes tied classes in argpartition's order; breaking the ties beforehand does not change ours."""
     for (scores, labels), expected in zip(batches("eval/ties"), CASES["eval/ties"]["batches"], strict=True):
         untied = scores - np.arange(scores.shape[1]) * 1e-9 - np.arange(len(scores))[:, None] * 1e-7
         assert hit_at_one(scores, labels) == pytest.approx(expected["hit_at_one"], abs=1e-6)

@@ -131,9 +131,9 @@ class FusionObjective:
         limit = self._bounds[self._group]
         with np.errstate(divide="ignore"):
             level = w0 * (sum(weights) / scores - 1.0)
-        margin = level * 1e-9 + 1e-6  # rounding decides nothing: what is closer goes to the full fusion
-        sure = np.isinf(limit[:, 0]) | (level + margin < limit[:, 0])
-        lost = level - margin > limit[:, 1]
+        # Rounding decides nothing: what is closer than this goes to the full fusion.
+        sure = np.isinf(limit[:, 0]) | (level * (1 + 1e-9) + 1e-6 < limit[:, 0])
+        lost = level * (1 - 1e-9) - 1e-6 > limit[:, 1]
         kept[lost & self._positive] = False
         doubt = np.unique(self._group[self._positive & ~sure & ~lost])
         for number in doubt.tolist():
