@@ -67,9 +67,13 @@ class Deployment:
         return self.run(run_id).status
 
     def monitor(self) -> None:
-        """One round of Dagster's own run monitoring. Raises what it stumbled over."""
-        for error in execute_run_monitoring_iteration(self._workspace, logging.getLogger("monitoring")):
-            assert error is None, error.to_string()
+        """One round of Dagster's own run monitoring, which must stumble over nothing."""
+        assert self.monitor_faults() == []
+
+    def monitor_faults(self) -> list[str]:
+        """One round of run monitoring; what it stumbled over."""
+        errors = execute_run_monitoring_iteration(self._workspace, logging.getLogger("monitoring"))
+        return [error.to_string() for error in errors if error is not None]
 
     def messages(self, run_id: str) -> str:
         """Every message of a run's log, errors included."""

@@ -90,6 +90,19 @@ def test_a_lost_worker_is_replaced_and_its_run_goes_on_from_the_checkpoint(
 
 
 @pytest.mark.cloud
+def test_a_preempted_worker_is_replaced_and_its_run_goes_on(api: VertexApi, deployment: Deployment, tmp_path: Path):
+    run_id = deployment.launch("count", tmp_path, target=16, delay_seconds=0.5)
+    wait_for(lambda: (tmp_path / "history.txt").exists() and len(history(tmp_path)) >= 2)
+    first = deployment.run(run_id).tags[JOB_TAG]
+    api.preempt(first)
+    wait_for(lambda: api.containers[first].exit_code is not None)
+    deployment.monitor()
+    assert deployment.wait(run_id) == SUCCESS
+    assert deployment.run(run_id).tags[JOB_TAG] != first
+    assert sorted(set(history(tmp_path))) == list(range(1, 17))
+
+
+@pytest.mark.cloud
 def test_a_failing_step_fails_run_and_job(api: VertexApi, deployment: Deployment, tmp_path: Path):
     run_id = deployment.launch("count", tmp_path, fail=True)
     assert deployment.wait(run_id) == FAILURE
@@ -144,3 +157,22 @@ def test_a_run_canceled_while_it_waits_for_a_machine_ends_at_once(
         api.hold = False
     assert deployment.run(run_id).status == CANCELED
     assert api.current(deployment.run(run_id).tags[JOB_TAG]).state.name == "JOB_STATE_CANCELLED"
+
+
+@pytest.mark.cloud
+def test_a_fault_of_the_api_starts_no_second_worker_and_a_cancel_from_outside_is_a_wish(
+    api: VertexApi, deployment: Deployment, tmp_path: Path
+):
+    run_id = deployment.launch("count", tmp_path, target=1000, delay_seconds=0.2)
+    wait_for((tmp_path / "checkpoint.txt").exists)
+    name = deployment.run(run_id).tags[JOB_TAG]
+    api.scripted = [(403, {"error": {"code": 403, "status": "PERMISSION_DENIED", "message": "no customJobs.get"}})]
+    (fault,) = deployment.monitor_faults()
+    assert "no customJobs.get" in fault
+    assert (deployment.run(run_id).status, deployment.run(run_id).tags[JOB_TAG]) == (dg.DagsterRunStatus.STARTED, name)
+    api.canceled.add(name)
+    api.lose_worker(name)
+    deployment.monitor()
+    assert deployment.run(run_id).status == CANCELED
+    deployment.monitor()
+    assert deployment.run(run_id).tags[JOB_TAG] == name

@@ -53,6 +53,7 @@ class VertexApi(JsonServer):
         self.jobs: dict[str, types.CustomJob] = {}
         self.containers: dict[str, Container] = {}
         self.canceled: set[str] = set()
+        self.preempted: set[str] = set()
         self.route("POST", _PARENT, self._create)
         self.route("GET", _PARENT, self._list)
         self.route("GET", _PARENT + _ID, self._get)
@@ -66,6 +67,11 @@ class VertexApi(JsonServer):
     def lose_worker(self, name: str) -> None:
         """The machine of a job is gone without a signal."""
         self.containers[name].kill()
+
+    def preempt(self, name: str) -> None:
+        """The machine of a job is taken away with notice: SIGTERM, and the job fails whatever the worker makes of it."""
+        self.preempted.add(name)
+        self.containers[name].stop(grace_seconds=2)
 
     def cancel(self, name: str) -> None:
         """What the API's cancel does: the worker is told to stop, and the job ends as canceled."""
@@ -85,7 +91,7 @@ class VertexApi(JsonServer):
             job.state = _State.JOB_STATE_PENDING
         elif code is None:
             job.state = _State.JOB_STATE_RUNNING
-        elif code == 0:
+        elif code == 0 and name not in self.preempted:
             job.state = _State.JOB_STATE_SUCCEEDED
         else:
             job.state = _State.JOB_STATE_FAILED
