@@ -62,13 +62,13 @@ def test_many_windows_at_once_equal_single_ones(tmp_path, budget):
 
 
 def test_memory_stays_flat_when_many_windows_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("yt8m_assets.data.videos._MAX_TOUCHED", 2**20)
+    monkeypatch.setattr("yt8m_assets.data.videos._MAX_TOUCHED", 2**10)
     videos = load_videos(write_split(tmp_path, [40]), feature_sizes=SIZES)
     dropped = []
     monkeypatch.setattr("yt8m_assets.data.framing.MappedFile.drop", lambda file: dropped.append(file))
     for number in range(40):
         videos.read(number)
-    assert len(dropped) >= 4
+    assert len(dropped) >= 20
 
 
 def test_frames_beyond_max_frames_are_not_used():

@@ -19,7 +19,7 @@ _REBUILD = "run again to index it anew"
 _OPEN_FILES = 64
 _TOUCHED_PER_READ = 128 * 2**10
 """Pages that the system maps around the two places a window is read from."""
-_MAX_TOUCHED = 256 * 2**20
+_MAX_TOUCHED = 512 * 2**20
 """Mapped pages are given back when about this many bytes have gathered, so that memory stays flat."""
 
 
@@ -191,8 +191,9 @@ class IndexedVideos:
         self._touched += num_bytes
         if self._touched > _MAX_TOUCHED:
             self._touched = 0
-            for file in self._files.values():
-                file.drop()
+            if sum(file.size for file in self._files.values()) > _MAX_TOUCHED:
+                for file in self._files.values():
+                    file.drop()
 
     def _parser(self, shard: int) -> RecordParser:
         if shard not in self._parsers:
