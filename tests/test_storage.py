@@ -155,6 +155,8 @@ def test_a_root_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> Non
     blocked.write_text("not a folder")
     with pytest.raises(StorageError, match="cannot write"):
         publish(ArtifactStore(str(blocked / "root")))
+    with pytest.raises(StorageError, match="cannot write"), atomic_write(blocked / "file.txt") as temporary:
+        temporary.write_text("x")
 
 
 def test_canonical_json_refuses_what_is_not_exact() -> None:

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,7 +55,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             raise
         raise free_space_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be what is wrong; the error above says so
+            temporary.unlink()
 
 
 class Backend(Protocol):
@@ -115,7 +116,8 @@ class LocalBackend:
         except OSError as error:
             raise free_space_error(path, error, len(content)) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
 
     def staging(self, key: str) -> Path:
         """A new empty folder on the file system of the target, so that moving it is a rename."""
