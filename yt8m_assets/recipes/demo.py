@@ -34,7 +34,7 @@ FINETUNING = replace(
     evaluate_every=20,
     checkpoint_every=20,
 )
-"""The unrated classes count as negatives, as in the original; only MixNeXtVLAD does better on rated pairs alone here."""
+"""Unrated classes count as negatives, as in the original; MixNeXtVLAD alone does better on rated pairs here."""
 
 
 def _bert(model: ModelRecipe) -> ModelRecipe:
