@@ -1,0 +1,22 @@
+"""Pictures of a search: whole PNG files, the same bytes for the same result."""
+
+from tests.ensemble.problem import problem
+from yt8m_assets.ensemble import SearchConfig, search_weights
+from yt8m_assets.ensemble.plots import plot_search
+
+
+def test_pictures_are_written_and_depend_on_the_result_alone(tmp_path):
+    rankings, ratings = problem({"a": 0.3, "b": 0.9})
+    results = [
+        search_weights(
+            rankings, ratings, config=SearchConfig(num_trials=6, num_initial_points=2, num_refinements=3, num_folds=n)
+        )
+        for n in (2, 0)
+    ]
+    first, again, other = (plot_search(r, tmp_path / n) for r, n in zip([results[0], *results], "xyz", strict=True))
+    assert [path.name for path in first] == ["convergence.png", "weights.png"]
+    for path, same in zip(first, again, strict=True):
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size > 5000
+        assert path.read_bytes() == same.read_bytes()
+    assert first[0].read_bytes() != other[0].read_bytes()  # the title tells the nested gain

@@ -1,0 +1,144 @@
+"""The weight search: never worse than where it starts, seeded, resumable, honest about unseen videos."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.ensemble.problem import problem
+from yt8m_assets.ensemble import ORIGINAL_W0, ORIGINAL_WEIGHTS, SearchConfig, fuse, search_weights
+from yt8m_assets.ensemble.trial import read_trials
+from yt8m_assets.errors import CheckpointMismatchError, ConfigError, DataError
+from yt8m_assets.evaluation import Ratings, ranking_map
+
+QUICK = SearchConfig(num_trials=12, num_initial_points=4, num_refinements=20, num_folds=3, seed=3)
+NOISES = {"bert_l2h12": 0.4, "bert_l3h12": 0.6, "bert_mean_l2h12": 3.0}
+
+
+@pytest.fixture(scope="module")
+def made():
+    return problem(NOISES, share_rated=0.3)
+
+
+@pytest.fixture(scope="module")
+def found(made):
+    return search_weights(*made, config=QUICK)
+
+
+def test_the_result_is_at_least_every_preset_and_the_best_ranking_alone(found):
+    presets = [trial.target for trial in found.trials if trial.phase == "preset"]
+    assert len(presets) == 4
+    assert found.map == max(trial.target for trial in found.trials)
+    assert found.map >= max(presets)
+    assert found.map >= found.best_single[1]
+    assert found.equal_weights_map == found.trials[0].target
+
+
+def test_the_first_trials_are_equal_weights_and_the_original_s(found):
+    assert found.trials[0].params == {"w0": ORIGINAL_W0, **dict.fromkeys(NOISES, 1 / 3)}
+    total = sum(ORIGINAL_WEIGHTS[key] for key in NOISES)
+    assert found.trials[1].weights == pytest.approx({key: ORIGINAL_WEIGHTS[key] / total for key in NOISES})
+    assert [t.phase for t in found.trials[:12]] == ["preset"] * 4 + ["random"] * 4 + ["model"] * 4
+    assert {t.phase for t in found.trials[12:]} == {"refinement"}
+    assert len(found.trials) <= 32
+
+
+def test_its_map_is_that_of_the_fusion_it_names(made, found):
+    rankings, ratings = made
+    fused = fuse(list(rankings.values()), [found.weights[key] for key in rankings], found.w0)
+    assert ranking_map(fused, ratings).map == pytest.approx(found.map, abs=1e-12)
+    assert sum(found.weights.values()) == pytest.approx(1)
+    for key, ranking in rankings.items():
+        assert found.single_maps[key] == ranking_map(ranking, ratings).map
+    assert found.best_single == ("bert_l2h12", found.single_maps["bert_l2h12"])
+
+
+def test_noise_gets_little_weight(found):
+    assert found.weights["bert_mean_l2h12"] < 0.2
+
+
+def test_the_seed_decides_everything(made, found):
+    again = search_weights(*made, config=QUICK)
+    assert [(t.params, t.target) for t in again.trials] == [(t.params, t.target) for t in found.trials]
+    assert again.nested == found.nested
+
+
+@pytest.mark.parametrize("kept", [1, 6, 10, 14])
+def test_a_stopped_search_goes_on_as_it_would_have(made, found, tmp_path, kept):
+    rankings, ratings = made
+    path = tmp_path / "trials.jsonl"
+
+    class Killed(Exception):
+        pass
+
+    def stop(trial):
+        if trial.number == kept - 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        search_weights(rankings, ratings, config=QUICK, log_path=path, on_trial=stop)
+    assert len(read_trials(path)) == kept
+    new = []
+    resumed = search_weights(rankings, ratings, config=QUICK, log_path=path, on_trial=lambda t: new.append(t.number))
+    assert [(t.params, t.target) for t in resumed.trials] == [(t.params, t.target) for t in found.trials]
+    assert new == list(range(kept, len(found.trials)))
+    assert len(read_trials(path)) == len(found.trials)
+    assert (resumed.map, resumed.weights) == (found.map, found.weights)
+
+
+def test_a_log_of_other_data_is_refused(made, tmp_path):
+    rankings, ratings = made
+    path = tmp_path / "trials.jsonl"
+    short = SearchConfig(num_trials=5, num_initial_points=1, num_refinements=0, num_folds=0)
+    search_weights(rankings, ratings, config=short, log_path=path)
+    with pytest.raises(CheckpointMismatchError, match="trial 0 of the search log"):
+        search_weights(rankings, ratings.select(np.arange(len(ratings)) % 2 == 0), config=short, log_path=path)
+    with pytest.raises(CheckpointMismatchError, match="move it away"):
+        fewer = {key: rankings[key] for key in list(rankings)[:2]}
+        search_weights(fewer, ratings, config=short, log_path=path)
+
+
+def test_the_summary_is_plain_json(found):
+    summary = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert summary["map"] == found.map
+    assert summary["equal_map"] == found.equal_weights_map
+    assert summary["best_single"] == {"key": "bert_l2h12", "map": found.best_single[1]}
+    assert summary["num_trials"] == len(found.trials)
+    assert len(summary["nested"]["fold_gains"]) == 3
+
+
+def test_presets_can_be_given_and_must_fit(made):
+    rankings, ratings = made
+    short = SearchConfig(num_trials=1, num_initial_points=1, num_refinements=0, num_folds=0)
+    best = search_weights(
+        rankings,
+        ratings,
+        config=short,
+        presets={"mine": (7.0, {"bert_l2h12": 2, "bert_l3h12": 2, "bert_mean_l2h12": 0})},
+    )
+    assert best.trials[1].params == {"w0": 7.0, "bert_l2h12": 0.5, "bert_l3h12": 0.5, "bert_mean_l2h12": 0.0}
+    assert best.nested is None
+    with pytest.raises(ConfigError, match="'mine' has no weight for bert_mean_l2h12"):
+        search_weights(rankings, ratings, config=short, presets={"mine": (7.0, {"bert_l2h12": 2, "bert_l3h12": 2})})
+
+
+def test_one_ranking_alone_is_searched_without_harm():
+    rankings, ratings = problem({"only": 0.5}, share_rated=0.3)
+    short = SearchConfig(num_trials=6, num_initial_points=1, num_refinements=4, num_folds=2)
+    found = search_weights(rankings, ratings, config=short)
+    assert found.weights == {"only": 1.0}
+    assert found.map == pytest.approx(found.best_single[1])
+
+
+def test_the_cut_is_respected(made):
+    rankings, ratings = made
+    short = SearchConfig(num_trials=5, num_initial_points=2, num_refinements=0, num_folds=0)
+    cut = search_weights(rankings, ratings, config=short, k=40)
+    best = fuse(list(rankings.values()), [cut.weights[key] for key in rankings], cut.w0, 40)
+    assert ranking_map(best, ratings, 40).map == pytest.approx(cut.map, abs=1e-12)
+    assert cut.map < search_weights(rankings, ratings, config=short).map
+
+
+def test_nothing_to_search_for_is_named(made):
+    with pytest.raises(DataError, match="no class with a positive"):
+        search_weights(made[0], Ratings.from_dict({("v000:0", 0): 0}), config=QUICK)
