@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from yt8m_assets.errors import PermanentError, Yt8mError
+from yt8m_assets.errors import PermanentError, StorageError, Yt8mError
 
 
 class StageFailedError(PermanentError):
@@ -24,5 +24,8 @@ def original_error(error: BaseException, where: str) -> Yt8mError:
         seen = seen.__cause__ or getattr(seen, "user_exception", None)
     if type(error).__name__ == "DagsterAssetCheckFailedError":
         return CheckFailedError(f"{where}: {error}")
+    if isinstance(innermost, OSError) and innermost.filename:
+        reason = innermost.strerror or innermost
+        return StorageError(f"{innermost.filename}: cannot write or read: {reason} ({where})")
     text = innermost.description if isinstance(innermost, dg.Failure) else str(innermost)
     return StageFailedError(f"{where}: {type(innermost).__name__}: {text}")

@@ -54,6 +54,13 @@ class Graph:
         return open_driver(recipe or self.recipe, self.state, self.settings, progress or NullProgress())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the materialised graph share a process when pytest runs in several, so that it is made once."""
+    for item in items:
+        if {"graph", "own_graph"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("graph"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def clean_environment() -> Iterator[None]:
     """No setting of the person who runs the tests reaches them, and none of the tests' reaches others."""

@@ -21,9 +21,9 @@ def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         """How much each model's ranking counts: found by Bayesian optimisation of the out-of-fold MAP."""
         from yt8m_assets.ensemble.stages import search_ensemble
 
-        options = {"tracking": tracking, "progress": progress.open(context.log), "run_tags": run_tags(context)}
+        tags, shown = run_tags(context), progress.open(context.log)
         with stage_errors(context):
-            result = search_ensemble(recipe, store, **options)
+            result = search_ensemble(recipe, store, tracking=tracking, progress=shown, run_tags=tags)
         return materialization(context, store, {None: result})
 
     @dg.asset(
@@ -58,9 +58,9 @@ def _leaderboard(recipe: Recipe) -> dg.AssetsDefinition:
         """The report: each model's MAP with and without shifts, its weight, and the ensemble's with interval."""
         from yt8m_assets.leaderboard import make_leaderboard
 
-        options = {"tracking": tracking, "progress": progress.open(context.log), "run_tags": run_tags(context)}
+        tags, shown = run_tags(context), progress.open(context.log)
         with stage_errors(context):
-            result = make_leaderboard(recipe, store, **options)
+            result = make_leaderboard(recipe, store, tracking=tracking, progress=shown, run_tags=tags)
         return materialization(context, store, {None: result})
 
     return leaderboard

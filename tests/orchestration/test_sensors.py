@@ -1,0 +1,138 @@
+"""Automation, ticked by hand: off by default, asks once for what has changed, and for nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from orchestration.definitions import build_definitions
+from orchestration.plan import Step
+from orchestration.sensors import build_schedules, build_sensors
+from tests.orchestration.conftest import Graph
+from yt8m_assets.errors import MissingDataError
+from yt8m_assets.lineage import Node
+from yt8m_assets.progress import NullProgress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.tracking import NullTracking
+
+
+def sensor(recipe: Recipe, name: str) -> dg.SensorDefinition:
+    return next(sensor for sensor in build_sensors(recipe) if sensor.name == name)
+
+
+def real_recipe(graph: Graph, folder: Path) -> Recipe:
+    """The tiny recipe over shards that are simply there, as real ones are."""
+    from yt8m_assets.data.stages import simulated_folder
+
+    source = simulated_folder(graph.recipe, graph.store)
+    for path in source.rglob("*.tfrecord"):
+        target = folder / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.hardlink_to(path)
+    (classes,) = source.rglob("segment_label_ids.csv")
+    patterns = {
+        "pretraining": (f"{folder}/2/frame/train/*.tfrecord",),
+        "segments": (f"{folder}/3/frame/validate/*.tfrecord",),
+        "test": (f"{folder}/3/frame/test/*.tfrecord",),
+    }
+    data = replace(graph.recipe.data, simulation=None, segment_classes_uri=str(classes), **patterns)
+    return replace(graph.recipe, data=data)
+
+
+def tick(recipe: Recipe, store: ArtifactStore) -> list[tuple[str, list[str]]]:
+    """Run keys and assets that the sensor of changed shards asks for."""
+    with dg.build_sensor_context() as context:
+        result = sensor(recipe, "changed_shards")(context, store=store)
+    assert isinstance(result, dg.SensorResult)
+    return [
+        (str(request.run_key), [key.to_user_string() for key in request.asset_selection or []])
+        for request in result.run_requests or []
+    ]
+
+
+def test_all_of_it_is_off(graph: Graph) -> None:
+    assert {s.name for s in build_sensors(graph.recipe)} == {
+        "changed_shards",
+        "keep_up_to_date",
+        "submission_freshness",
+    }
+    for item in build_sensors(graph.recipe):
+        assert item.default_status == dg.DefaultSensorStatus.STOPPED
+        assert item.description or item.name
+    assert [s.default_status for s in build_schedules()] == [dg.DefaultScheduleStatus.STOPPED]
+
+
+def test_new_changed_and_removed_shards_are_noticed_once(graph: Graph, tmp_path: Path) -> None:
+    from yt8m_assets.data.stages import make_shards
+
+    recipe = real_recipe(graph, tmp_path / "data")
+    store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
+    first = tick(recipe, store)
+    assert [assets for _, assets in first] == [
+        ["pretraining_shards"],
+        ["segment_shards", "holdout_ratings"],
+        ["test_shards"],
+    ]
+    assert tick(recipe, store) == first  # the same keys: Dagster starts no second run for them
+    for asset in ("pretraining_shards", "segment_shards", "test_shards"):
+        make_shards(recipe, store, asset, progress=NullProgress())
+    assert tick(recipe, store) == []
+    test_shards = sorted((tmp_path / "data" / "3" / "frame" / "test").iterdir())
+    (test_shards[0].with_name("test99.tfrecord")).hardlink_to(test_shards[0])
+    ((added, assets),) = tick(recipe, store)
+    assert assets == ["test_shards"]
+    test_shards[0].unlink()
+    ((removed, _),) = tick(recipe, store)
+    assert removed != added
+    for path in (tmp_path / "data" / "3" / "frame" / "test").iterdir():
+        path.unlink()
+    with pytest.raises(MissingDataError, match=r"test_shards: .*matches no shard"):
+        tick(recipe, store)
+
+
+def test_a_new_model_brings_what_follows_up_to_date(own_graph: Graph) -> None:
+    """The conditions ask for a model's existing cells when its content changes, and for nothing when it does not."""
+    resources = {"store": own_graph.store, "tracking": NullTracking(), "progress": None}
+    definitions = build_definitions(own_graph.recipe, resources)
+    with own_graph.open() as driver:
+        instance = driver.instance
+        result = dg.evaluate_automation_conditions(definitions, instance)
+        assert result.total_requested == 0
+        driver.run(Step(assets=("finetuned_model",), first="one", last="one"))
+        result = dg.evaluate_automation_conditions(definitions, instance, cursor=result.cursor)
+        assert result.total_requested == 0  # materialised again with the same content
+        manifest = own_graph.store.require("finetuned_model/one")
+        weights = own_graph.store.fetch(manifest)
+        arguments = {"parents": manifest.parents, "config": manifest.config, "fingerprint": manifest.fingerprint}
+        with own_graph.store.publish("finetuned_model/one", **arguments) as publication:  # type: ignore[arg-type]
+            for name in manifest.files:
+                (publication.path / name).parent.mkdir(exist_ok=True)
+                (publication.path / name).write_bytes((weights / name).read_bytes())
+            (publication.path / "training.json").write_text("{}")
+        driver.run(Step(assets=("finetuned_model",), first="one", last="one"))
+        result = dg.evaluate_automation_conditions(definitions, instance, cursor=result.cursor)
+        for asset in ("oof_predictions", "test_predictions"):
+            assert set(result.get_requested_partitions(dg.AssetKey(asset))) == {"one|0", "one|1"}
+        assert result.total_requested == 4 or result.get_num_requested(dg.AssetKey("leaderboard"))
+        again = dg.evaluate_automation_conditions(definitions, instance, cursor=result.cursor)
+        assert again.total_requested == 0
+
+
+def test_freshness_is_asked_for_and_says_what_is_old(own_graph: Graph) -> None:
+    context = dg.build_sensor_context()
+    request = sensor(own_graph.recipe, "submission_freshness")(context)
+    assert isinstance(request, dg.RunRequest)
+    assert [str(key.name) for key in request.asset_check_keys or []] == ["up_to_date"]
+    with own_graph.open() as driver:
+        for expected in (True, False):
+            job = driver.definitions.resolve_implicit_global_asset_job_def().get_subset(
+                asset_selection=set(), asset_check_selection=set(request.asset_check_keys or [])
+            )
+            result = job.execute_in_process(instance=driver.instance)
+            (evaluation,) = result.get_asset_check_evaluations()
+            assert evaluation.passed is expected
+            assert evaluation.severity == dg.AssetCheckSeverity.WARN
+            own_graph.store.delete(Node("test_ranking", "two").key)
+    assert "test_ranking/two: not materialised" in str(evaluation.metadata["problems"].value)

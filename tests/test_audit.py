@@ -1,0 +1,166 @@
+"""What the checks find: each on a sound artifact and on one with exactly that fault."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_recipe
+from yt8m_assets import audit
+from yt8m_assets.data.shards import ShardManifest
+from yt8m_assets.data.stages import make_holdout_ratings, make_shards
+from yt8m_assets.lineage import Node
+from yt8m_assets.prediction.ranking import Ranking, write_ranking
+from yt8m_assets.progress import NullProgress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore
+
+CELL = Node("oof_predictions", "one", 0)
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return tiny_recipe()
+
+
+@pytest.fixture(scope="module")
+def data(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store root with the data artifacts."""
+    root = tmp_path_factory.mktemp("data")
+    store = ArtifactStore(str(root), root / "cache")
+    for asset in ("pretraining_shards", "segment_shards", "test_shards"):
+        make_shards(recipe, store, asset, progress=NullProgress())
+    make_holdout_ratings(recipe, store, progress=NullProgress())
+    return root
+
+
+@pytest.fixture
+def store(data: Path, tmp_path: Path) -> ArtifactStore:
+    """A copy of it, to be changed."""
+    import shutil
+
+    for name in ("pretraining_shards", "segment_shards", "test_shards", "holdout_ratings"):
+        shutil.copytree(data / name, tmp_path / name)
+    return ArtifactStore(str(tmp_path), tmp_path / "cache")
+
+
+def put(store: ArtifactStore, key: str, files: dict[str, str], like: str | None = None) -> None:
+    """Publish files, over a copy of those of `like`."""
+    with store.publish(key, fingerprint="changed") as publication:
+        if like is not None:
+            manifest = store.require(like)
+            for name in manifest.files:
+                (publication.path / name).write_bytes((store.fetch(manifest) / name).read_bytes())
+        for name, text in files.items():
+            (publication.path / name).write_text(text)
+
+
+def put_ranking(store: ArtifactStore, classes: list[int], change: str = "") -> None:
+    """A ranking of all test segments for each class, with one fault."""
+    names = [f"v{number:03d}:{5 * number}" for number in range(6)]
+    ranking = Ranking.from_dict(dict.fromkeys(classes, names))
+    score, segment = ranking.score.copy(), ranking.segment.copy()
+    if change == "nan":
+        score[2] = np.nan
+    if change == "rising":
+        score[1] = score[0] + 1
+    if change == "twice":
+        segment[1] = segment[0]
+    values = {"class_ids": ranking.class_ids, "offsets": ranking.offsets, "segments": ranking.segments}
+    with store.publish(CELL.key, fingerprint="f") as publication:
+        write_ranking(Ranking(**values, score=score, segment=segment), publication.path)
+
+
+def test_sound_data_passes(recipe: Recipe, store: ArtifactStore) -> None:
+    for asset in ("pretraining_shards", "segment_shards", "test_shards"):
+        verdict = audit.shards_not_empty(recipe, store, [Node(asset)])
+        assert verdict.passed
+        assert verdict.numbers["num_videos"] > 0
+    leak = audit.no_leak(recipe, store, [Node("segment_shards")])
+    assert leak.passed
+    assert leak.numbers["num_held_out"] == 12
+    assert audit.both_verdicts(recipe, store, [Node("holdout_ratings")]).passed
+    assert audit.up_to_date(recipe, store, [Node("holdout_ratings")]).passed
+
+
+def test_an_empty_shard_is_named(recipe: Recipe, store: ArtifactStore) -> None:
+    shards = json.loads((store.fetch(store.require("test_shards")) / "shards.json").read_text())
+    shards["shards"][1]["num_videos"] = 0
+    put(store, "test_shards", {"shards.json": json.dumps(shards)}, like="test_shards")
+    verdict = audit.shards_not_empty(recipe, store, [Node("test_shards")])
+    assert verdict.problems == (f"{shards['shards'][1]['uri']}: holds no good record",)
+    put(store, "test_shards", {"shards.json": json.dumps({**shards, "shards": []})}, like="test_shards")
+    assert not audit.shards_not_empty(recipe, store, [Node("test_shards")]).passed
+
+
+def test_a_video_on_both_sides_is_named(recipe: Recipe, store: ArtifactStore) -> None:
+    """A held-out shard that pre-training takes for its own: every one of its videos is named."""
+    path = store.fetch(store.require("pretraining_shards")) / "shards.json"
+    shards = json.loads(path.read_text())
+    wrong = next(shard for shard in shards["shards"] if shard["held_out"])
+    wrong["held_out"] = False
+    put(store, "pretraining_shards", {"shards.json": json.dumps(shards)}, like="pretraining_shards")
+    verdict = audit.no_leak(recipe, store, [Node("segment_shards")])
+    assert len(verdict.problems) == wrong["num_videos"]
+    assert wrong["uri"].rsplit("/", 1)[-1] in verdict.problems[0]
+    assert ShardManifest.read(path).uris(held_out=True)
+
+
+def test_ratings_of_one_kind_are_no_measure(recipe: Recipe, store: ArtifactStore) -> None:
+    put(store, "holdout_ratings", {"ratings.csv": "a:0,1,1\na:5,1,1\n"})
+    verdict = audit.both_verdicts(recipe, store, [Node("holdout_ratings")])
+    assert verdict.problems == ("ratings.csv: 2 positive and 0 negative ratings; both are needed",)
+
+
+def test_rankings(recipe: Recipe, store: ArtifactStore) -> None:
+    from yt8m_assets.data.stages import read_segment_classes
+
+    classes = read_segment_classes(recipe, store).tolist()
+    put_ranking(store, classes)
+    assert audit.coverage(recipe, store, [CELL]).passed
+    assert audit.finite_scores(recipe, store, [CELL]).passed
+    put_ranking(store, classes[1:])
+    assert f"class {classes[0]} ranks 0 segments, expected 6" in audit.coverage(recipe, store, [CELL]).summary
+    put_ranking(store, classes, "twice")
+    assert not audit.coverage(recipe, store, [CELL]).passed
+    for change, message in {"nan": "not finite", "rising": "not sorted"}.items():
+        put_ranking(store, classes, change)
+        assert message in audit.finite_scores(recipe, store, [CELL]).summary
+
+
+def test_a_missing_cell_is_named(recipe: Recipe, store: ArtifactStore) -> None:
+    verdict = audit.coverage(recipe, store, [CELL, Node("oof_predictions", "two", 1)])
+    assert verdict.problems == (
+        "oof_predictions/one/shift+0: not materialised",
+        "oof_predictions/two/shift+1: not materialised",
+    )
+
+
+@pytest.mark.parametrize(("ensemble", "passed"), [(0.8, True), (0.7, True), (0.6, False), (float("nan"), False)])
+def test_ensemble_against_its_best_member(recipe: Recipe, store: ArtifactStore, ensemble: float, passed: bool) -> None:
+    put(store, "ensemble_weights", {"weights.json": json.dumps({"map": ensemble, "best_single": {"map": 0.7}})})
+    verdict = audit.ensemble_not_worse(recipe, store, [Node("ensemble_weights")])
+    assert verdict.passed is passed
+    put(store, "ensemble_weights", {"weights.json": "{}"})
+    assert not audit.ensemble_not_worse(recipe, store, [Node("ensemble_weights")]).passed
+
+
+def test_submission_with_a_video_that_is_no_test_video(recipe: Recipe, store: ArtifactStore) -> None:
+    from yt8m_assets.data.stages import read_segment_classes
+
+    known = sorted(audit.test_video_ids(store) or ())
+    classes = read_segment_classes(recipe, store).tolist()
+    lines = [f"{class_id},{known[0]}:0 {known[1]}:5" for class_id in classes]
+    put(store, "submission", {"submission.csv": "\n".join(["Class,Segments", *lines, ""])})
+    assert audit.valid_submission(recipe, store, [Node("submission")]).passed
+    lines[0] = f"{classes[0]},zzzz:0"
+    put(store, "submission", {"submission.csv": "\n".join(["Class,Segments", *lines, ""])})
+    (problem,) = audit.valid_submission(recipe, store, [Node("submission")]).problems
+    assert "zzzz" in problem
+
+
+def test_what_is_older_than_its_parents_is_not_up_to_date(recipe: Recipe, store: ArtifactStore) -> None:
+    put(store, "segment_shards", {}, like="segment_shards")
+    verdict = audit.up_to_date(recipe, store, [Node("holdout_ratings")])
+    assert verdict.problems == ("segment_shards: made from something older",)
