@@ -93,8 +93,8 @@ def test_a_log_of_other_data_is_refused(made, tmp_path):
     search_weights(rankings, ratings, config=short, log_path=path)
     with pytest.raises(CheckpointMismatchError, match="trial 0 of the search log"):
         search_weights(rankings, ratings.select(np.arange(len(ratings)) % 2 == 0), config=short, log_path=path)
+    fewer = {key: rankings[key] for key in list(rankings)[:2]}
     with pytest.raises(CheckpointMismatchError, match="move it away"):
-        fewer = {key: rankings[key] for key in list(rankings)[:2]}
         search_weights(fewer, ratings, config=short, log_path=path)
 
 

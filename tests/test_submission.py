@@ -1,0 +1,152 @@
+"""The submission: written, validated, scored; the real one of the challenge."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from yt8m_assets.ensemble.fusion import FusedRanking
+from yt8m_assets.errors import SubmissionError
+from yt8m_assets.evaluation import Ratings, mean_average_precision_at_k, ranking_map
+from yt8m_assets.prediction.ranking import Ranking, RankingReader, write_ranking
+from yt8m_assets.submission import Problem, score_submission, validate_submission, write_submission
+
+GOLDEN = Path(__file__).parent / "golden" / "metrics"
+REAL = Path(__file__).parents[1].parent / "shared" / "realdata"
+CLASSES = [7, 3, 20]
+LISTS = {3: ["abcd:0", "-_Z9:295"], 7: ["abcdefghijk:15", "abcd:5", "abcd:10"], 20: ["abcd:0"]}
+TEXT = "Class,Segments\n7,abcdefghijk:15 abcd:5 abcd:10\n3,abcd:0 -_Z9:295\n20,abcd:0\n"
+
+
+def problems_of(tmp_path: Path, content: str | bytes, *arguments, **options) -> list[tuple[int, str]]:
+    path = tmp_path / "submission.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return [(p.line, p.text) for p in validate_submission(path, CLASSES, *arguments, **options)]
+
+
+@pytest.mark.parametrize("form", ["dict", "ranking", "reader", "fusion"])
+def test_every_form_of_a_ranking_is_written_in_the_given_order_of_classes(tmp_path, form):
+    ranking = Ranking.from_dict(LISTS)
+    write_ranking(ranking, tmp_path)
+    forms = {
+        "dict": LISTS,
+        "ranking": ranking,
+        "reader": RankingReader(tmp_path),
+        "fusion": FusedRanking([ranking], [1.0], 3.0),
+    }
+    write_submission(forms[form], tmp_path / "submission.csv", CLASSES)
+    assert (tmp_path / "submission.csv").read_text() == TEXT
+    assert validate_submission(tmp_path / "submission.csv", CLASSES) == []
+
+
+def test_only_the_first_k_are_written_and_only_the_rated_classes(tmp_path):
+    for form in (LISTS, Ranking.from_dict(LISTS)):
+        write_submission(form, tmp_path / "submission.csv", [3, 7], k=1)
+        assert (tmp_path / "submission.csv").read_text() == "Class,Segments\n3,abcd:0\n7,abcdefghijk:15\n"
+
+
+def test_a_large_random_ranking_comes_back(tmp_path):
+    generator = np.random.default_rng(0)
+    names = [f"v{number:0{3 + number % 8}d}:{start}" for number in range(50) for start in range(0, 300, 5)]
+    lists = {c: generator.permutation(names)[: generator.integers(1, 3000)].tolist() for c in range(20)}
+    write_submission(Ranking.from_dict(lists), tmp_path / "submission.csv", sorted(lists))
+    lines = (tmp_path / "submission.csv").read_text().splitlines()[1:]
+    assert {int(line.split(",")[0]): line.split(",")[1].split(" ") for line in lines} == lists
+
+
+@pytest.mark.parametrize("form", [dict, Ranking.from_dict])
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({20: []}, "class 20: the ranking holds no segment"),
+        ({3: ["abc:0"]}, "'abc.*' is not a legal"),
+        ({3: ["abcd:3"]}, "abcd:3"),
+        ({3: ["=cmd:5"]}, "'=cmd.*' is not a legal"),
+    ],
+)
+def test_what_would_be_invalid_is_not_written(tmp_path, form, change, complaint):
+    with pytest.raises(SubmissionError, match=complaint):
+        write_submission(form({**LISTS, **change}), tmp_path / "submission.csv", CLASSES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_or_repeated_class_is_not_written(tmp_path):
+    path = tmp_path / "submission.csv"
+    with pytest.raises(SubmissionError, match="class 8: the ranking holds no segment"):
+        write_submission(LISTS, path, [3, 8])
+    with pytest.raises(SubmissionError, match="every rated class once"):
+        write_submission(LISTS, path, [3, 3])
+    with pytest.raises(SubmissionError, match="class 3: a segment is listed more than once"):
+        write_submission({3: ["abcd:0", "abcd:0"]}, path, [3])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "submission.csv"
+    path.write_text("old")
+    with pytest.raises(SubmissionError):
+        write_submission(LISTS, path, [3, 8])
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["submission.csv"]
+
+
+def test_a_valid_file_has_no_problem(tmp_path):
+    assert problems_of(tmp_path, TEXT) == []
+    assert problems_of(tmp_path, TEXT, {"abcd", "abcdefghijk", "-_Z9"}) == []
+    assert problems_of(tmp_path, TEXT, {"abcd": 11, "abcdefghijk": 16, "-_Z9": 300}) == []
+
+
+def test_several_faults_are_all_reported_each_with_its_line(tmp_path):
+    content = "Class,Segments\n7,abcd:5 abcd:5 abcd:7\n9,abcd:0\n7,xy:0"
+    assert problems_of(tmp_path, content) == [
+        (2, "start of 'abcd:7' is not a multiple of 5"),
+        (2, "segment 'abcd:5' is repeated"),
+        (3, "unknown class 9"),
+        (4, "malformed segment id 'xy:0'"),
+        (4, "class 7 is repeated (first in line 2)"),
+        (4, "the last line does not end: the file is truncated"),
+        (0, "class 3 is missing"),
+        (0, "class 20 is missing"),
+    ]
+
+
+def test_starts_beyond_the_end_of_a_video_are_found_where_lengths_are_known(tmp_path):
+    lengths = {"abcd": 10, "abcdefghijk": 16, "-_Z9": 300}
+    assert problems_of(tmp_path, TEXT, lengths) == [(2, "'abcd:10' starts after the video's end (10 s)")]
+
+
+def test_a_problem_reads_as_one_line():
+    assert str(Problem(line=3, text="unknown class 9")) == "line 3: unknown class 9"
+    assert str(Problem(line=0, text="class 3 is missing")) == "class 3 is missing"
+
+
+def test_a_submission_is_scored_like_its_ranking(tmp_path):
+    lines = (GOLDEN / "metrics_segment_submission.csv").read_text().splitlines()
+    lists = {int(line.split(",")[0]): line.split(",")[1].split(" ") for line in lines}
+    ratings = Ratings.read_csv(GOLDEN / "metrics_segment_labels.csv")
+    for k in (100, 1000, 100_000):
+        expected = mean_average_precision_at_k(lists, ratings.to_dict(), k)
+        assert score_submission(GOLDEN / "metrics_segment_submission.csv", ratings, k) == expected
+        assert ranking_map(Ranking.from_dict(lists), ratings, k).map == pytest.approx(expected.map)
+    assert score_submission(GOLDEN / "metrics_segment_submission.csv", ratings).map == pytest.approx(0.36334, abs=5e-6)
+
+
+def test_a_file_with_a_header_scores_the_same_and_an_unreadable_line_is_named(tmp_path):
+    ratings = Ratings.from_dict({("abcd:0", 3): 0, ("-_Z9:295", 3): 1})
+    path = tmp_path / "submission.csv"
+    path.write_text(TEXT)
+    assert score_submission(path, ratings).per_class == {3: 0.5}
+    for bad in ("x,abcd:0\n", "3,abcd:0\n"):
+        path.write_text(TEXT + bad)
+        with pytest.raises(SubmissionError, match="line 5"):
+            score_submission(path, ratings)
+
+
+def test_the_real_submission_is_valid_but_for_its_70_missing_classes():
+    path, classes = REAL / "submissions" / "moe_930_classes.csv", REAL / "vocabulary" / "segment_label_ids.csv"
+    if not path.is_file():
+        pytest.skip("the real submission is not beside this checkout (shared/realdata)")
+    ids = [int(line) for line in classes.read_text().split()[1:]]
+    problems = validate_submission(path, ids)
+    assert len(ids) == 1000
+    assert len(problems) == 70
+    assert all(p.line == 0 and p.text.endswith("is missing") for p in problems)
