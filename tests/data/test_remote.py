@@ -109,6 +109,11 @@ def test_objects_are_listed_and_deleted(bucket):
     bucket.pipe_file("yt/d/x/1", b"1", mode="create")
     bucket.pipe_file("yt/d/2", b"2")
     assert remote.list_folder("gs://yt/d") == ["2", "x"]
+    assert remote.glob_uris("gs://yt/d/*") == ["gs://yt/d/2"]
+    assert remote.glob_uris("gs://yt/d/**") == ["gs://yt/d/2", "gs://yt/d/x/1"]
+    assert remote.glob_uris("gs://yt/d/2") == ["gs://yt/d/2"]
+    with pytest.raises(MissingDataError, match="is a folder"):
+        remote.stat("gs://yt/d/x")
     bucket.rm("yt/d", recursive=True)
     assert not bucket.exists("yt/d")
     bucket.rm("yt/d")

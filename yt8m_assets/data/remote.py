@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from crc32c import crc32c
 
 from yt8m_assets.data.retry import ChangedBytesError, RetryPolicy, call
-from yt8m_assets.errors import ConfigError, CorruptShardError
+from yt8m_assets.errors import ConfigError, CorruptShardError, MissingDataError
 from yt8m_assets.storage import atomic_write
 
 CHUNK_BYTES = 8 * 2**20
@@ -91,8 +91,9 @@ class RemoteFiles:
         return list(self._call(path, "list", lambda files: files.ls(path, detail=detail)))
 
     def glob(self, pattern: str) -> list[str]:
-        """Paths that match a pattern, sorted."""
-        return sorted(self._call(pattern, "list", lambda files: files.glob(pattern)))
+        """Paths of the objects that match a pattern, sorted; folders are left out."""
+        found = self._call(pattern, "list", lambda files: files.glob(pattern, detail=True))
+        return sorted(name for name, entry in found.items() if entry.get("type") != "directory")
 
     def exists(self, path: str) -> bool:
         """Whether an object or folder is there."""
@@ -105,6 +106,8 @@ class RemoteFiles:
     def stat(self, path: str) -> RemoteStat:
         """Size, checksum and generation. Raises MissingDataError."""
         entry = self._call(path, "get", lambda files: files.info(path))
+        if entry.get("type") == "directory":
+            raise MissingDataError(f"{self.scheme}://{path}: is a folder, not an object")
         checksum = entry.get("crc32c")
         value = int.from_bytes(base64.b64decode(checksum), "big") if checksum else None
         return RemoteStat(int(entry["size"]), value, str(entry.get("generation", "")))
