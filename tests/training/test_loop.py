@@ -233,3 +233,26 @@ def test_every_step_is_run_once(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> 
     assert steps == list(range(12))
     model = load_model(runs.store, manifest)
     assert not model.training
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_same_curve(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"evaluate_every": 12, "clip": "global"}
+    runs.finetune(**options)
+    exact = runs.losses()
+    runs.finetune(**options, compile=True)
+    assert "training goes on uncompiled" not in caplog.text
+    assert runs.losses()[0] == pytest.approx(exact[0], rel=1e-2)  # a compiler draws other dropout masks
+
+
+@pytest.mark.slow
+def test_reader_processes_give_the_same_curve_as_memory(tmp_path: Path, shards: Path) -> None:
+    curves = []
+    for number, data in enumerate(({}, {"num_workers": 2, "memory_budget": 1})):
+        recipe = make_recipe(shards, BERT, **data)
+        store = prepare_store(tmp_path / str(number), recipe)
+        for stage in (pretrain, finetune):
+            tracking = MemoryTracking()
+            stage(recipe, store, "bert", tracking=tracking, progress=NullProgress(), run_tags={})
+            curves.append([value for _, value in tracking.runs[0].series("train/loss")])
+    assert curves[2:] == curves[:2]
