@@ -106,10 +106,19 @@ def _agreement(figure: Any, figures: Mapping[str, Any]) -> None:
     axes = figure.subplots()
     titles = [row["title"] for row in figures["models"]]
     matrix = figures["agreement"]["matrix"]
-    picture = axes.imshow(matrix, vmin=min(min(row) for row in matrix), vmax=1, cmap="viridis")
+    lowest = min(min(row) for row in matrix)
+    picture = axes.imshow(matrix, vmin=lowest, vmax=1, cmap="viridis")
     axes.set_xticks(range(len(titles)), titles, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(titles)), titles, fontsize=8)
     for i, row in enumerate(matrix):
         for j, value in enumerate(row):
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white")
+            axes.text(
+                j,
+                i,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="black" if value > (1 + lowest) / 2 else "white",
+            )
     figure.colorbar(picture, ax=axes, label="rank correlation within classes")

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 1.0
 SYSTEM_SECONDS = 10.0
 _RETRY_SECONDS = (2.0, 5.0, 15.0, 30.0)
+_LOCAL_RETRY_SECONDS = (0.3, 0.6, 1.2, 2.4, 5.0)
+_LOCAL_TRIES = 5
+"""A local database that another process has locked comes back by itself; after these tries it counts as gone."""
 
 
 def now_milliseconds() -> int:
@@ -147,8 +150,10 @@ class MlflowRun:
 
     def _work(self) -> None:
         failures = 0
+        remote = self.tracking.is_remote
+        pauses = _RETRY_SECONDS if remote else _LOCAL_RETRY_SECONDS
         while True:
-            self._wake.wait(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS)) - 1] if failures else FLUSH_SECONDS)
+            self._wake.wait(pauses[min(failures, len(pauses)) - 1] if failures else FLUSH_SECONDS)
             self._wake.clear()
             closing = self._closing
             if not closing:
@@ -158,9 +163,10 @@ class MlflowRun:
                 failures, self.offline = 0, False
             except Exception as error:  # noqa: BLE001 - no fault of the tracking server may reach training
                 failures += 1
-                self._report(error)
-                self.offline = True
-                if closing:
+                self.offline = remote or failures >= _LOCAL_TRIES
+                if self.offline:
+                    self._report(error)
+                if self.offline and closing:
                     self.journal.release()
                     break
                 continue

@@ -1,6 +1,7 @@
 """Rows F14 and F40-F42 of RELIABILITY.md: losing the tracking server never loses training."""
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,46 @@ def test_f40_down_in_the_middle_loses_and_repeats_nothing(server: FaultyServer, 
                 run.log_metrics({"train/loss": float(step)}, step)
             time.sleep(1.3)  # longer than a flush, so that each fault is met
     assert sorted(losses(mlflow_uri, run.run_id)) == list(range(40))
+
+
+def test_f40_down_at_the_end_is_completed_later(server: FaultyServer, tmp_path: Path, mlflow_uri: str):
+    tracking = open_tracking(server.uri, tmp_path)
+    started = time.monotonic()
+    with tracking.run("tiny", kind="pretraining") as run:
+        for step in range(10):
+            run.log_metrics({"train/loss": 1.0}, step)
+        server.mode = "hang"
+    assert time.monotonic() - started < BUDGET + 2
+    server.mode = "up"
+    assert only_run(mlflow_uri).info.status == "RUNNING"
+    deadline = time.monotonic() + 10
+    while list(tmp_path.glob("spool/*/*")) and time.monotonic() < deadline:
+        open_tracking(server.uri, tmp_path).replay()
+        time.sleep(0.2)  # the run's own thread may hold its journal until its last call has failed
+    assert only_run(mlflow_uri).info.status == "FINISHED"
+    assert losses(mlflow_uri, run.run_id) == list(range(10))
+
+
+def test_f40_a_locked_database_is_waited_for(mlflow_uri: str, tmp_path: Path):
+    import sqlite3
+
+    tracking = open_tracking(mlflow_uri, tmp_path)
+    with tracking.run("tiny", kind="pretraining") as run:
+        other = sqlite3.connect(tmp_path / "mlflow.db", check_same_thread=False, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        threading.Timer(6.0, other.execute, ("COMMIT",)).start()  # longer than one call's own patience
+        for step in range(10):
+            run.log_metrics({"train/loss": 1.0}, step)
+    assert losses(mlflow_uri, run.run_id) == list(range(10))
+    other.close()
+
+
+def test_f40_an_impossible_database_is_given_up_soon(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "folder.db").mkdir()
+    run_id, seconds = train(open_tracking(f"sqlite:///{tmp_path}/folder.db", tmp_path), range(5))
+    assert seconds < 30
+    assert str(run_id).startswith("spooled-")
+    assert "does not answer" in caplog.text
 
 
 @pytest.mark.parametrize("path", ["runs/create", "runs/log-batch"])

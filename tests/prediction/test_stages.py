@@ -103,7 +103,7 @@ def test_metadata_and_tracking_say_what_a_person_asks(graph: Graph):
     assert metadata["num_windows_past_end"] > 0, "videos of 15 to 20 seconds end inside a segment"
     assert metadata["segments_per_second"] > 0
     assert metadata["mlflow_run_id"] == tracking.runs[0].run_id
-    assert tracking.runs[0].series("oof/map_at_100000/two/shift +1") == [(0, metadata["map_at_100000"])]
+    assert tracking.runs[0].series("oof/map_at_100000/two/shift 1") == [(0, metadata["map_at_100000"])]
 
 
 def test_trimmed_segments_rank_last(graph: Graph):

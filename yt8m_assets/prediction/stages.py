@@ -221,7 +221,7 @@ class _Pass:
             quality = holdout_map(self.recipe, self.store, ranking)
             if quality is not None:
                 metadata["map_at_100000"] = quality
-                self.metrics[f"oof/map_at_100000/{cell[0]}/shift {cell[1]:+d}"] = quality
+                self.metrics[f"oof/map_at_100000/{cell[0]}/shift {cell[1]}"] = quality
         return publish_ranking(self.store, inputs, lambda folder: write_ranking(ranking, folder), metadata)
 
 
