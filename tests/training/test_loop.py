@@ -236,6 +236,7 @@ def test_every_step_is_run_once(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports torch.jit, which it deprecates
 def test_a_compiled_step_gives_the_same_curve(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
     options = {"evaluate_every": 12, "clip": "global"}
     runs.finetune(**options)

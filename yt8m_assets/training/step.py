@@ -42,8 +42,8 @@ class Stepper:
         self.objective, self.optimizer, self.config = objective, optimizer, config
         self.device, self.seed, self.rank = device, seed, rank
         self.module = wrapped or objective
-        self.compiled = torch.compile(self.module) if config.compile else None
-        self.compile_proven = False
+        self.compiled: Any = None
+        self.compiles = config.compile
         self.generator = torch.Generator()
         self.statistics = [value for value in objective.buffers() if value.is_floating_point()]
         self.blocked = torch.zeros((), device=device)
@@ -102,20 +102,21 @@ class Stepper:
         arguments = (part.frames, part.valid, part.num_frames, part.labels, part.label_weights, index, share, l2_share)
         half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            if self.compiled is None:
-                return self.module(*arguments)
-            if self.compile_proven:
+            if self.compiled is not None:
                 return self.compiled(*arguments)
+            if not self.compiles:
+                return self.module(*arguments)
             try:
-                result = self.compiled(*arguments)
+                compiled = torch.compile(self.module)
+                result = compiled(*arguments)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # noqa: BLE001 - compilers fail in many ways; training goes on without one
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 logger.warning("torch.compile failed, training goes on uncompiled: %s", reason)
-                self.compiled = None
+                self.compiles = False
                 return self.module(*arguments)
-            self.compile_proven = True
+            self.compiled = compiled
             return result
 
     @torch.no_grad()
