@@ -92,8 +92,9 @@ def test_new_changed_and_removed_shards_are_noticed_once(graph: Graph, tmp_path:
         tick(recipe, store)
 
 
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # of Dagster's own evaluator
 def test_a_new_model_brings_what_follows_up_to_date(own_graph: Graph) -> None:
-    """The conditions ask for a model's existing cells when its content changes, and for nothing when it does not."""
+    """A model's existing cells are asked for when its content changes, and nothing is when it does not."""
     resources = {"store": own_graph.store, "tracking": NullTracking(), "progress": None}
     definitions = build_definitions(own_graph.recipe, resources)
     with own_graph.open() as driver:
