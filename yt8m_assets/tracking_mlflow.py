@@ -20,8 +20,8 @@ from yt8m_assets.tracking_system import code_tags
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LOCAL_BUDGET_SECONDS = 120.0
-"""Patience with a local database: its first use builds the tables, and it cannot be gone."""
+LOCAL_BUDGET_SECONDS = 45.0
+"""Patience with a local database: its first use builds the tables, and a wait for it is a wait for our own disk."""
 
 
 class MlflowTracking:

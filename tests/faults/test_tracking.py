@@ -143,12 +143,13 @@ def test_f40_a_locked_database_is_waited_for(mlflow_uri: str, tmp_path: Path):
     other.close()
 
 
+@pytest.mark.slow
 def test_f40_an_impossible_database_is_given_up_soon(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "folder.db").mkdir()
     run_id, seconds = train(open_tracking(f"sqlite:///{tmp_path}/folder.db", tmp_path), range(5))
-    assert seconds < 30
+    assert seconds < 60
     assert str(run_id).startswith("spooled-")
-    assert "does not answer" in caplog.text
+    assert "the rest waits in" in caplog.text
 
 
 @pytest.mark.parametrize("path", ["runs/create", "runs/log-batch"])
