@@ -1,0 +1,144 @@
+"""One pass over the videos for many models and shifts, against the original's rankings and against itself."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from yt8m_assets.data.memory import load_videos
+from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
+from yt8m_assets.prediction.scoring import (
+    CellScores,
+    ModelCells,
+    ScoringOptions,
+    SegmentIndex,
+    _prefetch,
+    read_blocks,
+    score_videos,
+)
+from yt8m_assets.prediction.topk import StreamingTopK
+from yt8m_assets.progress import NullProgress
+
+RECORDS = Path(__file__).parents[1] / "golden" / "records"
+CLASSES = np.array([int(line) for line in (RECORDS / "toy_segment_label_ids.csv").read_text().split()[1:]])
+SHIFTS = (-2, -1, 0, 1, 2)
+
+
+class Toy(torch.nn.Module):
+    """The toy model of the records: sigmoid of the summed, normalised frames over their number, times W."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = torch.from_numpy(np.load(RECORDS / "toy_W.npz")["W"][:, CLASSES].astype(np.float32))
+        self.batch_sizes: list[int] = []
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> SimpleNamespace:
+        self.batch_sizes.append(len(frames))
+        pooled = frames.sum(1) / num_frames[:, None].float()
+        return SimpleNamespace(probabilities=torch.sigmoid(pooled @ self.weights))
+
+
+class Failing(torch.nn.Module):
+    """Raises what it was given."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> SimpleNamespace:
+        raise self.error
+
+
+@pytest.fixture(scope="module")
+def videos():
+    return load_videos([str(RECORDS / "frame_test.tfrecord")], memory_budget=2**30)
+
+
+def run(videos, models: dict[str, torch.nn.Module], shifts=SHIFTS, **options) -> dict[tuple[str, int], CellScores]:
+    index = SegmentIndex.of(videos)
+    members = [
+        ModelCells(
+            key=key,
+            model=model,
+            cells=[CellScores(shift=shift, best=StreamingTopK(CLASSES, 10**5, index.segments)) for shift in shifts],
+        )
+        for key, model in models.items()
+    ]
+    settings = ScoringOptions(**({"edges": "wrap", "batch_size": 16} | options))
+    score_videos(videos, index, members, settings, device=torch.device("cpu"), progress=NullProgress())
+    return {(member.key, cell.shift): cell for member in members for cell in member.cells}
+
+
+def test_one_pass_ranks_what_the_original_ranks_at_every_shift(videos):
+    """Equal up to the original's `%g`: it rounds scores to 6 digits before it ranks (SPEC section 10)."""
+    cells = run(videos, {"toy": Toy()})
+    for shift in SHIFTS:
+        ranking = cells["toy", shift].finish()
+        names = ranking.segments.ids()
+        lines = (RECORDS / f"out_inference_shift{shift}.csv").read_text().splitlines()
+        theirs = {int(c): ids.split(" ") for c, ids in (re.fullmatch(r"(\d+),(.*)", line).groups() for line in lines)}
+        assert sorted(theirs) == ranking.class_ids.tolist()
+        for class_id, ids in theirs.items():
+            segment, score = ranking.entries(class_id)
+            score_of = dict(zip(names[segment].tolist(), score.tolist(), strict=True))
+            assert set(score_of) == set(ids)
+            assert [f"{score_of[name]:.5g}" for name in ids] == [f"{value:.5g}" for value in score.tolist()]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 10_000])
+def test_the_size_of_a_pass_changes_nothing(videos, batch_size: int):
+    toy = Toy()
+    small = run(videos, {"toy": toy}, (0, 1), batch_size=batch_size)
+    assert max(toy.batch_sizes) <= batch_size
+    large = run(videos, {"toy": Toy()}, (0, 1))
+    for cell in small:
+        (a, b) = small[cell].finish(), large[cell].finish()
+        np.testing.assert_allclose(a.score, b.score, atol=1e-6)
+
+
+def test_every_segment_of_every_video_has_its_row(videos):
+    index = SegmentIndex.of(videos)
+    assert len(index.segments) == sum(-(-int(count) // 5) for count in videos.num_frames)
+    names = index.segments.ids()[index.rows]
+    for number, video_id in enumerate(videos.video_ids):
+        own = names[index.first[number] : index.first[number + 1]].tolist()
+        assert own == [f"{video_id}:{start}" for start in range(0, int(videos.num_frames[number]), 5)]
+
+
+def test_a_failing_model_leaves_the_others_alone(videos):
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    cells = run(videos, {"bad": Failing(error), "broken": Failing(ValueError("shape")), "toy": Toy()}, (0, 1))
+    with pytest.raises(OutOfMemoryError, match=r"bad: .*lower prediction\.batch_size"):
+        cells["bad", 0].finish()
+    with pytest.raises(ValueError, match="shape"):
+        cells["broken", 1].finish()
+    expected = run(videos, {"toy": Toy()}, (0, 1))
+    np.testing.assert_array_equal(cells["toy", 1].finish().segment, expected["toy", 1].finish().segment)
+
+
+def test_f27_a_nan_score_ends_its_cell_by_name(videos):
+    toy = Toy()
+    toy.weights[:, 2] = float("nan")
+    cells = run(videos, {"toy": toy}, (0,))
+    with pytest.raises(NonFiniteError, match=f"class {CLASSES[2]} for segment"):
+        cells["toy", 0].finish()
+
+
+def test_reading_ahead_gives_the_same_blocks_and_hands_errors_over(videos):
+    index, options = SegmentIndex.of(videos), ScoringOptions(batch_size=16)
+    ahead = list(_prefetch(read_blocks(videos, index, (0,), options)))
+    inline = list(read_blocks(videos, index, (0,), options))
+    assert len(ahead) == len(inline) > 1
+    for a, b in zip(ahead, inline, strict=True):
+        assert torch.equal(a.frames, b.frames)
+        assert torch.equal(a.index, b.index)
+
+    def broken():
+        yield inline[0]
+        raise ValueError("damaged shard")
+
+    with pytest.raises(ValueError, match="damaged shard"):
+        list(_prefetch(broken()))
