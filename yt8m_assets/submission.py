@@ -86,15 +86,20 @@ def _ranking_lines(ranking: RankingSource, classes: list[int], k: int) -> Iterat
 
 
 def _id_table(segments: Segments) -> np.ndarray:
-    """Every segment's `video_id:start ` as fixed-width bytes, zero padded, uint8 [S, width]."""
+    """Every segment's `video_id:start ` as fixed-width bytes, zero padded, void [S]."""
     for video_id in segments.video_ids.tolist():
         if not _VIDEO_ID.fullmatch(video_id):
             raise SubmissionError(f"{video_id!r} is not a legal video id")
     odd = np.flatnonzero((segments.start % SEGMENT_SECONDS != 0) | (segments.start < 0))
     if odd.size:
         raise SubmissionError(f"{segments.name(int(odd[0]))}: starts must be multiples of {SEGMENT_SECONDS}")
-    names = np.strings.add(segments.ids(), " ").astype(bytes)
-    return names.view(np.uint8).reshape(len(segments), -1)
+    videos = segments.video_ids.astype(bytes)
+    starts, which = np.unique(segments.start, return_inverse=True)
+    tails = np.array([f":{start} " for start in starts.tolist()], dtype=bytes)
+    table = np.zeros((len(segments), videos.itemsize + tails.itemsize), np.uint8)
+    table[:, : videos.itemsize] = videos.view(np.uint8).reshape(videos.size, -1)[segments.video]
+    table[:, videos.itemsize :] = tails.view(np.uint8).reshape(tails.size, -1)[which]
+    return table.view(f"V{table.shape[1]}").ravel()
 
 
 def validate_submission(

@@ -1,6 +1,7 @@
 """Radix orders against numpy's own stable sort."""
 
 import numpy as np
+import pytest
 
 from yt8m_assets.prediction.sorting import ascending_order, descending_order
 
@@ -12,8 +13,17 @@ def test_descending_order_equals_a_stable_sort_with_ties_and_signs():
     assert np.array_equal(descending_order(scores), np.argsort(-scores, kind="stable"))
 
 
-def test_ascending_order_equals_a_stable_sort():
-    keys = np.random.default_rng(1).integers(0, 2**32, 5000, dtype=np.uint32)
+@pytest.mark.parametrize("size", [10, 5000])
+def test_doubles_too(size):
+    scores = np.random.default_rng(2).normal(size=size)
+    scores[::3] = scores[1]
+    scores[:4] = [0.0, -0.0, 1e300, -1e-300]
+    assert np.array_equal(descending_order(scores), np.argsort(-scores, kind="stable"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+def test_ascending_order_equals_a_stable_sort(dtype):
+    keys = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, 5000, dtype=dtype)
     keys[::3] = keys[0]
     assert np.array_equal(ascending_order(keys), np.argsort(keys, kind="stable"))
 

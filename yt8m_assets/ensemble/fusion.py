@@ -13,6 +13,7 @@ import numpy as np
 from yt8m_assets.errors import ConfigError, DataError
 from yt8m_assets.prediction.ranking import Ranking, RankingSource, RankingWriter
 from yt8m_assets.prediction.segments import Segments
+from yt8m_assets.prediction.sorting import descending_order
 
 TOP_K = 100_000
 
@@ -154,21 +155,11 @@ class _Accumulator:
 
 
 def _best_first(sums: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the K largest of float64 [n], largest first, equal ones in their order: exactly a stable sort.
-
-    Only what reaches the K-th value is sorted, by numpy's fast unstable sort; equal neighbours are put right after.
-    """
-    chosen = np.arange(sums.size)
-    if sums.size > k:
-        chosen = np.flatnonzero(sums >= np.partition(sums, sums.size - k)[sums.size - k])
-    order = chosen[np.argsort(-sums[chosen])]
-    ordered = sums[order]
-    same = ordered[1:] == ordered[:-1]
-    if same.any():
-        run = np.concatenate([[0], np.cumsum(~same)])
-        tied = np.flatnonzero(np.concatenate([[False], same]) | np.concatenate([same, [False]]))
-        order[tied] = order[tied][np.lexsort((order[tied], run[tied]))]
-    return order[:k]
+    """Indices of the K largest of float64 [n], largest first, equal ones in their order: exactly a stable sort."""
+    if sums.size <= k:
+        return descending_order(sums)
+    chosen = np.flatnonzero(sums >= np.partition(sums, sums.size - k)[sums.size - k])
+    return chosen[descending_order(sums[chosen])[:k]]
 
 
 def average_scores(rankings: Sequence[RankingSource], weights: Sequence[float], k: int = TOP_K) -> Ranking:

@@ -20,6 +20,7 @@ from yt8m_assets.evaluation.ranked import TOP_K, rated_places
 from yt8m_assets.evaluation.ratings import Ratings
 from yt8m_assets.prediction.ranking import RankingSource
 
+_CACHE_BYTES = 2**29
 _ABSENT = np.iinfo(np.int32).max
 
 
@@ -62,6 +63,7 @@ class FusionObjective:
         self._places = np.where(met, places, _ABSENT)[:, order]
         self._size = size
         self._bounds = self._cut_bounds()
+        self._cache: dict[int, np.ndarray] = {}
         self.num_exact = 0  # classes that had to be fused in full so far
 
     @property
@@ -135,11 +137,40 @@ class FusionObjective:
         sure = np.isinf(limit[:, 0]) | (level * (1 + 1e-9) + 1e-6 < limit[:, 0])
         lost = level * (1 - 1e-9) - 1e-6 > limit[:, 1]
         kept[lost & self._positive] = False
-        doubt = np.unique(self._group[self._positive & ~sure & ~lost])
-        for number in doubt.tolist():
+        doubt = self._positive & ~sure & ~lost
+        for number in np.unique(self._group[doubt]).tolist():
             self.num_exact += 1
-            class_id = int(self._classes[number])
-            segment, _ = self._fused.with_weights(weights, w0).entries(class_id)
-            mine = np.flatnonzero(self._group == number)
-            kept[mine] = np.isin(self._rows[mine], segment)
+            self._settle(number, np.flatnonzero(doubt & (self._group == number)), scores, kept, weights, w0)
         return kept
+
+    def _settle(
+        self, number: int, pairs: np.ndarray, scores: np.ndarray, kept: np.ndarray, weights: list[float], w0: float
+    ) -> None:
+        """Decide the pairs in doubt of one class by scoring all its segments; a tie at the cut asks the fusion."""
+        worth = np.append(place_weights(w0, self._size), 0.0)
+        sums: np.ndarray | float = 0.0
+        for slot, weight in zip(self._slots_of_class(number), weights, strict=True):
+            sums = sums + (weight * worth)[slot]
+        for pair in pairs.tolist():
+            above = int(np.count_nonzero(sums > scores[pair]))
+            if above >= self.k:
+                kept[pair] = False
+            elif above + int(np.count_nonzero(sums == scores[pair])) > self.k:
+                segment, _ = self._fused.with_weights(weights, w0).entries(int(self._classes[number]))
+                kept[pair] = self._rows[pair] in segment
+
+    def _slots_of_class(self, number: int) -> np.ndarray:
+        """Place of every segment of a class in every list, int32 [M, n]; the size of the table where a list lacks it.
+
+        The last ones used are kept, up to a limit: the same classes are in doubt trial after trial.
+        """
+        if number in self._cache:
+            return self._cache[number]
+        slots = np.full((len(self._rankings), len(self._fused.segments)), self._size, np.int32)
+        for slot, ranking, row in zip(slots, self._rankings, self._fused.rows, strict=True):
+            segment = ranking.entries(int(self._classes[number]))[0]
+            slot[segment if row is None else row[segment]] = np.arange(segment.size, dtype=np.int32)
+        slots = np.ascontiguousarray(slots[:, (slots < self._size).any(axis=0)])
+        if (len(self._cache) + 1) * slots.nbytes <= _CACHE_BYTES:
+            self._cache[number] = slots
+        return slots

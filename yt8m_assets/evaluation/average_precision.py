@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from yt8m_assets.errors import DataError
+from yt8m_assets.prediction.sorting import descending_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def average_precision(
         total = min(total, top_n)
     if total <= 0 or not scores.size:
         return 0.0
-    order = np.argsort(-scores, kind="stable")[:top_n]
+    order = descending_order(scores)[:top_n]
     hit_ranks = np.flatnonzero(labels[order] > 0) + 1
     return float(np.sum(np.arange(1, hit_ranks.size + 1) / hit_ranks) / total)
 

@@ -2,17 +2,25 @@
 
 import numpy as np
 
+_SMALL = 1024
+"""Below this many numbers the passes cost more than they save."""
+
 
 def descending_order(scores: np.ndarray) -> np.ndarray:
-    """Indices that sort finite float32 [n] from high to low, int64 [n]; equal scores keep their order."""
-    bits = (scores + np.float32(0)).view(np.uint32)  # -0.0 and 0.0 are one score
-    negative = bits >> np.uint32(31) == 1
-    descending = np.where(negative, bits, ~bits & np.uint32(0x7FFFFFFF))
-    return ascending_order(descending)
+    """Indices that sort finite floats [n] (32 or 64 bits) from high to low, int64 [n]; equal ones keep their order."""
+    scores = np.asarray(scores)
+    if scores.size < _SMALL or scores.dtype not in (np.float32, np.float64):
+        return np.argsort(-scores.astype(np.float64, copy=False), kind="stable")
+    unsigned = np.dtype(f"u{scores.dtype.itemsize}")
+    sign = unsigned.type(1 << (8 * unsigned.itemsize - 1))
+    bits = (scores + scores.dtype.type(0)).view(unsigned)  # -0.0 and 0.0 are one score
+    return ascending_order(np.where(bits & sign, bits, ~bits & ~sign))
 
 
 def ascending_order(keys: np.ndarray) -> np.ndarray:
-    """Indices that sort uint32 [n] from low to high, int64 [n]; equal keys keep their order."""
+    """Indices that sort unsigned integers [n] (32 or 64 bits) from low to high, int64 [n]; equal ones keep order."""
     order = np.argsort(keys.astype(np.uint16), kind="stable")
-    high = (keys >> np.uint32(16)).astype(np.uint16)[order]
-    return order[np.argsort(high, kind="stable")]
+    for shift in range(16, 8 * keys.itemsize, 16):
+        digits = (keys >> keys.dtype.type(shift)).astype(np.uint16)
+        order = order[np.argsort(digits[order], kind="stable")]
+    return order
