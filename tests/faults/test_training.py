@@ -1,4 +1,4 @@
-"""Rows F01-F13, F51 and F53 of the failure matrix, as far as checkpoints and training go."""
+"""Rows F02-F12 and F53 of the failure matrix, as far as checkpoints and whole training runs go."""
 
 import ast
 import json
@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from tests.training.support import MIX, make_recipe, open_store, prepare_store, write_shards
 from yt8m_assets.data.batches import Batch
-from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, NonFiniteError, OutOfMemoryError
+from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, NonFiniteError
 from yt8m_assets.lineage import Node, resolve_inputs
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
@@ -26,8 +25,6 @@ from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training import step as step_module
 from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.interruption import TrainingPreempted
-from yt8m_assets.training.losses import Objective
-from yt8m_assets.training.optimizer import Optimizer
 from yt8m_assets.training.stages import make_job, pretrain
 from yt8m_assets.training.step import Stepper
 from yt8m_assets.training.tensors import read_tensors
@@ -224,73 +221,6 @@ def test_f11_a_header_bomb_is_refused_at_once_with_flat_memory(tmp_path: Path) -
         assert done.returncode == 0, name
 
 
-class Tiny(nn.Module):
-    """A model with batch norm whose probabilities come straight from its inputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(4)
-        self.scale = nn.Parameter(torch.ones(4))
-        self.poison = 1.0
-
-    def sample_frame_index(self, num_frames: torch.Tensor, generator: torch.Generator) -> None:
-        return None
-
-    def forward(self, frames: torch.Tensor, num_frames: torch.Tensor, frame_index: Any = None) -> Any:
-        from models import ModelOutput
-
-        hidden = self.norm(frames.mean(1)) * self.scale
-        return ModelOutput((hidden * self.poison).sigmoid(), torch.zeros(()))
-
-    def l2_penalty(self) -> torch.Tensor:
-        return 0.0 * self.scale.sum()
-
-
-def tiny_stepper() -> tuple[Tiny, Stepper, Batch]:
-    config = replace(MIX.pretraining, batch_size=2)
-    model = Tiny()
-    optimizer = Optimizer(dict(model.named_parameters()), config)
-    stepper = Stepper(Objective(model, config), optimizer, config, device=torch.device("cpu"), seed=0)
-    batch = Batch(
-        frames=torch.randint(0, 255, (2, 3, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
-        valid=torch.ones(2, 3, dtype=torch.bool),
-        num_frames=torch.tensor([3, 3]),
-        labels=torch.ones(2, 4),
-        label_weights=None,
-        video_ids=("good", "evil"),
-        starts=torch.zeros(2, dtype=torch.int64),
-    )
-    return model, stepper, batch
-
-
-def test_f12_a_non_finite_loss_stops_before_the_step() -> None:
-    model, stepper, batch = tiny_stepper()
-    stepper.run(batch, 0, 0.1)
-    before = {name: value.clone() for name, value in model.state_dict().items() if value.is_floating_point()}
-    moments = {name: value.clone() for name, value in stepper.optimizer.state_tensors().items()}
-    model.poison = float("nan")
-    with pytest.raises(
-        NonFiniteError, match=r"step 2 \(batch 1, rank 0\): loss is nan.*videos of the batch: good, evil"
-    ):
-        stepper.run(batch, 1, 0.1)
-    after = model.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert all(torch.equal(stepper.optimizer.state_tensors()[name], value) for name, value in moments.items())
-
-
-def test_f13_an_infinite_gradient_under_a_finite_loss_stops_before_the_step() -> None:
-    model, stepper, batch = tiny_stepper()
-    before = {name: value.clone() for name, value in model.state_dict().items() if value.is_floating_point()}
-    handle = model.scale.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(NonFiniteError, match=r"loss is \d.*the gradient of scale is not finite; weights are unchanged"):
-        stepper.run(batch, 0, 0.1)
-    after = model.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
-    handle.remove()
-    stepper.run(batch, 0, 0.1)
-    assert not torch.equal(model.scale, before["scale"])
-
-
 def test_f12_a_failed_run_keeps_its_checkpoint_and_is_marked(
     case: tuple[Path, Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,30 +240,6 @@ def test_f12_a_failed_run_keeps_its_checkpoint_and_is_marked(
     assert tracking.runs[0].status == "FAILED"
     monkeypatch.undo()
     assert run_pretraining(recipe, open_store(folder)).manifest.metadata["resumed_from_step"] == 10
-
-
-def test_f51_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, stepper, batch = tiny_stepper()
-
-    def exhausted(*arguments: Any, **options: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-
-    monkeypatch.setattr(model, "forward", exhausted)
-    with pytest.raises(
-        OutOfMemoryError, match=r"2 examples a forward pass .*raise accumulation \(now 1\), lower batch"
-    ):
-        stepper.run(batch, 0, 0.1)
-
-
-def test_f51_a_real_allocation_failure_is_recognised() -> None:
-    model, stepper, batch = tiny_stepper()
-
-    def greedy(*arguments: Any, **options: Any) -> Any:
-        return torch.empty(2**60, dtype=torch.uint8)
-
-    model.forward = greedy  # type: ignore[method-assign]
-    with pytest.raises(OutOfMemoryError, match="set activation_checkpointing=True"):
-        stepper.run(batch, 0, 0.1)
 
 
 def test_f53_a_checkpoint_of_another_schema_is_refused_by_name(

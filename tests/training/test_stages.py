@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.training.support import BERT, MIX, make_recipe, prepare_store
+from yt8m_assets.errors import MissingArtifactError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
@@ -31,3 +33,61 @@ def test_a_model_is_pretrained_and_finetuned(tmp_path: Path, shards: Path, model
     out = loaded(torch.zeros(2, 5, 24), torch.tensor([5, 5]))
     assert out.probabilities.shape == (2, 6)
     assert train(finetune, recipe, store, model.key).reused
+
+
+def test_a_run_of_no_steps_publishes_what_it_started_from(tmp_path: Path, shards: Path) -> None:
+    model = replace(BERT, pretraining=replace(BERT.pretraining, num_steps=0))
+    model = replace(model, finetuning=replace(BERT.finetuning, num_steps=0))
+    recipe = make_recipe(shards, model)
+    store = prepare_store(tmp_path, recipe)
+    first = train(pretrain, recipe, store, "bert").manifest
+    second = train(finetune, recipe, store, "bert").manifest
+    assert second.metadata["map"] == second.metadata["start_map"]
+    assert first.files["weights.safetensors"] == second.files["weights.safetensors"]
+
+
+def test_rerun_is_reused_cleans_up_and_a_changed_recipe_is_redone(tmp_path: Path, shards: Path) -> None:
+    recipe = make_recipe(shards, BERT)
+    store = prepare_store(tmp_path, recipe)
+    tracking = MemoryTracking()
+    first = train(pretrain, recipe, store, "bert", tracking=tracking)
+    with store.publish("checkpoints/pretrained_model/bert/step-00000010", fingerprint="left over"):
+        pass
+    again = train(pretrain, recipe, store, "bert", tracking=tracking)
+    assert again.reused
+    assert again.manifest == first.manifest
+    assert len(tracking.runs) == 1
+    assert store.list_keys("checkpoints/pretrained_model/bert") == []
+    changed = make_recipe(shards, replace(BERT, pretraining=replace(BERT.pretraining, label_smoothing=0.1)))
+    redone = train(pretrain, changed, store, "bert", tracking=tracking)
+    assert not redone.reused
+    assert redone.manifest.digest != first.manifest.digest
+
+
+def test_a_run_says_what_it_was_made_from(tmp_path: Path, shards: Path) -> None:
+    recipe = make_recipe(shards, MIX)
+    store = prepare_store(tmp_path, recipe)
+    tracking = MemoryTracking()
+    for stage in (pretrain, finetune):
+        manifest = train(stage, recipe, store, "mix", tracking=tracking).manifest
+        run = tracking.runs[-1]
+        assert run.status == "FINISHED"
+        assert manifest.metadata["mlflow_run_id"] == run.run_id
+        assert run.tags["who"] == "test"
+        assert run.tags["asset"] == manifest.key.split("/")[0]
+        assert run.tags["fingerprint"] == manifest.fingerprint
+        assert {name.removeprefix("parent.") for name in run.tags if name.startswith("parent.")} == set(
+            manifest.parents
+        )
+        assert run.params["training.num_steps"] == 12
+        assert {"report/curves.png", "report/history.json"} <= set(manifest.files)
+        assert ("report", "curves.png") in run.artifacts
+    contexts = {entry["context"] for entry in tracking.runs[-1].datasets}
+    assert contexts == {"training", "holdout"}
+
+
+def test_missing_parents_are_named(tmp_path: Path, shards: Path) -> None:
+    recipe = make_recipe(shards, MIX)
+    store = prepare_store(tmp_path, recipe)
+    with pytest.raises(MissingArtifactError, match="needs pretrained_model/mix"):
+        train(finetune, recipe, store, "mix")

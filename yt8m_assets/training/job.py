@@ -1,17 +1,17 @@
 """One training run with everything resolved: plain values that can be sent to another process, and how to run them."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from yt8m_assets.data.batches import Batch, BatchStream
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.lineage import Node
 from yt8m_assets.recipes.schema import DataConfig
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.artifacts import OPTIMIZER, TRAINING, WEIGHTS, ModelSpec, read_json, write_model
@@ -20,15 +20,21 @@ from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.evaluate import HoldoutEvaluation
 from yt8m_assets.training.inputs import load_segment_table, pretraining_source, segment_source
 from yt8m_assets.training.interruption import StopRequest
-from yt8m_assets.training.loop import LoopState, TrainingLoop
+from yt8m_assets.training.loop import TrainingLoop
 from yt8m_assets.training.losses import Objective
 from yt8m_assets.training.optimizer import Optimizer
 from yt8m_assets.training.randomness import derive_seed, isolated_randomness
 from yt8m_assets.training.recompute import recompute_activations
+from yt8m_assets.training.result import compare_weights, describe_training, select_weights, summarise
 from yt8m_assets.training.schedule import Schedule
 from yt8m_assets.training.step import Stepper
 from yt8m_assets.training.team import Team
 from yt8m_assets.training.tensors import load_weights, read_tensors
+
+
+def checkpoint_key(node: Node) -> str:
+    """Key below which a node's training keeps its checkpoints."""
+    return f"checkpoints/{node.key}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +78,7 @@ class TrainingJob:
 
     def checkpoints(self, store: ArtifactStore) -> CheckpointStore:
         """Where this run keeps its checkpoints."""
-        return CheckpointStore(store, f"checkpoints/{self.asset}/{self.model_key}", self.identity)
+        return CheckpointStore(store, checkpoint_key(Node(self.asset, self.model_key)), self.identity)
 
     def source(self, store: ArtifactStore, team: Team, pin: bool) -> BatchStream:
         """This rank's stream of batches."""
@@ -120,8 +126,11 @@ def run_job(
         candidates = compare_weights(loop)
         winner = max(candidates, key=lambda name: candidates[name] or 0.0)
         select_weights(loop, winner)
-        write_result(job, loop, output_path, winner, candidates)
-        return summarise(job, state, winner, candidates, resumed_from, num_parameters(loop.model))
+        optimizer = None if job.finetunes else loop.stepper.optimizer.state_tensors()
+        write_model(
+            output_path, job.spec, loop.model.state_dict(), describe_training(loop, winner, candidates), optimizer
+        )
+        return {**summarise(state, job.config, winner, candidates, loop.model), "resumed_from_step": resumed_from}
 
 
 def prepare_loop(job: TrainingJob, store: ArtifactStore, device: torch.device, team: Team) -> tuple[TrainingLoop, int]:
@@ -189,86 +198,6 @@ def holdout_evaluation(job: TrainingJob, store: ArtifactStore, device: torch.dev
             yield table.batch(np.arange(first, min(first + 512, len(table))))
 
     return HoldoutEvaluation(one_pass, device, job.config.precision)
-
-
-def compare_weights(loop: TrainingLoop) -> dict[str, float | None]:
-    """Hold-out MAP of the candidates: best checkpoint, EMA, SWA; without an evaluation just what is to be published."""
-    if loop.evaluate is None or loop.state.best is None:
-        return {"ema": None} if loop.ema is not None else {"last": None}
-    candidates: dict[str, float | None] = {"best": loop.state.best["map"]}
-    for name, average in (("ema", loop.ema), ("swa", loop.swa)):
-        if average is not None and average.count:
-            kept = {key: value.clone() for key, value in loop.model.state_dict().items()}
-            load_weights(loop.model, average.tensors(), name)
-            candidates[name] = loop.evaluate(loop.model)
-            load_weights(loop.model, kept, "training")
-    return candidates
-
-
-def select_weights(loop: TrainingLoop, winner: str) -> None:
-    """Put the chosen weights into the model."""
-    if winner == "best":
-        assert loop.checkpoints is not None
-        best = loop.checkpoints.best()
-        assert best is not None
-        load_weights(loop.model, best.groups["model"], "best checkpoint")
-    elif winner in ("ema", "swa"):
-        average = loop.ema if winner == "ema" else loop.swa
-        assert average is not None
-        load_weights(loop.model, average.tensors(), winner)
-
-
-def write_result(
-    job: TrainingJob, loop: TrainingLoop, output_path: Path, winner: str, candidates: Mapping[str, float | None]
-) -> None:
-    """The artifact's files: the same run gives the same bytes, so no times and no rates."""
-    state, optimizer = loop.state, loop.stepper.optimizer
-    weights: dict[str, Tensor] = dict(loop.model.state_dict())
-    training = {
-        "stage": "fine-tuning" if job.finetunes else "pre-training",
-        "steps": state.step,
-        "examples": loop.schedule.first_examples + state.step * job.config.batch_size,
-        "optimizer_steps": optimizer.num_steps,
-        "weights": winner,
-        "candidates": dict(candidates),
-        "start_map": state.start_map,
-        "best": state.best,
-        "evaluations": [{"step": entry["step"], "map": entry["map"]} for entry in state.evaluations],
-    }
-    slots = None if job.finetunes else optimizer.state_tensors()
-    write_model(output_path, job.spec, weights, training, slots)
-
-
-def summarise(
-    job: TrainingJob,
-    state: LoopState,
-    winner: str,
-    candidates: Mapping[str, float | None],
-    resumed_from: int,
-    parameters: int,
-) -> dict[str, Any]:
-    """What people want to know of the run, as JSON values."""
-    summary = {
-        "steps": state.step,
-        "parameters": parameters,
-        "seconds": round(state.train_seconds, 3),
-        "examples_per_second": round(state.step * job.config.batch_size / max(state.train_seconds, 1e-9), 2),
-        "evaluation_seconds": round(sum(entry["seconds"] for entry in state.evaluations), 3),
-        "resumed_from_step": resumed_from,
-        "weights": winner,
-        "candidates": dict(candidates),
-        "map": candidates[winner],
-        "start_map": state.start_map,
-        "best_step": int(state.best["step"]) if state.best else None,
-        "history": state.history,
-        "evaluations": state.evaluations,
-    }
-    return json.loads(json.dumps(summary))
-
-
-def num_parameters(model: nn.Module) -> int:
-    """Trainable numbers of a model."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @contextmanager

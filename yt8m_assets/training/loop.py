@@ -106,9 +106,11 @@ class TrainingLoop:
         """Write a checkpoint of this moment (rank 0); refuses to save after a non-finite step."""
         self.flush()
         self.stepper.check()
+        total = self.meter.total.clone()
+        self.team.average(total)
         if self.checkpoints is None or not self.team.leads:
             return
-        self.state.loss_total, self.state.loss_count = float(self.meter.total), self.meter.count
+        self.state.loss_total, self.state.loss_count = float(total), self.meter.count
         optimizer = self.stepper.optimizer
         groups = {"model": dict(self.model.state_dict()), "optimizer": optimizer.state_tensors()}
         state = {"loop": asdict(self.state), "data": self.source.state_dict(), "optimizer_steps": optimizer.num_steps}

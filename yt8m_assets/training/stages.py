@@ -16,10 +16,12 @@ from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, Publication, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking
 from yt8m_assets.training.artifacts import ModelSpec, load_model, write_model
+from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.distributed import run_on_ranks
 from yt8m_assets.training.interruption import stop_on_sigterm
-from yt8m_assets.training.job import TrainingJob, num_parameters, run_job
+from yt8m_assets.training.job import TrainingJob, checkpoint_key, run_job
 from yt8m_assets.training.report import write_report
+from yt8m_assets.training.result import num_parameters
 
 __all__ = ["finetune", "load_model", "pretrain", "publish_imported"]
 
@@ -130,6 +132,7 @@ def _train(
     inputs = resolve_inputs(recipe, store, node)
     manifest = store.manifest(node.key)
     if manifest and manifest.fingerprint == inputs.fingerprint:
+        CheckpointStore(store, checkpoint_key(node), {}).discard()  # of a run that ended between publishing and here
         return StageResult(manifest, reused=True)
     with store.publish(node.key, **inputs.publish_arguments()) as publication:
         job = make_job(recipe, store, inputs, allow_fallback)
@@ -181,6 +184,9 @@ def _run(
     ):
         shards = inputs.parent("segment_shards" if job.finetunes else "pretraining_shards")
         tracked.log_dataset(shards.key, digest=shards.digest, source_uri=store.uri(shards), context="training")
+        if job.finetunes:
+            ratings = inputs.parent("holdout_ratings")
+            tracked.log_dataset(ratings.key, digest=ratings.digest, source_uri=store.uri(ratings), context="holdout")
         with stop_on_sigterm() as stop:
             run = run_on_ranks if job.config.num_processes > 1 else run_job
             summary = run(job, store, publication.path, tracked=tracked, task=task, stop=stop)
@@ -241,7 +247,6 @@ def publish_imported(
     load_tf_variables(model, dict(variables))  # type: ignore[arg-type]
     steps = config.num_steps if num_steps is None else num_steps
     training = {
-        "stage": "imported",
         "steps": steps,
         "examples": steps * config.batch_size,
         "optimizer_steps": 0,
