@@ -34,20 +34,24 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90, what: str = "con
 class Deployment:
     """Launches runs of the tiny graph as the run coordinator does, and watches them as the daemon does."""
 
-    def __init__(self, instance: dg.DagsterInstance, workspace: WorkspaceProcessContext) -> None:
-        self.instance, self._workspace = instance, workspace
+    def __init__(self, instance: dg.DagsterInstance, workspace: WorkspaceProcessContext, module: str) -> None:
+        self.instance, self._workspace, self._module = instance, workspace, module
 
     def launch(self, job: str, folder: Path, tags: dict[str, str] | None = None, **config: Any) -> str:
-        """Create and launch a run; its id."""
+        """Create and launch a run of the tiny graph; its id."""
+        return self.start(job, {"ops": {"counted": {"config": {"folder": str(folder), **config}}}}, tags)
+
+    def start(self, job: str, run_config: dict[str, Any], tags: dict[str, str] | None = None) -> str:
+        """Create and launch a run of any job; its id."""
         request = self._workspace.create_request_context()
-        location = request.get_code_location(MODULE)
+        location = request.get_code_location(self._module)
         repository = next(iter(location.get_repositories().values()))
         run = _create_run(
             instance=self.instance,
             code_location=location,
             remote_repo=repository,
             remote_job=repository.get_full_job(job),
-            run_config={"ops": {"counted": {"config": {"folder": str(folder), **config}}}},
+            run_config=run_config,
             tags=tags,
             op_selection=None,
             run_id=None,
@@ -61,9 +65,9 @@ class Deployment:
         assert run is not None
         return run
 
-    def wait(self, run_id: str) -> dg.DagsterRunStatus:
+    def wait(self, run_id: str, seconds: float = 90) -> dg.DagsterRunStatus:
         """The status with which a run ends."""
-        wait_for(lambda: self.run(run_id).status in FINISHED, what=f"the end of run {run_id}")
+        wait_for(lambda: self.run(run_id).status in FINISHED, seconds, f"the end of run {run_id}")
         return self.run(run_id).status
 
     def monitor(self) -> None:
@@ -86,8 +90,8 @@ class Deployment:
 
 
 @contextmanager
-def deploy(folder: Path, run_launcher: dict[str, Any], max_attempts: int = 2) -> Iterator[Deployment]:
-    """A deployment with this run launcher in this folder."""
+def deploy(folder: Path, run_launcher: dict[str, Any], module: str = MODULE) -> Iterator[Deployment]:
+    """A deployment of a module's definitions with this run launcher in this folder."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "run_launcher": run_launcher,
@@ -96,15 +100,15 @@ def deploy(folder: Path, run_launcher: dict[str, Any], max_attempts: int = 2) ->
             "enabled": True,
             "start_timeout_seconds": 120,
             "cancel_timeout_seconds": 120,
-            "max_resume_run_attempts": max_attempts,
+            "max_resume_run_attempts": 2,
         },
         "telemetry": {"enabled": False},
     }
     (folder / "dagster.yaml").write_text(yaml.safe_dump(config))
-    target = ModuleTarget(module_name=MODULE, attribute=None, working_directory=str(REPOSITORY), location_name=MODULE)
+    target = ModuleTarget(module_name=module, attribute=None, working_directory=str(REPOSITORY), location_name=module)
     with (
         dg.DagsterInstance.from_config(str(folder)) as instance,
         WorkspaceProcessContext(instance, target) as workspace,
     ):
-        yield Deployment(instance, workspace)
+        yield Deployment(instance, workspace, module)
     workspace._grpc_server_registry.wait_for_processes()

@@ -69,7 +69,7 @@ class VertexApi(JsonServer):
         self.containers[name].kill()
 
     def preempt(self, name: str) -> None:
-        """The machine of a job is taken away with notice: SIGTERM, and the job fails whatever the worker makes of it."""
+        """The machine of a job is taken away with notice (SIGTERM); the job fails whatever its worker does."""
         self.preempted.add(name)
         self.containers[name].stop(grace_seconds=2)
 

@@ -1,0 +1,28 @@
+"""The project's own graph of the tiny recipe, with the GPU hints that a real recipe gets."""
+
+from dataclasses import replace
+
+import dagster as dg
+
+from orchestration.definitions import build_assets
+from orchestration.executors import executor_for
+from orchestration.hints import apply_hints
+from orchestration.resources import build_resources
+from orchestration.settings import Settings
+from orchestration.state import prepare_state
+from tests.tiny import TRAINING, tiny_model, tiny_recipe
+
+LONG = replace(TRAINING, num_steps=120, checkpoint_every=20, log_every=20)
+RECIPE = tiny_recipe(models=(tiny_model("one", (0, 1), pretraining=LONG),))
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """The graph under the executor that the environment names."""
+    settings = Settings.from_environment(prepare_state())
+    return dg.Definitions(
+        assets=apply_hints(build_assets(RECIPE), settings.executor),
+        resources=build_resources(settings),
+        jobs=[dg.define_asset_job("train", dg.AssetSelection.assets("pretrained_model", "finetuned_model"))],
+        executor=executor_for(settings.executor),
+    )
