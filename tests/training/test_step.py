@@ -1,0 +1,81 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.training.support import MIX
+from tests.training.test_evaluate import BATCHES, SPEC
+from yt8m_assets.data.batches import Batch
+from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.losses import Objective
+from yt8m_assets.training.optimizer import Optimizer
+from yt8m_assets.training.step import Stepper, take_rows
+
+CONFIG = replace(MIX.pretraining, batch_size=8)
+
+
+def make_stepper(config: TrainingConfig = CONFIG, rank: int = 0, **overrides: float) -> Stepper:
+    model = replace(SPEC, overrides={**SPEC.overrides, **overrides}).build(2).train()
+    optimizer = Optimizer(dict(model.named_parameters()), config)
+    return Stepper(Objective(model, config), optimizer, config, device=torch.device("cpu"), seed=1, rank=rank)
+
+
+def test_frames_are_drawn_alike_however_the_batch_is_split() -> None:
+    lengths = torch.tensor([5, 9, 3, 30, 12, 7, 1, 20])
+    whole = make_stepper().draw_frames(lengths, 4)
+    config = replace(CONFIG, num_processes=2)
+    parts = [make_stepper(config, rank).draw_frames(lengths[rank * 4 : rank * 4 + 4], 4) for rank in range(2)]
+    assert whole is not None
+    assert whole.shape == (8, 6)
+    assert torch.equal(torch.cat([part for part in parts if part is not None]), whole)
+    assert not torch.equal(make_stepper().draw_frames(lengths, 5), whole)  # type: ignore[arg-type]
+
+
+def test_a_step_depends_on_its_number_and_not_on_the_steps_before() -> None:
+    first, second = make_stepper(), make_stepper()
+    first.run(BATCHES[0], 0, 0.0)
+    torch.rand(17)
+    assert float(first.run(BATCHES[1], 7, 0.0)) == float(second.run(BATCHES[1], 7, 0.0))
+    assert float(first.run(BATCHES[1], 8, 0.0)) != float(first.run(BATCHES[1], 7, 0.0))
+
+
+def test_rated_weighting_changes_the_objective() -> None:
+    every = make_stepper(replace(CONFIG, label_weighting="all"))
+    rated = make_stepper(replace(CONFIG, label_weighting="rated"))
+    assert float(rated.run(BATCHES[0], 0, 0.0)) < float(every.run(BATCHES[0], 0, 0.0))
+
+
+def test_a_loss_of_the_branches_own_is_added_where_asked_for() -> None:
+    def total(weight: float) -> tuple[float, float]:
+        stepper = make_stepper(branch_loss_weight=weight, dropout=0.0, l2=0.1)
+        parts = [
+            stepper.forward(BATCHES[0], stepper.draw_frames(BATCHES[0].num_frames, 0), 1.0, share) for share in (1, 0)
+        ]
+        return float(parts[0][0].detach()), float(parts[0][0].detach() - parts[1][0].detach())
+
+    plain, penalty = total(0.0)
+    with_branches, _ = total(1.0)
+    assert with_branches > plain + 1
+    assert penalty > 0
+
+
+def test_rows_of_a_batch() -> None:
+    part = take_rows(BATCHES[0], slice(2, 5))
+    assert isinstance(part, Batch)
+    assert part.video_ids == BATCHES[0].video_ids[2:5]
+    assert torch.equal(part.labels, BATCHES[0].labels[2:5])
+    assert take_rows(replace(BATCHES[0], label_weights=None), slice(0, 2)).label_weights is None
+
+
+def test_adding_l2_once_whatever_the_accumulation() -> None:
+    gradients = []
+    for pieces in (1, 4):
+        stepper = make_stepper(replace(CONFIG, accumulation=pieces, clip="none", regularization_weight=100.0), l2=0.1)
+        parameter = stepper.optimizer.parameters["head.branches.0.weight"]
+        before = parameter.detach().clone()
+        stepper.objective.model.eval()  # no batch statistics, which micro-batches change
+        stepper.run(BATCHES[0], 0, 0.0)
+        assert torch.equal(parameter, before)
+        gradients.append(parameter.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
+    assert float(gradients[0].norm()) == pytest.approx(float((10 * before).norm()), rel=0.5)  # type: ignore[union-attr]
