@@ -191,6 +191,7 @@ class MlflowRun:
         self._reported = True
         if is_unauthorised(error):
             self.untracked = True
+            self.set_tags({"untracked": "the server refused our credentials at first; sent later"})
             logger.warning("tracking: the server does not accept our credentials (%s): run untracked", describe(error))
         else:
             logger.warning("tracking: the server does not answer (%s); metrics go to the spool", describe(error))

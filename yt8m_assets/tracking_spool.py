@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Journal:
     def head(self, count: int) -> list[dict[str, Any]]:
         """The next operations to send, at most `count`."""
         with self._guard:
-            return [self.pending[i] for i in range(min(count, len(self.pending)))]
+            return list(islice(self.pending, count))
 
     def ack(self, count: int) -> None:
         """The first `count` pending operations have arrived."""

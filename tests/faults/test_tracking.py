@@ -99,7 +99,11 @@ def test_f40_down_at_start_is_replayed_by_the_next_run(server: FaultyServer, tmp
     assert not list(tmp_path.glob("spool/*/*")), "nothing is left in the spool"
 
 
-def test_f40_down_in_the_middle_loses_and_repeats_nothing(server: FaultyServer, tmp_path: Path, mlflow_uri: str):
+def test_f40_down_in_the_middle_loses_and_repeats_nothing(
+    server: FaultyServer, tmp_path: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("yt8m_assets.tracking_run.FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr("yt8m_assets.tracking_run._RETRY_SECONDS", (0.1,))
     tracking = open_tracking(server.uri, tmp_path)
     with tracking.run("tiny", kind="pretraining") as run:
         assert not run.run_id.startswith("spooled-")
@@ -107,7 +111,7 @@ def test_f40_down_in_the_middle_loses_and_repeats_nothing(server: FaultyServer, 
             server.mode = mode
             for step in range(first, first + 10):
                 run.log_metrics({"train/loss": float(step)}, step)
-            time.sleep(1.3)  # longer than a flush, so that each fault is met
+            time.sleep(0.5)  # longer than a flush, so that each fault is met
     assert sorted(losses(mlflow_uri, run.run_id)) == list(range(40))
 
 
@@ -129,6 +133,7 @@ def test_f40_down_at_the_end_is_completed_later(server: FaultyServer, tmp_path: 
     assert losses(mlflow_uri, run.run_id) == list(range(10))
 
 
+@pytest.mark.slow
 def test_f40_a_locked_database_is_waited_for(mlflow_uri: str, tmp_path: Path):
     import sqlite3
 
@@ -186,7 +191,7 @@ def test_f40_sigkill_leaves_a_journal_that_is_replayed(mlflow_uri: str, tmp_path
 
 @pytest.mark.parametrize("mode", ["401", "403"])
 def test_f41_refused_credentials_spool_with_one_warning(
-    mode: str, server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    mode: str, server: FaultyServer, tmp_path: Path, mlflow_uri: str, caplog: pytest.LogCaptureFixture
 ):
     server.mode = mode
     uri = server.uri.replace("http://", "http://user:canary-7731@")
@@ -196,6 +201,9 @@ def test_f41_refused_credentials_spool_with_one_warning(
     assert "credentials" in caplog.text
     assert "canary" not in caplog.text
     assert list(tmp_path.glob("spool/*/*/journal.jsonl"))
+    server.mode = "up"
+    assert open_tracking(uri, tmp_path).replay() == 1
+    assert "refused our credentials" in only_run(mlflow_uri).data.tags["untracked"]
 
 
 def test_f42_changed_parameters_open_a_linked_child(mlflow_uri: str, tmp_path: Path):
