@@ -14,10 +14,13 @@ def test_descending_order_equals_a_stable_sort_with_ties_and_signs():
 
 
 @pytest.mark.parametrize("size", [10, 5000])
-def test_doubles_too(size):
-    scores = np.random.default_rng(2).normal(size=size)
-    scores[::3] = scores[1]
-    scores[:4] = [0.0, -0.0, 1e300, -1e-300]
+@pytest.mark.parametrize("share_tied", [0, 0.1, 0.6])
+def test_doubles_too_also_those_that_32_bits_cannot_tell_apart(size, share_tied):
+    generator = np.random.default_rng(2)
+    scores = generator.normal(size=size)
+    near = generator.random(size) < share_tied
+    scores[near] = 0.5 + generator.integers(-3, 4, near.sum()) * 1e-12
+    scores[:6] = [0.0, -0.0, 1e300, -1e-300, 2e300, -1e300]
     assert np.array_equal(descending_order(scores), np.argsort(-scores, kind="stable"))
 
 

@@ -140,10 +140,11 @@ class _Accumulator:
 
     def add(self, segment: np.ndarray, worth: np.ndarray) -> None:
         """Add a list: its segments (each once) and what their places are worth."""
-        new = segment[~self._met[segment]]
+        rows = segment.astype(np.intp)  # once, not at every indexing
+        new = rows[~self._met.take(rows)]
         self._met[new] = True
         self._new.append(new)
-        self._sum[segment] += worth
+        self._sum[rows] = self._sum.take(rows) + worth
 
     def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The best K segments int32 and their sums float32, best first; then forgets everything."""
