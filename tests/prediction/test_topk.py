@@ -127,7 +127,7 @@ def test_memory_is_bounded_by_classes_times_k():
     for number in range(60):
         best.update(generator.random((1000, 20), np.float32), table.add(f"v{number:03d}", np.arange(1000) * 5))
     buffers = sum(value.nbytes for value in vars(best).values() if isinstance(value, np.ndarray))
-    assert buffers < 20 * (100 + 8192) * 8 + 10_000
+    assert buffers < 20 * (100 + 8192) * 8 + 21 * 8192 * 4 + 10_000
 
 
 def toy_scores(windows: np.ndarray, num_frames: np.ndarray, weights: np.ndarray) -> np.ndarray:

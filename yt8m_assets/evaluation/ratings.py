@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from yt8m_assets.errors import DataError
 from yt8m_assets.prediction.segments import Segments, split_segment_id
@@ -32,8 +33,12 @@ class Ratings:
     """1 where the segment shows the class, else 0, float32 [P]."""
 
     @classmethod
-    def from_arrays(cls, video_ids, video, start, class_id, score) -> "Ratings":
-        """From the arrays of the fields, pairs in any order (a pair may repeat itself, not contradict itself).
+    def from_arrays(
+        cls, video_ids: ArrayLike, video: ArrayLike, start: ArrayLike, class_id: ArrayLike, score: ArrayLike
+    ) -> "Ratings":
+        """From the columns: video ids str [V], and per pair int [P] video, start, class and score, in any order.
+
+        A pair may repeat itself, not contradict itself.
 
         Raises DataError naming a pair with two different ratings or a rating other than 0 and 1.
         """

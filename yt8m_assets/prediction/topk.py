@@ -34,6 +34,9 @@ class StreamingTopK:
         # Pages of an empty array cost nothing until they are written.
         self._scores = np.empty((self.class_ids.size, self._capacity), np.float32)
         self._rows = np.empty((self.class_ids.size, self._capacity), np.int32)
+        self._pending = np.empty((self.class_ids.size, _BLOCK), np.float32)
+        self._pending_rows = np.empty(_BLOCK, np.int32)
+        self._num_pending = 0
         self._count = np.zeros(self.class_ids.size, np.int64)
         self._threshold = np.full(self.class_ids.size, -np.inf, np.float32)
 
@@ -58,9 +61,22 @@ class StreamingTopK:
         if not np.isfinite(total):
             self._refuse(scores, row_array)
         row_array = row_array.astype(np.int32)
-        for begin in range(0, len(scores), _BLOCK):
-            part = slice(begin, begin + _BLOCK)
-            self._take(np.ascontiguousarray(scores[part].T), row_array[part])
+        done = 0
+        while done < len(scores):
+            size = min(_BLOCK - self._num_pending, len(scores) - done)
+            target = slice(self._num_pending, self._num_pending + size)
+            self._pending[:, target] = scores[done : done + size].T
+            self._pending_rows[target] = row_array[done : done + size]
+            self._num_pending += size
+            done += size
+            if self._num_pending == _BLOCK:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Look at what has gathered: a block at a time, however small the updates are."""
+        size, self._num_pending = self._num_pending, 0
+        if size:
+            self._take(self._pending[:, :size], self._pending_rows[:size])
 
     def _take(self, block: np.ndarray, rows: np.ndarray) -> None:
         """Append a block float32 [C, n] where it reaches the thresholds."""
@@ -99,6 +115,7 @@ class StreamingTopK:
 
     def finish(self) -> Ranking:
         """The ranking of everything taken in; frees the buffers. Ties are in the order of (video id, start)."""
+        self._flush()
         segments = self._segments if isinstance(self._segments, Segments) else self._segments.sorted()[0]
         entries = []
         for column, class_id in enumerate(self.class_ids.tolist()):
@@ -111,6 +128,7 @@ class StreamingTopK:
             best_first = descending_order(scores)
             entries.append((class_id, position[best_first], scores[best_first]))
         self._scores, self._rows = np.empty((0, 0), np.float32), np.empty((0, 0), np.int32)
+        self._pending = np.empty((0, 0), np.float32)
         return Ranking.from_entries(entries, segments)
 
     def _refuse(self, scores: np.ndarray, rows: np.ndarray) -> None:
