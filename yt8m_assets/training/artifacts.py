@@ -15,7 +15,7 @@ from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.training.randomness import isolated_randomness
-from yt8m_assets.training.tensors import load_weights, read_tensors, write_tensors
+from yt8m_assets.training.tensors import check_weights, read_tensors, write_tensors
 
 SCHEMA = 1
 WEIGHTS, OPTIMIZER, MODEL, TRAINING = "weights.safetensors", "optimizer.safetensors", "model.json", "training.json"
@@ -108,6 +108,9 @@ def load_model(store: ArtifactStore, manifest: Manifest, device: torch.device | 
     Raises CorruptArtifactError when a file is damaged, CheckpointMismatchError when weights and architecture differ.
     """
     folder = store.fetch(manifest, only=(MODEL, WEIGHTS))
-    model = ModelSpec.read(folder).build()
-    load_weights(model, read_tensors(folder / WEIGHTS), manifest.key)
-    return model.to(device).eval()
+    with torch.device("meta"):  # initial weights would be drawn for nothing
+        model = ModelSpec.read(folder).build()
+    tensors = read_tensors(folder / WEIGHTS)
+    check_weights(model, tensors, manifest.key)
+    model.load_state_dict({name: value.to(device, copy=True) for name, value in tensors.items()}, assign=True)
+    return model.eval()

@@ -42,6 +42,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 @torch.no_grad()
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
     """Copy weights and statistics into a model. Raises CheckpointMismatchError listing every tensor that differs."""
+    check_weights(model, tensors, source)
+    for name, value in model.state_dict().items():
+        value.copy_(tensors[name])
+
+
+def check_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Raise CheckpointMismatchError listing every tensor that is missing, unknown or of another shape."""
     own = model.state_dict()
     problems = [f"{name}: missing" for name in own if name not in tensors]
     problems += [f"{name}: not of this model" for name in tensors if name not in own]
@@ -53,5 +60,3 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise CheckpointMismatchError(f"{source}: does not fit the model: {shown}")
-    for name, value in own.items():
-        value.copy_(tensors[name])
