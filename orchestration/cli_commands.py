@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import time
+from typing import TYPE_CHECKING
 
 from orchestration.settings import Settings
 from orchestration.state import State, prepare_state
@@ -12,6 +13,12 @@ from yt8m_assets.progress import default_progress, format_seconds
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
 from yt8m_assets.storage import ArtifactStore
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MIN_WIDTH = 130
+"""Columns of the widest table."""
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Recipe, State, Settings]:
@@ -24,6 +31,13 @@ def prepare(arguments: argparse.Namespace) -> tuple[Recipe, State, Settings]:
     state = prepare_state(arguments.state)
     settings = Settings.from_environment(state)
     return load_recipe(arguments.recipe or settings.recipe), state, settings
+
+
+def make_console() -> "Console":
+    """A console wide enough for the tables: a narrow terminal wraps their lines, which beats cutting the numbers."""
+    from rich.console import Console
+
+    return Console(width=max(Console().width, MIN_WIDTH), highlight=False)
 
 
 def open_store(settings: Settings) -> ArtifactStore:
@@ -66,26 +80,22 @@ def command_predict(arguments: argparse.Namespace) -> int:
 
 def command_status(arguments: argparse.Namespace) -> int:
     """Show the state of the graph."""
-    from rich.console import Console
-
     from orchestration.status import status_table
 
     recipe, _, settings = prepare(arguments)
-    Console().print(status_table(recipe, open_store(settings)))
+    make_console().print(status_table(recipe, open_store(settings)))
     return 0
 
 
 def command_demo(arguments: argparse.Namespace) -> int:
     """Run the demo's graph, then show its table, its submission and what to try next."""
-    from rich.console import Console
-
     from orchestration.status import demo_summary
 
     arguments.recipe = arguments.recipe or "demo"
     arguments.models, arguments.until = (), None
     command_materialize(arguments)
     recipe, _, settings = prepare(arguments)
-    console = Console()
+    console = make_console()
     for part in demo_summary(recipe, open_store(settings)):
-        console.print(part, soft_wrap=isinstance(part, str), highlight=False)
+        console.print(part, soft_wrap=isinstance(part, str))
     return 0

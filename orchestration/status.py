@@ -67,7 +67,7 @@ def best_map(cache: ManifestCache, node: Node) -> str:
     """The MAP in a manifest's metadata, where there is one."""
     manifest = cache.manifest(node.key)
     metadata: dict[str, Any] = manifest.metadata if manifest else {}
-    value = next((metadata[name] for name in ("best_map", "map") if name in metadata), None)
+    value = next((metadata[name] for name in ("best_map", "map", "map_at_100000") if name in metadata), None)
     return f"{value:.4f}" if isinstance(value, int | float) else ""
 
 

@@ -20,6 +20,8 @@ def metadata_value(value: Any) -> Any:
     """A JSON value as the metadata type that reads best."""
     if isinstance(value, str) and value.startswith(("http://", "https://")):
         return dg.MetadataValue.url(value)
+    if isinstance(value, str) and value.startswith("|") and "\n|" in value:
+        return dg.MetadataValue.md(value)
     if isinstance(value, bool | int | float | str):
         return value
     if value is None:
@@ -30,6 +32,8 @@ def metadata_value(value: Any) -> Any:
 def reading_order(item: tuple[str, Any]) -> tuple[int, str]:
     """Quality first, then numbers, texts and links, and last what needs a click to be read."""
     name, value = item
+    if isinstance(value, str) and value.startswith("|"):
+        return 0, name
     if "map" in name and isinstance(value, int | float):
         return 0, name
     if isinstance(value, int | float):

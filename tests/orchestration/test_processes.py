@@ -1,0 +1,177 @@
+"""What only shows with real processes: killed steps under Dagster's executor, two passes at once, the servers."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from orchestration.instance import driver_instance
+from orchestration.plan import required_nodes
+from orchestration.ui import HOST, answers
+from tests.orchestration.conftest import Graph
+
+ROOT = Path(__file__).parents[2]
+RECIPE = """
+import multiprocessing, os, pathlib, signal, sys, threading, time
+sys.path.insert(0, {root!r})
+from tests.tiny import tiny_recipe
+RECIPE = tiny_recipe()
+marker = pathlib.Path({marker!r})
+
+def die_at_checkpoint():
+    "Kills this step process, once, when it has saved a checkpoint."
+    while not list(pathlib.Path({checkpoints!r}).glob("step-*/manifest-*.json")):
+        time.sleep(0.01)
+    marker.unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if marker.exists() and multiprocessing.parent_process() is not None:
+    threading.Thread(target=die_at_checkpoint, daemon=True).start()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(graph: Graph, recipe: Path, **values: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    own = {"YT8M_STATE": str(graph.state.root), "YT8M_RECIPE": str(recipe), "OMP_NUM_THREADS": "1"}
+    return {**kept, **own, **values}
+
+
+@pytest.mark.slow
+def test_a_killed_step_is_tried_again_and_goes_on_from_its_checkpoint(own_graph: Graph, tmp_path: Path) -> None:
+    """RELIABILITY F32, with Dagster's multiprocess executor and a real SIGKILL."""
+    own_graph.store.delete("finetuned_model/two")
+    shutil.rmtree(own_graph.state.artifacts / "checkpoints", ignore_errors=True)
+    marker = tmp_path / "kill"
+    marker.touch()
+    recipe = tmp_path / "recipe.py"
+    folder = own_graph.state.artifacts / "checkpoints" / "finetuned_model" / "two"
+    recipe.write_text(RECIPE.format(root=str(ROOT), marker=str(marker), checkpoints=str(folder)))
+    tags = json.dumps({"dagster/partition": "two"})
+    command = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "job",
+        "execute",
+        "-m",
+        "orchestration.definitions",
+        "-j",
+        "train_one_model",
+    ]
+    result = subprocess.run(
+        [*command, "--tags", tags],
+        cwd=ROOT,
+        env=environment(
+            own_graph, recipe, YT8M_EXECUTOR="multiprocess", DAGSTER_HOME=str(own_graph.state.dagster_home)
+        ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not marker.exists(), result.stderr[-3000:]
+    assert result.returncode == 0, result.stderr[-3000:]
+    with driver_instance(own_graph.state) as instance:
+        run = instance.get_runs(limit=1)[0]
+        assert run.status == dg.DagsterRunStatus.SUCCESS
+        events = [entry.dagster_event_type for entry in instance.all_logs(run.run_id)]
+        assert dg.DagsterEventType.STEP_UP_FOR_RETRY in events
+        assert dg.DagsterEventType.STEP_RESTARTED in events
+    assert own_graph.store.require("finetuned_model/two").metadata["resumed_from_step"]
+
+
+@pytest.mark.slow
+def test_two_passes_at_once_end_with_one_whole_result(own_graph: Graph, tmp_path: Path) -> None:
+    """RELIABILITY F30, through Dagster: both end well, and every artifact is whole and current."""
+    for key in ("oof_predictions/one/shift+0", "oof_predictions/two/shift-1", "oof_ranking/one", "oof_ranking/two"):
+        own_graph.store.delete(key)
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"
+    )
+    command = [sys.executable, "-m", "orchestration.cli", "materialize", "--until", "oof_ranking"]
+    passes = [
+        subprocess.Popen(command, cwd=ROOT, env=environment(own_graph, recipe), stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=240)[1] for process in passes]
+    assert [process.returncode for process in passes] == [0, 0], errors
+    with own_graph.open() as driver:
+        required = required_nodes(own_graph.recipe, until="oof_ranking")
+        assert all(driver.up_to_date(node) for node in required)
+        for node in required:
+            driver.store.fetch(driver.store.require(node.key))
+        assert driver.instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
+
+
+@pytest.mark.slow
+def test_the_servers_of_make_ui(own_graph: Graph, tmp_path: Path) -> None:
+    """RELIABILITY F47, F48: both answer on loopback alone, refuse foreign hosts, and end with Ctrl-C."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"
+    )
+    port, mlflow_port = free_port(), free_port()
+    command = [sys.executable, "-m", "orchestration.cli", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port)]
+    server = subprocess.Popen(command, cwd=ROOT, env=environment(own_graph, recipe), stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        lines = [server.stdout.readline() for _ in range(3)]
+        assert f"http://{HOST}:{port}" in lines[0]
+        assert f"http://{HOST}:{mlflow_port}" in lines[1]
+        groups = asset_groups(port)
+        assert groups == {"data", "models", "predictions", "ensemble"}
+        foreign = urllib.request.Request(f"http://{HOST}:{mlflow_port}/", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(foreign, timeout=10)
+        assert refused.value.code == 403
+        refused.value.close()
+        assert not reachable_from_outside(port)
+        assert not reachable_from_outside(mlflow_port)
+        again = subprocess.run(
+            command, cwd=ROOT, env=environment(own_graph, recipe), capture_output=True, text=True, check=False
+        )
+        assert again.returncode == 1
+        assert f"port {port} is in use" in again.stderr
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+        if server.stdout is not None:
+            server.stdout.close()
+    assert not answers(f"http://{HOST}:{port}")
+    assert not answers(f"http://{HOST}:{mlflow_port}")
+
+
+def asset_groups(port: int) -> set[str]:
+    """Group names that Dagster's page would show; the code location may still be loading."""
+    query = json.dumps({"query": "{assetNodes{groupName}}"}).encode()
+    request = urllib.request.Request(f"http://{HOST}:{port}/graphql", query, {"Content-Type": "application/json"})
+    for _ in range(60):
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            nodes = json.load(answer)["data"]["assetNodes"]
+        if nodes:
+            return {node["groupName"] for node in nodes}
+        time.sleep(1)
+    return set()
+
+
+def reachable_from_outside(port: int) -> bool:
+    """Whether the port answers at another address of this machine than loopback's 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex(("127.0.0.2", port)) == 0
