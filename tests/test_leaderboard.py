@@ -2,11 +2,14 @@
 
 import io
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.graph import QUIET
+from tests.graph import QUIET, open_store
+from tests.tiny import tiny_recipe
 from yt8m_assets.ensemble.stages import make_submission, search_ensemble
 from yt8m_assets.errors import DataError, MissingArtifactError
 from yt8m_assets.evaluation import Ratings
@@ -17,22 +20,32 @@ from yt8m_assets.timeline import find_video, make_timeline, score_seconds
 from yt8m_assets.tracking import MemoryTracking, NullTracking
 
 
-@pytest.fixture
-def finished_graph(ranked_graph):
-    recipe, store = ranked_graph
-    search_ensemble(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={})
-    make_submission(recipe, store, progress=QUIET)
-    return recipe, store
-
-
 def publish(graph, tracking=None):
     return make_leaderboard(*graph, tracking=tracking or NullTracking(), progress=QUIET, run_tags={})
 
 
-def test_leaderboard_agrees_with_the_artifacts(finished_graph):
-    _, store = finished_graph
-    tracking = MemoryTracking()
-    result = publish(finished_graph, tracking)
+@pytest.fixture(scope="module")
+def finished(_ranked_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Recipe and store of a whole graph, its leaderboard published, and what was tracked meanwhile."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(_ranked_folder, folder, dirs_exist_ok=True)
+    recipe, store, tracking = tiny_recipe(), open_store(folder), MemoryTracking()
+    search_ensemble(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={})
+    make_submission(recipe, store, progress=QUIET)
+    publish((recipe, store), tracking)
+    return recipe, store, tracking
+
+
+@pytest.fixture
+def finished_graph(finished):
+    """Recipe and store of the whole graph."""
+    return finished[:2]
+
+
+def test_leaderboard_agrees_with_the_artifacts(finished):
+    recipe, store, tracking = finished
+    result = publish((recipe, store))
+    assert result.reused
     figures = read_leaderboard(store)
     for row in figures["models"]:
         ranking = store.require(f"oof_ranking/{row['key']}").metadata
@@ -56,7 +69,6 @@ def test_leaderboard_agrees_with_the_artifacts(finished_graph):
     assert precisions == sorted(precisions, reverse=True)
     assert np.mean(precisions) == pytest.approx(figures["ensemble"]["map"])
     assert ("", "report") in tracking.runs[0].artifacts
-    assert publish(finished_graph).reused
 
 
 def test_the_page_needs_no_other_file(finished_graph):
@@ -76,19 +88,32 @@ def test_a_redo_gives_the_same_content(finished_graph):
     assert publish(finished_graph).manifest.digest == first.digest
 
 
-def test_the_terminal_table_shows_models_and_ensemble(finished_graph):
+def test_the_terminal_table_shows_models_and_ensemble(finished_graph, graph):
     from rich.console import Console
 
     recipe, store = finished_graph
     with pytest.raises(MissingArtifactError, match="leaderboard"):
-        leaderboard_table(store, recipe)
-    publish(finished_graph)
+        leaderboard_table(graph[1], recipe)
     console = Console(width=160, file=io.StringIO())
     console.print(leaderboard_table(store, recipe))
     text = console.file.getvalue()
     for word in ("Tiny one", "Tiny two", "ensemble", "oracle", "norm"):
         assert word in text
     assert markdown_table(read_leaderboard(store)).count("\n") == 4
+
+
+def test_real_data_has_no_ceiling_to_show(finished_graph, tmp_path):
+    from yt8m_assets.leaderboard_page import remarks, table_columns, table_rows, write_page
+    from yt8m_assets.leaderboard_plots import draw_leaderboard
+
+    _, store = finished_graph
+    figures = read_leaderboard(store) | {"simulated": None}
+    figures["classes"][0]["name"] = "<b>Tom & Jerry</b>"
+    assert "norm" not in table_columns(figures)
+    assert {len(row) for row in table_rows(figures)} == {len(table_columns(figures))}
+    assert not any("oracle" in line for line in remarks(figures))
+    write_page(figures, draw_leaderboard(figures, tmp_path), tmp_path / "page.html")
+    assert "&lt;b&gt;Tom &amp; Jerry&lt;/b&gt;" in (tmp_path / "page.html").read_text()
 
 
 def test_agreement_of_equal_and_reversed_rankings():

@@ -148,8 +148,10 @@ def test_a_failing_cell_leaves_the_others_published(graph: Graph):
     content[-1] ^= 1
     path.write_bytes(bytes(content))
     fresh = ArtifactStore(store.root_uri)  # this one has verified the file before it was damaged
+    tracking = MemoryTracking()
     with pytest.raises(CorruptArtifactError) as caught:
-        predict((recipe, fresh), "oof", [("one", 0), ("two", 0)])
+        predict((recipe, fresh), "oof", [("one", 0), ("two", 0)], tracking=tracking)
+    assert tracking.runs[0].tags["failed_cells"] == "oof_predictions/one/shift+0"
     assert "oof_predictions/two/shift+0" in caught.value.__notes__[0]
     assert store.manifest("oof_predictions/two/shift+0") is not None
     assert store.manifest("oof_predictions/one/shift+0") is None

@@ -72,8 +72,10 @@ def predict_cells(
             links = {"mlflow_run_id": run.run_id, "mlflow_url": run.url}
             pass_ = _Pass(recipe, store, split, progress, links, on_published)
             pass_.run(due, outcome)
-            if pass_.statistics is not None:
+            if pass_.metrics:
                 run.log_metrics(pass_.metrics, step=0)
+            if outcome.errors:
+                run.set_tags({"failed_cells": ", ".join(nodes[cell].key for cell in outcome.errors)})
     _raise_first(nodes, outcome)
     return [outcome.results[cell] for cell in cells]
 
