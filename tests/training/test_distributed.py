@@ -85,7 +85,7 @@ def test_a_lost_rank_ends_the_job_and_the_rerun_resumes_with_another_number(tmp_
             time.sleep(0.05)
         ranks = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
         killed.append(time.monotonic())
-        max(ranks, key=lambda process: process.create_time()).kill()  # they are started in order
+        max(ranks, key=lambda process: (process.create_time(), process.pid)).kill()  # they are started in order
 
     prepare_store(tmp_path, make_recipe(shards, model))
     killer = threading.Thread(target=kill_a_rank)

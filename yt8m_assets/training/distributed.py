@@ -124,7 +124,7 @@ def run_on_ranks(
             raise own[0] from error
         rank, failure = error.get_first_failure()
         cause = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-        reason = f": {errors[0]!r}" if errors else ""
+        reason = f": {errors[0]!r}" if errors and failure.exitcode > 0 else ""  # others just lost their connection
         raise WorkerCrashError(
             f"rank {rank} of {job.config.num_processes} died with {cause}{reason}; run again to continue from the last "
             "checkpoint"
