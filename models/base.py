@@ -115,6 +115,17 @@ class FrameModel(nn.Module):
         """Sum the L2 terms of the original's objective (SPEC section 3): a scalar."""
         return self.head.l2_penalty()
 
+    def hold_linear_weights(self, dtype: torch.dtype) -> Self:
+        """Keep the linear layers' weights in `dtype`, for inference under autocast to it; returns self.
+
+        Autocast would cast them anew on every pass; the result is the same bit for bit. A model that trains keeps
+        float32.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.to(dtype)
+        return self
+
     def restrict_classes(self, class_ids: Tensor) -> Self:
         """Make an inference copy whose probabilities are the columns class_ids (int64 [R]) of this model's.
 

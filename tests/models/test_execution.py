@@ -39,6 +39,16 @@ def test_bfloat16_autocast_stays_close_and_returns_float32(key):
 
 
 @pytest.mark.parametrize("key", KEYS)
+def test_weights_held_in_bfloat16_change_no_bit_of_an_autocast_pass(key):
+    model, (frames, num_frames) = without_dropout(key).eval(), small_batch()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = model(frames, num_frames).probabilities
+        held = model.hold_linear_weights(torch.bfloat16)(frames, num_frames).probabilities
+    assert held.dtype == torch.float32
+    assert torch.equal(held, expected)
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_bfloat16_training_gives_finite_float32_gradients(key):
     model, (frames, num_frames) = without_dropout(key).train(), small_batch()
     with torch.autocast("cpu", torch.bfloat16):

@@ -199,6 +199,8 @@ class _Pass:
 
         model: Any = load_model(self.store, inputs.parent("finetuned_model", key), device)
         restricted = model.restrict_classes(torch.as_tensor(class_ids, dtype=torch.int64, device=device))
+        if self.recipe.prediction.precision == "bfloat16":
+            restricted.hold_linear_weights(torch.bfloat16)
         k = min(self.recipe.prediction.top_k, len(segments))
         cells = [CellScores(shift=shift, best=StreamingTopK(class_ids, k, segments)) for shift in shifts]
         return ModelCells(key=key, model=restricted, cells=cells)
