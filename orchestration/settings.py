@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestration.executors import EXECUTORS
 from orchestration.state import State
 from yt8m_assets.errors import ConfigError
-
-EXECUTORS = ("in_process", "multiprocess", "k8s", "vertex")
 
 
 @dataclass(frozen=True, kw_only=True)

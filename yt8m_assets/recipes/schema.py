@@ -7,13 +7,12 @@ from typing import Any, Literal
 
 from yt8m_assets.data.simulation.config import SimulationConfig
 from yt8m_assets.ensemble.config import SearchConfig
+from yt8m_assets.ensemble.preset import TTA_W0
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.training.config import TrainingConfig
 
 SHIFTS = (-2, -1, 0, 1, 2)
 """The shift axis of the prediction grid, seconds."""
-TTA_W0 = 3.72384689385059
-"""Rank-fusion constant with which the original fuses a model's shifts (SPEC section 11)."""
 
 
 @dataclass(frozen=True, kw_only=True)
