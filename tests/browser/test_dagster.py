@@ -1,0 +1,104 @@
+"""A person at Dagster's pages: the lineage, a materialisation, a backfill of shifts, a plot, the way to MLflow."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Sites
+from tests.browser.dagster_pages import (
+    RUN_SECONDS,
+    choose_partition,
+    latest,
+    metadata_row,
+    open_lineage,
+    toast_target,
+    wait_for_run,
+)
+from yt8m_assets.lineage import CODE_VERSIONS
+from yt8m_assets.recipes.schema import SHIFTS
+
+Picture = Callable[[Page, str], Path]
+GROUPS = ("data", "models", "predictions", "ensemble")
+PATIENCE = RUN_SECONDS * 1000
+MODEL = "bert_l2h12"
+
+
+def test_the_lineage_shows_every_asset_in_its_group(page: Page, sites: Sites, picture: Picture) -> None:
+    open_lineage(page, sites.dagster)
+    page.reload()  # fits the drawing into the window
+    drawing = page.locator("svg").filter(has=page.locator("foreignObject")).first
+    for name in (*GROUPS, *CODE_VERSIONS):
+        expect(drawing.get_by_text(name, exact=True).first).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    picture(page, "lineage")
+    drawing.get_by_text("ensemble_weights", exact=True).first.click()
+    expect(page.get_by_text("found by Bayesian optimisation").first).to_be_visible()
+
+
+def test_an_asset_is_materialised(page: Page, sites: Sites) -> None:
+    before = latest(sites.dagster, "submission")["runId"]
+    page.goto(f"{sites.dagster}/assets/submission")
+    page.get_by_role("button", name="materialization Materialize", exact=True).click()
+    run_id = toast_target(page, r"/runs/([0-9a-f-]{36})")
+    expect(page.get_by_role("img", name="run_success").first).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("Errored (0)")).to_be_visible()
+    assert wait_for_run(sites.dagster, run_id)["status"] == "SUCCESS"
+    assert latest(sites.dagster, "submission")["runId"] == run_id != before
+    page.goto(f"{sites.dagster}/assets/submission?view=checks&checkDetail=valid")
+    expect(page.get_by_text("blocking", exact=False).first).to_be_visible()
+    expect(page.get_by_text("Passed").first).to_be_visible()
+
+
+def test_a_backfill_of_shifts_runs_to_its_end(page: Page, sites: Sites, picture: Picture) -> None:
+    """All shifts of a model, also those that no ranking needs: one run, which reads the data once."""
+    cells = [f"{MODEL}|{shift}" for shift in SHIFTS]
+    before = {latest(sites.dagster, "oof_predictions", cell)["runId"] for cell in cells}
+    page.goto(f"{sites.dagster}/assets/oof_predictions?view=partitions")
+    page.get_by_role("button", name="Materialize…").click()
+    choose_partition(page, MODEL)
+    page.get_by_role("dialog").first.get_by_role("button", name="All", exact=True).last.click()
+    expect(page.get_by_role("dialog").first).to_contain_text(f"{len(SHIFTS)} partitions")
+    expect(page.get_by_text("Backfills all partitions in a single run.")).to_be_visible()
+    page.get_by_role("button", name="Launch backfill").click()
+    toast_target(page, r"/runs/b/([a-z]+)")
+    expect(page.get_by_text("Status", exact=True).locator("xpath=..")).to_contain_text("Succeeded", timeout=PATIENCE)
+    expect(page.get_by_text("100% completed")).to_be_visible()
+    runs = {latest(sites.dagster, "oof_predictions", cell)["runId"] for cell in cells}
+    assert len(runs) == 1
+    assert not runs & before
+    assert wait_for_run(sites.dagster, runs.pop())["status"] == "SUCCESS"
+    page.goto(f"{sites.dagster}/assets/oof_predictions?view=partitions")
+    page.get_by_text(MODEL, exact=True).first.click()
+    page.get_by_text("2", exact=True).first.click()
+    expect(page).to_have_url(re.compile(r"partition=bert_l2h12%7C2"))
+    expect(metadata_row(page, "map_at_100000")).to_be_visible()
+    expect(page.get_by_text("Materialized", exact=True).first).to_be_visible()
+    picture(page, "partitions")
+
+
+def test_a_plot_opens_in_the_metadata(page: Page, sites: Sites, picture: Picture) -> None:
+    page.goto(f"{sites.dagster}/assets/ensemble_weights?view=overview")
+    metadata_row(page, "plot: convergence").get_by_text("[Show Markdown]").click()
+    plot = page.get_by_role("dialog").get_by_role("img", name="convergence")
+    expect(plot).to_be_visible()
+    width, height = plot.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    assert width > 400
+    assert height > 200
+    picture(page, "plot")
+
+
+def test_the_metadata_leads_to_the_mlflow_run_and_back(page: Page, sites: Sites) -> None:
+    recorded = latest(sites.dagster, "finetuned_model", MODEL)
+    page.goto(f"{sites.dagster}/assets/finetuned_model?view=partitions&partition={MODEL}")
+    link = metadata_row(page, "mlflow_url").get_by_role("link").first
+    address = link.get_attribute("href")
+    assert address == recorded["metadata"]["mlflow_url"]
+    with page.context.expect_page() as opened:
+        link.click()
+    run_page = opened.value
+    expect(run_page.get_by_role("heading", name="BERT (L2 H12) finetuning")).to_be_visible()
+    best = f"{recorded['metadata']['map']:.4f}"
+    expect(run_page.get_by_role("row", name="holdout/best_map_at_100000").first).to_contain_text(best)
+    expect(run_page.get_by_text(recorded["runId"][:16]).first).to_be_visible()

@@ -1,0 +1,52 @@
+"""A person at MLflow's pages: filters the fine-tuning runs, ticks the nine and compares them."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Sites
+from tests.browser.recipe import RECIPE
+
+Picture = Callable[[Page, str], Path]
+FINETUNING = quote("tags.kind = 'finetuning'")
+MAP = "holdout/best_map_at_100000"
+
+
+def tidy(page: Page) -> None:
+    """Fold away what is not about the runs."""
+    page.get_by_role("button", name="Toggle sidebar").click()
+    close = page.get_by_role("button", name="Close", exact=True)
+    if close.count():
+        close.first.click()
+
+
+def choose(page: Page, number: int, name: str) -> None:
+    """Pick one entry in a list of the comparison's chart."""
+    box = page.get_by_role("tabpanel").get_by_role("combobox").nth(number)
+    box.fill(name)
+    box.press("Enter")
+    box.press("Escape")
+
+
+def test_the_nine_runs_are_ticked_and_compared(page: Page, sites: Sites, picture: Picture) -> None:
+    page.goto(f"{sites.mlflow}/#/experiments")
+    page.get_by_role("link", name="yt8m", exact=True).first.click()
+    expect(page).to_have_url(re.compile("/experiments/1"))
+    page.goto(f"{sites.mlflow}/#/experiments/1/runs?searchFilter={FINETUNING}")
+    boxes = page.get_by_role("checkbox", name="Press Space to toggle row selection")
+    expect(boxes).to_have_count(len(RECIPE.models))
+    for number in range(len(RECIPE.models)):
+        boxes.nth(number).click()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.get_by_role("heading", name=f"Comparing {len(RECIPE.models)} Runs from 1 Experiment")).to_be_visible()
+    for model in RECIPE.models:
+        expect(page.get_by_role("cell", name=f"{model.title} finetuning").first).to_be_attached()
+    tidy(page)
+    page.get_by_role("button", name="Clear All").click()
+    choose(page, 0, "architecture")
+    choose(page, 1, MAP)
+    expect(page.get_by_role("tabpanel").get_by_text(MAP).first).to_be_visible()
+    picture(page, "mlflow-compare")
