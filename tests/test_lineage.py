@@ -93,6 +93,18 @@ def test_a_changed_recipe_makes_stale_just_what_depends_on_it(recipe: Recipe, st
     assert "oof_predictions/bert_l2h12/shift+0" not in stale(searched, store)
 
 
+def test_switched_on_candidates_are_part_of_a_cell_and_switched_off_ones_are_not(
+    recipe: Recipe, store: ArtifactStore
+) -> None:
+    """A recipe without them names the cells that were made before they existed."""
+    put_all(recipe, store)
+    cell = Node("oof_predictions", "bert_l2h12", 0)
+    assert "candidate_classes" not in lineage.config_slice(recipe, cell)
+    changed = replace(recipe, prediction=replace(recipe.prediction, candidate_classes=20))
+    assert cell.key in stale(changed, store)
+    assert "finetuned_model/bert_l2h12" not in stale(changed, store)
+
+
 def test_a_parent_made_again_with_equal_bytes_changes_nothing(recipe: Recipe, store: ArtifactStore) -> None:
     put_all(recipe, store)
     put(recipe, store, Node("finetuned_model", "bert_l2h12"))

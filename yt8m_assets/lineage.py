@@ -138,7 +138,12 @@ def config_slice(recipe: Recipe, node: Node) -> dict[str, Any]:
         fusion = {"tta_w0": recipe.prediction.tta_w0, "top_k": recipe.prediction.top_k}
         return {**fusion, "shifts": sorted(model.shifts)}
     names = ("edges", "top_k", "precision", "trim_start", "trim_end")
-    return {name: plain(getattr(recipe.prediction, name)) for name in names} | {"shift": node.shift}
+    settings = {name: plain(getattr(recipe.prediction, name)) for name in names} | {"shift": node.shift}
+    if (
+        recipe.prediction.candidate_classes is not None
+    ):  # absent when off: what was made before it existed stays current
+        settings["candidate_classes"] = recipe.prediction.candidate_classes
+    return settings
 
 
 def _simulation(recipe: Recipe) -> dict[str, Any]:

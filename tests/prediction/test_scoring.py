@@ -10,6 +10,7 @@ import torch
 
 from yt8m_assets.data.memory import load_videos
 from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
+from yt8m_assets.prediction.demotion import DemotedRanking, best_classes, candidate_mask, edge_mask, video_means
 from yt8m_assets.prediction.scoring import (
     CellScores,
     ModelCells,
@@ -142,3 +143,20 @@ def test_reading_ahead_gives_the_same_blocks_and_hands_errors_over(videos):
 
     with pytest.raises(ValueError, match="damaged shard"):
         list(_prefetch(broken()))
+
+
+@pytest.mark.parametrize("batch_size", [16, 10_000])
+def test_edges_and_other_classes_are_ranked_last_whatever_the_batch(videos, batch_size: int):
+    """One pass with the switches on is the pass without them, demoted afterwards (demotion.py)."""
+    switches = {"trim_start": 1, "trim_end": 2, "candidate_classes": 3}
+    plain = run(videos, {"toy": Toy()}, (0, 1))
+    for cell, scores in run(videos, {"toy": Toy()}, (0, 1), batch_size=batch_size, **switches).items():
+        ranking, whole = scores.finish(), plain[cell].finish()
+        candidate = candidate_mask(best_classes(video_means(whole), 3), len(CLASSES))
+        demoted = DemotedRanking(whole, edge_mask(whole.segments, 1, 2), candidate)
+        for class_id in ranking.class_ids.tolist():
+            segment, score = ranking.entries(class_id)
+            assert segment.size == len(whole.segments)
+            np.testing.assert_allclose(score, demoted.entries(class_id)[1], atol=1e-6)
+        assert ranking.score.min() < -2
+        assert scores.lowest >= 0

@@ -20,6 +20,7 @@ from yt8m_assets.data.features import model_inputs
 from yt8m_assets.data.videos import Videos
 from yt8m_assets.data.windows import SEGMENT_FRAMES, Edges, segment_frame_index
 from yt8m_assets.errors import OutOfMemoryError, Yt8mError
+from yt8m_assets.prediction.demotion import demote
 from yt8m_assets.prediction.ranking import Ranking, Segments
 from yt8m_assets.prediction.topk import StreamingTopK
 from yt8m_assets.progress import Progress
@@ -45,6 +46,8 @@ class ScoringOptions:
     """Segments at a video's beginning that are ranked last."""
     trim_end: int = 0
     """Segments at a video's end that are ranked last."""
+    candidate_classes: int | None = None
+    """Classes a video is a candidate for, those of highest mean score; in the others it is ranked last. None: all."""
 
 
 @dataclass(kw_only=True)
@@ -62,15 +65,13 @@ class CellScores:
     error: Exception | None = None
     """Why this cell could not be finished; the others go on."""
 
-    def update(self, scores: np.ndarray, rows: np.ndarray, last: np.ndarray) -> None:
-        """Take in scores float32 [S, R] of some rows of the segment table; those in `last` (bool [S]) rank last."""
+    def update(self, scores: np.ndarray, block: "_Block", num_candidates: int | None) -> None:
+        """Take in scores float32 [S, R] of a block, with its demotions."""
         if self.error is not None:
             return
         self.lowest, self.highest = min(self.lowest, float(scores.min())), max(self.highest, float(scores.max()))
-        if last.any():
-            scores = scores - last[:, None].astype(np.float32)  # below every probability, in their own order
         try:
-            self.best.update(scores, rows)
+            self.best.update(demote(scores, block.edge, block.begins, num_candidates), block.rows)
         except Yt8mError as error:
             self.error = error
 
@@ -129,13 +130,14 @@ class PassStatistics:
 
 @dataclass(frozen=True)
 class _Block:
-    """Some whole videos: frames uint8 [N, F]; index int64 [H, S, 5] into them (N: a zero row)."""
+    """Some whole videos: frames uint8 [N, F]; index int64 [H, S, 5] into them (N: a zero row); begins int64 [V]."""
 
     frames: Tensor
     index: Tensor
     num_frames: Tensor
     rows: np.ndarray
-    last: np.ndarray
+    edge: np.ndarray
+    begins: np.ndarray
     past_end: np.ndarray
 
 
@@ -150,8 +152,9 @@ def read_blocks(
         cut = [segment_frame_index(len(frames), shift, options.edges, options.max_frames) for shift in shifts]
         counts = cut[0][2]
         place = np.arange(len(counts))
-        last = (place < options.trim_start) | (place >= len(counts) - options.trim_end)
-        parts.append((frames, np.stack([rows for rows, _, _ in cut]), counts, last))
+        edge = (place < options.trim_start) | (place >= len(counts) - options.trim_end)
+        if len(counts):
+            parts.append((frames, np.stack([rows for rows, _, _ in cut]), counts, edge))
         if index.first[number + 1] - index.first[begin] >= options.batch_size or number + 1 == len(videos):
             if index.first[number + 1] > index.first[begin]:
                 yield _join(parts, index.rows[index.first[begin] : index.first[number + 1]])
@@ -170,7 +173,8 @@ def _join(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], ro
         index=torch.from_numpy(index),
         num_frames=torch.from_numpy(np.concatenate([part[2] for part in parts])),
         rows=rows,
-        last=np.concatenate([part[3] for part in parts]),
+        edge=np.concatenate([part[3] for part in parts]),
+        begins=np.cumsum([0, *(len(part[3]) for part in parts[:-1])]),
         past_end=(index == len(frames)).any(axis=2).sum(axis=1),
     )
 
@@ -195,12 +199,12 @@ def score_videos(
     with progress.task(title, int(index.first[-1]), "segments") as task, torch.inference_mode():
         for block in _prefetch(blocks) if device.type == "cuda" else blocks:
             found = [(live, scores, block) for live, scores in _score_block(block, shifts, members, options, device)]
-            _take(waiting)  # the device works on this block while the last one's scores are ranked
+            _take(waiting, options)  # the device works on this block while the last one's scores are ranked
             waiting = found
             for shift, count in zip(shifts, block.past_end.tolist(), strict=True):
                 statistics.num_windows_past_end[shift] += count
             task.advance(len(block.rows))
-        _take(waiting)
+        _take(waiting, options)
     statistics.num_segments, statistics.seconds = int(index.first[-1]), time.monotonic() - started
     return statistics
 
@@ -243,10 +247,10 @@ def _explain(error: Exception, key: str) -> Exception:
     return error
 
 
-def _take(waiting: list[tuple[list[CellScores], Tensor, _Block]]) -> None:
+def _take(waiting: list[tuple[list[CellScores], Tensor, _Block]], options: ScoringOptions) -> None:
     for cells, scores, block in waiting:
         for cell, own in zip(cells, scores.cpu().numpy(), strict=True):
-            cell.update(own, block.rows, block.last)
+            cell.update(own, block, options.candidate_classes)
 
 
 def _prefetch(blocks: Iterator[_Block]) -> Iterator[_Block]:

@@ -145,6 +145,7 @@ class _Pass:
             precision=settings.precision,
             trim_start=settings.trim_start,
             trim_end=settings.trim_end,
+            candidate_classes=settings.candidate_classes,
         )
         members: list[ModelCells] = []
         by_cell: dict[Cell, CellScores] = {}

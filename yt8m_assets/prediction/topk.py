@@ -30,8 +30,10 @@ class StreamingTopK:
         if np.unique(self.class_ids).size != self.class_ids.size:
             raise ConfigError("class_ids: a class occurs more than once")
         self.k, self._segments = k, segments
+        order = np.argsort(self.class_ids)
+        self._order = None if np.array_equal(order, np.arange(order.size)) else order
         self._capacity = k + max(k // 2, _BLOCK)
-        # Pages of an empty array cost nothing until they are written.
+        # Row n is the n-th class in ascending order. Pages of an empty array cost nothing until they are written.
         self._scores = np.empty((self.class_ids.size, self._capacity), np.float32)
         self._rows = np.empty((self.class_ids.size, self._capacity), np.int32)
         self._pending = np.empty((self.class_ids.size, _BLOCK), np.float32)
@@ -65,7 +67,8 @@ class StreamingTopK:
         while done < len(scores):
             size = min(_BLOCK - self._num_pending, len(scores) - done)
             target = slice(self._num_pending, self._num_pending + size)
-            self._pending[:, target] = scores[done : done + size].T
+            part = scores[done : done + size]
+            self._pending[:, target] = (part if self._order is None else part[:, self._order]).T
             self._pending_rows[target] = row_array[done : done + size]
             self._num_pending += size
             done += size
@@ -117,19 +120,35 @@ class StreamingTopK:
         """The ranking of everything taken in; frees the buffers. Ties are in the order of (video id, start)."""
         self._flush()
         segments = self._segments if isinstance(self._segments, Segments) else self._segments.sorted()[0]
-        entries = []
-        for column, class_id in enumerate(self.class_ids.tolist()):
-            self._compact(column)
-            scores, rows = self._scores[column, : self._count[column]], self._rows[column, : self._count[column]]
-            position = self._position(rows)
-            if np.any(position[1:] < position[:-1]):
-                by_id = ascending_order(position.astype(np.uint32))
-                scores, position = scores[by_id], position[by_id]
-            best_first = descending_order(scores)
-            entries.append((class_id, position[best_first], scores[best_first]))
+        counts = [self._sort(column) for column in range(self.class_ids.size)]
+        offsets = np.cumsum([0, *counts])
+        for buffer in (self._scores, self._rows):
+            _close_up(buffer, offsets)
+            buffer.resize(int(offsets[-1]), refcheck=False)  # no view of it is left; a copy would double the memory
+        ranking = Ranking(
+            class_ids=np.sort(self.class_ids),
+            offsets=offsets,
+            segment=self._rows,
+            score=self._scores,
+            segments=segments,
+        )
         self._scores, self._rows = np.empty((0, 0), np.float32), np.empty((0, 0), np.int32)
         self._pending = np.empty((0, 0), np.float32)
-        return Ranking.from_entries(entries, segments)
+        return ranking
+
+    def _sort(self, column: int) -> int:
+        """Put a class's buffer in its final order, best first; returns its length."""
+        self._compact(column)
+        count = int(self._count[column])
+        scores, rows = self._scores[column, :count], self._rows[column, :count]
+        position = self._position(rows)
+        if np.any(position[1:] < position[:-1]):
+            by_id = ascending_order(position.astype(np.uint32))
+            best_first = by_id[descending_order(scores[by_id])]
+        else:
+            best_first = descending_order(scores)
+        scores[:], rows[:] = scores[best_first], position[best_first]
+        return count
 
     def _refuse(self, scores: np.ndarray, rows: np.ndarray) -> None:
         row, column = np.argwhere(~np.isfinite(scores))[0]
@@ -142,3 +161,10 @@ class StreamingTopK:
             f"score of class {self.class_ids[column]} for segment {name} is {scores[row, column]}: "
             "the checkpoint or the input is broken; nothing was ranked"
         )
+
+
+def _close_up(buffer: np.ndarray, offsets: np.ndarray) -> None:
+    """Move the beginning of each row [C, capacity] up to its offset in the flat buffer: always towards the front."""
+    flat = buffer.reshape(-1)
+    for row, (begin, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
+        flat[begin:end] = buffer[row, : end - begin]

@@ -133,6 +133,8 @@ class PredictionConfig:
     """Segments at a video's beginning that are ranked last."""
     trim_end: int = 0
     """Segments at a video's end that are ranked last."""
+    candidate_classes: int | None = None
+    """Rated classes a video is a candidate for, those of highest mean score; it comes last in others. None: all."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "top_k"):
@@ -141,6 +143,8 @@ class PredictionConfig:
         for name in ("trim_start", "trim_end"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"prediction.{name} = {getattr(self, name)}: must not be negative")
+        if self.candidate_classes is not None and self.candidate_classes < 1:
+            raise ConfigError(f"prediction.candidate_classes = {self.candidate_classes}: must be at least 1, or None")
         if self.tta_w0 <= 0:
             raise ConfigError(f"prediction.tta_w0 = {self.tta_w0}: must be above zero")
         if self.edges not in ("clamp", "wrap"):
