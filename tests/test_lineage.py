@@ -120,5 +120,5 @@ def test_a_raised_code_version_makes_its_asset_stale(
 
 
 def test_unknown_models_are_named_with_the_known_ones(recipe: Recipe) -> None:
-    with pytest.raises(ConfigError, match="unknown model 'nosuch'.*bert_l2h12"):
+    with pytest.raises(ConfigError, match=r"unknown model 'nosuch'.*bert_l2h12"):
         recipe.with_models(("nosuch",))

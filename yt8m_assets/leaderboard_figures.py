@@ -12,7 +12,7 @@ import numpy as np
 from yt8m_assets.data.memory import load_videos
 from yt8m_assets.data.stages import VOCABULARY_FILE, index_cache, read_shards
 from yt8m_assets.data.vocabulary import class_names, load_vocabulary
-from yt8m_assets.ensemble.stages import SUBMISSION_FILE, FusedRanking, load_oof, read_weights
+from yt8m_assets.ensemble.stages import SUBMISSION_FILE, fuse_models, load_oof, read_weights
 from yt8m_assets.evaluation import MapResult, Ratings, bootstrap_map, paired_test, ranking_map, rated_places
 from yt8m_assets.lineage import Inputs, Node
 from yt8m_assets.prediction.ranking import RankingReader
@@ -27,7 +27,7 @@ def collect_figures(recipe: Recipe, store: ArtifactStore, inputs: Inputs, progre
     rankings, ratings = load_oof(recipe, store, inputs)
     found = read_weights(store.fetch(inputs.parent("ensemble_weights")))
     k, rounds, seed = recipe.prediction.top_k, recipe.bootstrap_rounds, recipe.seed
-    ensemble = FusedRanking(rankings, found["weights"], found["w0"], k)
+    ensemble = fuse_models(rankings, found["weights"], found["w0"], k)
     with progress.task("leaderboard", len(rankings) + 3, "parts") as task:
         models = []
         for key, ranking in rankings.items():

@@ -8,7 +8,7 @@ import pytest
 from tests.graph import QUIET
 from yt8m_assets.data.stages import read_segment_classes
 from yt8m_assets.ensemble import fuse
-from yt8m_assets.ensemble.stages import FusedRanking, make_submission, read_weights, search_ensemble
+from yt8m_assets.ensemble.stages import fuse_models, make_submission, read_weights, search_ensemble
 from yt8m_assets.errors import MissingArtifactError
 from yt8m_assets.evaluation import Ratings, ranking_map
 from yt8m_assets.prediction.ranking import RankingReader
@@ -109,9 +109,9 @@ def test_search_names_the_rankings_it_misses(ranked_graph):
         search(ranked_graph)
 
 
-def test_fused_ranking_is_the_fusion_class_by_class(ranked_graph):
+def test_models_are_fused_class_by_class_as_in_memory(ranked_graph):
     rankings = readers(ranked_graph, "oof")
-    lazy = FusedRanking(rankings, {"one": 0.3, "two": 0.7}, 2.0, 20)
+    lazy = fuse_models(rankings, {"one": 0.3, "two": 0.7}, 2.0, 20)
     whole = fuse(list(rankings.values()), [0.3, 0.7], 2.0, 20)
     for class_id in whole.class_ids.tolist():
         for got, expected in zip(lazy.entries(class_id), whole.entries(class_id), strict=True):

@@ -164,18 +164,29 @@ def _best_first(sums: np.ndarray, k: int) -> np.ndarray:
 
 
 def average_scores(rankings: Sequence[RankingSource], weights: Sequence[float], k: int = TOP_K) -> Ranking:
-    """Fuse by the weighted mean of the scores instead of the places: the alternative to compare with.
+    """Fuse by the weighted mean of the scores instead of the places, in memory: see `AveragedRanking`."""
+    averaged = AveragedRanking(rankings, weights, k)
+    return Ranking.from_entries(((c, *averaged.entries(c)) for c in averaged.class_ids.tolist()), averaged.segments)
+
+
+class AveragedRanking:
+    """Fusion by the weighted mean of the scores, class by class (a `RankingSource`): the alternative to compare with.
 
     A segment that a list lacks was cut from it: it takes that list's lowest score, the most it can have had. Ties are
-    in the order of (video id, start). Raises DataError when the rankings hold different classes.
+    in the order of (video id, start). Raises DataError when a ranking holds nothing for a class of the others.
     """
-    check_fusion(len(rankings), weights, 1.0, k)
-    segments, rows = unified_segments(rankings)
-    shares = np.asarray(weights, np.float64) / np.sum(weights)
-    entries = []
-    for class_id in union_of_classes(rankings).tolist():
-        sums, met = np.zeros(len(segments)), np.zeros(len(segments), bool)
-        for ranking, share, row in zip(rankings, shares, rows, strict=True):
+
+    def __init__(self, rankings: Sequence[RankingSource], weights: Sequence[float], k: int = TOP_K) -> None:
+        check_fusion(len(rankings), weights, 1.0, k)
+        self._rankings, self.k = list(rankings), k
+        self._shares = np.asarray(weights, np.float64) / np.sum(weights)
+        self.class_ids = union_of_classes(rankings)
+        self.segments, self._rows = unified_segments(rankings)
+
+    def entries(self, class_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Segments int32 [n] and mean scores float32 [n] of a class, best first."""
+        sums, met = np.zeros(len(self.segments)), np.zeros(len(self.segments), bool)
+        for ranking, share, row in zip(self._rankings, self._shares, self._rows, strict=True):
             segment, score = ranking.entries(class_id)
             if not segment.size:
                 raise DataError(f"score average: a ranking holds nothing for class {class_id}")
@@ -184,6 +195,5 @@ def average_scores(rankings: Sequence[RankingSource], weights: Sequence[float], 
             sums += share * float(score[-1])
             sums[segment] += share * (score.astype(np.float64) - float(score[-1]))
         candidates = np.flatnonzero(met)
-        order = _best_first(sums[candidates], k)
-        entries.append((class_id, candidates[order].astype(np.int32), sums[candidates[order]].astype(np.float32)))
-    return Ranking.from_entries(entries, segments)
+        order = _best_first(sums[candidates], self.k)
+        return candidates[order].astype(np.int32), sums[candidates[order]].astype(np.float32)

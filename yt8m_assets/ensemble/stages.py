@@ -1,7 +1,7 @@
 """The ensemble stages: weights searched on the out-of-fold rankings, and the submission made with them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,13 @@ from yt8m_assets.storage import ArtifactStore, Publication, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from yt8m_assets.ensemble.fusion import FusedRanking
     from yt8m_assets.ensemble.search import SearchResult
     from yt8m_assets.ensemble.trial import Trial
     from yt8m_assets.evaluation import Ratings
-    from yt8m_assets.prediction.ranking import RankingReader
+    from yt8m_assets.prediction.ranking import RankingReader, RankingSource
 
 WEIGHTS_FILE = "weights.json"
 TRIALS_FILE = "trials.jsonl"
@@ -175,7 +178,7 @@ def make_submission(recipe: Recipe, store: ArtifactStore, *, progress: Progress)
     with store.publish(node.key, **inputs.publish_arguments()) as publication:
         path = publication.path / SUBMISSION_FILE
         with progress.task("writing submission", len(classes), "classes") as task:
-            fused = FusedRanking(readers, found["weights"], found["w0"], k, on_class=task.advance)
+            fused = _Watched(fuse_models(readers, found["weights"], found["w0"], k), task.advance)
             write_submission(fused, path, classes, k)
         videos = set().union(*(reader.segments.video_ids.tolist() for reader in readers.values()))
         problems = validate_submission(path, classes, videos, k)
@@ -193,27 +196,27 @@ def make_submission(recipe: Recipe, store: ArtifactStore, *, progress: Progress)
     return _result(publication)
 
 
-class FusedRanking:
-    """The fusion of several rankings, computed class by class when it is asked for (a `RankingSource`)."""
+def fuse_models(
+    rankings: "Mapping[str, RankingSource]", weights: Mapping[str, float], w0: float, k: int
+) -> "FusedRanking":
+    """The fusion of the models' rankings with their weights, by model key, computed class by class."""
+    from yt8m_assets.ensemble.fusion import FusedRanking
 
-    def __init__(
-        self, rankings: Mapping[str, Any], weights: Mapping[str, float], w0: float, k: int, on_class: Any = None
-    ) -> None:
-        from yt8m_assets.ensemble.fusion import unified_segments, union_of_classes
+    return FusedRanking(list(rankings.values()), [weights[key] for key in rankings], w0, k)
 
-        self.rankings, self.weights = list(rankings.values()), [weights[key] for key in rankings]
-        self.w0, self.k, self.on_class, self.num_listed = w0, k, on_class, 0
-        self.class_ids = union_of_classes(self.rankings)
-        self.segments = unified_segments(self.rankings)[0]
 
-    def entries(self, class_id: int) -> tuple[Any, Any]:
-        """Segments int32 [n] and fused scores float32 [n] of a class, best first."""
-        from yt8m_assets.ensemble.fusion import fused_classes
+class _Watched:
+    """A ranking that tells how far its reader is, and how much it has read."""
 
-        ((_, segment, score),) = fused_classes(self.rankings, self.weights, self.w0, self.k, [class_id])
+    def __init__(self, ranking: "RankingSource", on_class: Callable[[], None]) -> None:
+        self.class_ids, self.segments = ranking.class_ids, ranking.segments
+        self.num_listed, self._ranking, self._on_class = 0, ranking, on_class
+
+    def entries(self, class_id: int) -> "tuple[np.ndarray, np.ndarray]":
+        """As the ranking's."""
+        segment, score = self._ranking.entries(class_id)
         self.num_listed += len(segment)
-        if self.on_class is not None:
-            self.on_class()
+        self._on_class()
         return segment, score
 
 
