@@ -31,7 +31,7 @@ def test_null_tracking_drops_everything(tmp_path: Path):
 
 def test_memory_tracking_records_and_resumes():
     tracking = MemoryTracking()
-    with pytest.raises(RuntimeError), tracking.run("name", kind="pretraining", params={"a": 1}) as run:  # noqa: PT012
+    with pytest.raises(RuntimeError), tracking.run("name", kind="pretraining", params={"a": 1}) as run:
         run.log_metrics({"train/loss": 1.0}, 0)
         raise RuntimeError("interrupted")
     assert tracking.runs[0].status == "FAILED"

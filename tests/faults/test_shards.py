@@ -66,7 +66,7 @@ def test_f16_every_flipped_bit_is_detected_before_a_video_is_handed_out(tiny):
         content[bit // 8] ^= 1 << bit % 8
         tiny.write_bytes(content)
         videos = []
-        with pytest.raises(CorruptShardError):  # noqa: PT012
+        with pytest.raises(CorruptShardError):
             for video in read_shard(str(tiny), feature_sizes=SIZES):
                 videos.append(video.video_id)
         assert videos == (["aaaa"] if bit // 8 >= first else [])

@@ -47,9 +47,9 @@ def test_f04_f05_disk_full_leaves_the_old_artifact_and_nothing_half(tmp_path: Pa
 
 def test_f05_atomic_write_to_a_full_device_names_the_path(tmp_path: Path) -> None:
     target = tmp_path / "submission.csv"
-    with pytest.raises(StorageError, match=r"submission\.csv.*no space left"), atomic_write(target):
-        with open("/dev/full", "wb", buffering=0) as device:
-            device.write(b"x")
+    full = pytest.raises(StorageError, match=r"submission\.csv.*no space left")
+    with full, atomic_write(target), open("/dev/full", "wb", buffering=0) as device:
+        device.write(b"x")
     assert not list(tmp_path.iterdir())
 
 
