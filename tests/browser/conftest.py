@@ -147,6 +147,5 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """The tests of this folder share one pair of servers, so they run in one process, with time for what they do."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.browser)
             item.add_marker(pytest.mark.timeout(900))
             item.add_marker(pytest.mark.xdist_group("browser"))

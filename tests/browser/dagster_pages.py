@@ -58,7 +58,11 @@ def open_lineage(page: Page, site: str) -> Locator:
     page.get_by_role("button", name="settings", exact=True).last.click()
     page.get_by_role("menuitem", name="Expand all groups").click()
     expect(page).to_have_url(re.compile("expanded="))
-    return page.locator("svg").filter(has=page.locator("foreignObject")).first
+    drawing = page.locator("svg").filter(has=page.locator("foreignObject")).first
+    drawing.get_by_text("leaderboard", exact=True).first.wait_for(state="attached")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("menuitem")).to_have_count(0)
+    return drawing
 
 
 def choose_partition(page: Page, key: str) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Sites
@@ -19,6 +20,7 @@ from tests.browser.dagster_pages import (
 from yt8m_assets.lineage import CODE_VERSIONS
 from yt8m_assets.recipes.schema import SHIFTS
 
+pytestmark = pytest.mark.browser
 Picture = Callable[[Page, str], Path]
 GROUPS = ("data", "models", "predictions", "ensemble")
 PATIENCE = RUN_SECONDS * 1000
@@ -26,9 +28,8 @@ MODEL = "bert_l2h12"
 
 
 def test_the_lineage_shows_every_asset_in_its_group(page: Page, sites: Sites, picture: Picture) -> None:
-    open_lineage(page, sites.dagster)
-    page.reload()  # fits the drawing into the window
-    drawing = page.locator("svg").filter(has=page.locator("foreignObject")).first
+    page.set_viewport_size({"width": 1440, "height": 1060})
+    drawing = open_lineage(page, sites.dagster)
     for name in (*GROUPS, *CODE_VERSIONS):
         expect(drawing.get_by_text(name, exact=True).first).to_be_visible()
     page.wait_for_load_state("networkidle")
