@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("orchestration.cli_commands", "run the whole graph on simulated data and show the result"),
     "materialize": ("orchestration.cli_commands", "bring the graph of a recipe up to date"),
     "predict": ("orchestration.cli_commands", "score a rectangle of models and shifts"),
+    "ablate": ("orchestration.cli_commands", "show what each switch of the recipe is worth, with intervals"),
     "status": ("orchestration.cli_commands", "show what is materialised, stale or missing"),
     "ui": ("orchestration.ui", "serve the Dagster and MLflow pages on this machine"),
     "validate-submission": ("orchestration.cli_files", "check a submission file, line by line"),
@@ -53,6 +54,9 @@ def _add_graph_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
     predict.add_argument("--split", choices=("oof", "test", "both"), default="both", help="which segments")
     predict.add_argument("--models", type=_names, default=(), help="models, separated by commas (default: all)")
     predict.add_argument("--shifts", type=_numbers, default=(), help="--shifts=-1,0,1 in seconds (default: -2 to 2)")
+    ablate = parsers["ablate"]
+    ablate.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    ablate.add_argument("--no-tracking", action="store_true", help="do not keep them as an MLflow run")
 
 
 def _add_file_options(parsers: dict[str, argparse.ArgumentParser]) -> None:

@@ -1,8 +1,10 @@
-"""The commands that work on the graph: demo, materialize, predict, status."""
+"""The commands that work on the graph: demo, materialize, predict, ablate, status."""
 
 import argparse
+import json
 import logging
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -84,6 +86,29 @@ def command_status(arguments: argparse.Namespace) -> int:
 
     recipe, _, settings = prepare(arguments)
     make_console().print(status_table(recipe, open_store(settings)))
+    return 0
+
+
+def command_ablate(arguments: argparse.Namespace) -> int:
+    """Show what each switch of the recipe is worth on the out-of-fold rankings."""
+    from yt8m_assets.ablation import ablate
+    from yt8m_assets.ablation_table import ablation_table
+    from yt8m_assets.tracking import NullTracking, Tracking
+
+    recipe, _, settings = prepare(arguments)
+    tracking: Tracking = NullTracking()
+    if not arguments.no_tracking:
+        from orchestration.resources import make_tracking
+
+        tracking = make_tracking(
+            settings.tracking_uri, settings.artifact_location, settings.spool_path, settings.mlflow_ui_url
+        )
+    store, progress = open_store(settings), default_progress()
+    figures = ablate(recipe, store, tracking=tracking, progress=progress, run_tags={})
+    if arguments.json:
+        sys.stdout.write(json.dumps(figures, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    else:
+        make_console().print(ablation_table(figures))
     return 0
 
 

@@ -36,7 +36,7 @@ def build_definitions(recipe: Recipe, resources: Mapping[str, Any], executor: st
         assets=apply_hints(build_assets(recipe), executor, hints_for(recipe)),
         asset_checks=build_checks(recipe),
         resources=resources,
-        jobs=build_jobs(),
+        jobs=build_jobs(recipe),
         sensors=build_sensors(recipe),
         schedules=build_schedules(),
         executor=executor_for(executor),

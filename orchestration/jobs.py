@@ -4,6 +4,11 @@ from typing import Any
 
 import dagster as dg
 
+from yt8m_assets.assets.shell import ProgressSource
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.tracking import Tracking
+
 HOUR = 3600
 MAX_RUNTIME_SECONDS = {
     "prepare_data": 12 * HOUR,
@@ -11,12 +16,13 @@ MAX_RUNTIME_SECONDS = {
     "predict_rectangle": 48 * HOUR,
     "rank_models": 12 * HOUR,
     "ensemble": 12 * HOUR,
+    "ablate": 12 * HOUR,
 }
 """A worker that dies unseen ends its run after this long."""
 
 
-def build_jobs() -> list[Any]:
-    """The jobs; their partitions are those of their assets."""
+def build_jobs(recipe: Recipe) -> list[Any]:
+    """The jobs; their partitions are those of their assets. `ablate` makes no asset: its table is its output."""
     return [
         _job("prepare_data", ["pretraining_shards", "segment_shards", "test_shards", "holdout_ratings"],
              "List (or simulate) the shards and extract the hold-out ratings."),
@@ -29,7 +35,37 @@ def build_jobs() -> list[Any]:
              "Fuse the shifts of the chosen model into one ranking a split."),
         _job("ensemble", ["ensemble_weights", "submission", "leaderboard"],
              "Search the weights, write the submission and the report."),
+        _ablation_job(recipe),
     ]  # fmt: skip
+
+
+def _ablation_job(recipe: Recipe) -> dg.JobDefinition:
+    @dg.op(out=dg.Out(dg.Nothing), description="Compare the settings of every switch on the out-of-fold rankings.")
+    def compare_switches(
+        context: dg.OpExecutionContext,
+        store: dg.ResourceParam[ArtifactStore],
+        tracking: dg.ResourceParam[Tracking],
+        progress: dg.ResourceParam[ProgressSource],
+    ) -> None:
+        from yt8m_assets.ablation import ablate
+        from yt8m_assets.ablation_table import markdown_table
+
+        tags, shown = {"dagster_run_id": context.run_id}, progress.open(context.log)
+        figures = ablate(recipe, store, tracking=tracking, progress=shown, run_tags=tags)
+        metadata: dict[str, Any] = {"table": dg.MetadataValue.md(markdown_table(figures))}
+        if "mlflow_url" in figures:
+            metadata["mlflow_url"] = dg.MetadataValue.url(figures["mlflow_url"])
+        context.add_output_metadata(metadata)
+
+    @dg.job(
+        name="ablate",
+        description="What each switch (shifts, trimming, candidates, fusion, weights, loss) is worth, with intervals.",
+        tags={"dagster/max_runtime": str(MAX_RUNTIME_SECONDS["ablate"])},
+    )
+    def ablation() -> None:
+        compare_switches()
+
+    return ablation
 
 
 def _job(name: str, assets: list[str], description: str) -> Any:

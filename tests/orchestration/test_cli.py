@@ -145,6 +145,21 @@ def test_status_shows_current_stale_and_missing(run: Run, own_graph: Graph, tmp_
     assert rows["two"][3:5] == ["missing", "2/3"]
 
 
+def test_ablate_prints_a_table_or_json(run: Run, graph: Graph, tmp_path: Path) -> None:
+    code, out, _ = run("ablate", "--state", graph.state.root, "--no-tracking")
+    assert code == 0
+    assert "What each switch is worth, recipe tiny" in out
+    assert "each model's own *" in out
+    code, out, _ = run("ablate", "--state", graph.state.root, "--no-tracking", "--json")
+    figures = json.loads(out)
+    assert code == 0
+    assert {row["stage"] for row in figures["effects"]} >= {"shifts", "trimming", "fusion", "weights", "loss"}
+    assert "mlflow_run_id" not in figures
+    code, out, error = run("ablate", "--state", tmp_path / "empty", "--no-tracking")
+    assert (code, out) == (1, "")
+    assert "holdout_ratings" in error
+
+
 def test_materialize_again_says_that_nothing_was_to_do(run: Run, graph: Graph) -> None:
     code, _, error = run("materialize", "--state", graph.state.root)
     assert code == 0
