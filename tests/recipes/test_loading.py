@@ -25,7 +25,7 @@ def test_overlay_changes_nested_fields_and_nothing_else(tmp_path: Path) -> None:
     path = write(
         tmp_path / "mine.json",
         base="demo",
-        prediction={"top_k": 7, "tta_w0": 2},
+        prediction={"top_k": 7, "tta_w0": 2, "candidate_classes": 20},
         data={"simulation": {"num_test_videos": 9}, "holdout": {"fraction": 0.5}},
         models={"bert_l2h12": {"finetuning": {"num_steps": 3}, "shifts": [0, 2], "overrides": {"num_layers": 1}}},
     )
@@ -33,6 +33,7 @@ def test_overlay_changes_nested_fields_and_nothing_else(tmp_path: Path) -> None:
     assert recipe.name == "mine"
     assert recipe.prediction.top_k == 7
     assert recipe.prediction.tta_w0 == 2.0
+    assert recipe.prediction.candidate_classes == 20
     assert recipe.prediction.batch_size == base.prediction.batch_size
     assert recipe.data.simulation is not None
     assert recipe.data.simulation.num_test_videos == 9
@@ -61,6 +62,7 @@ def test_overlay_may_keep_some_models_and_build_on_another_file(tmp_path: Path) 
         ({"prediction": {"edges": "mirror"}}, r"prediction.edges = 'mirror': choose one of 'clamp', 'wrap'"),
         ({"prediction": 3}, r"prediction = 3: give an object"),
         ({"prediction": {"top_k": 0}}, r"prediction.top_k = 0"),
+        ({"prediction": {"candidate_classes": 0}}, r"prediction.candidate_classes = 0: must be at least 1, or None"),
         ({"models": {"nobody": {}}}, r"unknown model 'nobody'.*bert_l2h12"),
         ({"models": 3}, r"models = 3"),
         ({"models": {"bert_l2h12": {"shifts": 0}}}, r"models.bert_l2h12.shifts = 0: give a list"),
