@@ -25,7 +25,7 @@ test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 test-slow: $(INSTALLED)
-	$(RUN) -m pytest -m slow --timeout 3000 -s
+	$(RUN) -m pytest -m slow --timeout 3000 --log-cli-level=INFO
 
 test-cloud: $(INSTALLED)
 	$(RUN) -m pytest -m cloud --timeout 1200
