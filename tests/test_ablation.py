@@ -39,6 +39,14 @@ def ranking(store, key: str):
     return read_ranking(store.fetch(store.require(key)))
 
 
+def rank_again(recipe, store) -> None:
+    cells = [(m.key, s) for m in recipe.models for s in m.shifts]
+    predict_cells(recipe, store, "oof", cells, tracking=NullTracking(), progress=QUIET)
+    for key in recipe.model_keys:
+        rank_model(recipe, store, "oof", key, progress=QUIET)
+    search_ensemble(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={})
+
+
 def ratings_of(store) -> Ratings:
     return Ratings.read_csv(store.fetch(store.require("holdout_ratings")) / "ratings.csv")
 
@@ -107,6 +115,17 @@ def test_a_switch_is_worth_what_a_pass_with_it_gives(searched, monkeypatch, swit
     assert row["map"] == pytest.approx(ranking_map(new, ratings_of(store)).map, abs=1e-12)
 
 
+def test_figures_from_cut_lists_are_called_approximate(searched):
+    recipe, store = searched
+    assert run(searched)["lists_are_whole"]
+    changed = replace(recipe, prediction=replace(recipe.prediction, top_k=20))
+    rank_again(changed, store)
+    figures = run((changed, store))
+    assert not figures["lists_are_whole"]
+    assert rows(figures, "trimming")["first 1"]["note"].startswith("approximate: the lists are cut")
+    assert rows(figures, "trimming")["off"]["note"] == ""
+
+
 def test_cells_of_other_shifts_are_used_where_they_are_made(searched):
     recipe, store = searched
     assert "-1, 0, +1" not in rows(run(searched), "shifts", "one")
@@ -161,11 +180,7 @@ def test_models_that_differ_in_the_loss_alone_are_compared():
 def test_a_recipe_with_demotions_says_that_they_cannot_be_undone(searched):
     recipe, store = searched
     changed = replace(recipe, prediction=replace(recipe.prediction, trim_start=1))
-    cells = [(m.key, s) for m in recipe.models for s in m.shifts]
-    predict_cells(changed, store, "oof", cells, tracking=NullTracking(), progress=QUIET)
-    for key in recipe.model_keys:
-        rank_model(changed, store, "oof", key, progress=QUIET)
-    search_ensemble(changed, store, tracking=NullTracking(), progress=QUIET, run_tags={})
+    rank_again(changed, store)
     figures = run((changed, store))
     for stage in ("trimming", "candidates"):
         (row,) = rows(figures, stage).values()

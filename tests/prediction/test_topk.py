@@ -171,6 +171,19 @@ def test_the_original_inference_ranks_the_same_ids(name, shift, top_classes, k):
         assert set(kept) == set(ids)
 
 
+def test_the_memory_it_names_is_what_full_buffers_take():
+    ids = np.array([f"v{number:05d}" for number in range(20_000)])
+    segments = Segments(video_ids=ids, video=np.arange(ids.size), start=np.zeros(ids.size, np.int32))
+    tracemalloc.start()
+    best = StreamingTopK(np.arange(10), 30_000, segments)
+    assert best.max_bytes == 10 * (20_000 * 8 + 8192 * 4)  # the buffers are longer, but never filled
+    cut = StreamingTopK(np.arange(10), 5000, segments)
+    before, _ = tracemalloc.get_traced_memory()
+    del cut
+    assert before - tracemalloc.get_traced_memory()[0] == pytest.approx(10 * ((5000 + 8192) * 8 + 8192 * 4), rel=0.1)
+    tracemalloc.stop()
+
+
 def test_finishing_takes_no_second_copy_of_the_lists():
     """At full size the lists of one cell are 0.8 GB: they are sorted and closed up where they lie."""
     classes, k, size = 60, 10_000, 40_000

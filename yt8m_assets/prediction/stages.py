@@ -159,6 +159,8 @@ class _Pass:
             members.append(member)
             by_cell |= {(key, cell.shift): cell for cell in member.cells}
         if members:
+            needed = sum(cell.best.max_bytes for cell in by_cell.values())
+            self.progress.log(f"the best segments of {len(by_cell)} cells take up to {needed / 1e9:.2f} GB of memory")
             self.statistics = score_videos(videos, index, members, options, device=device, progress=self.progress)
             self.metrics["prediction/segments_per_second"] = self.rate
         for cell, scores in by_cell.items():

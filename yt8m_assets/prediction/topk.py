@@ -42,6 +42,12 @@ class StreamingTopK:
         self._count = np.zeros(self.class_ids.size, np.int64)
         self._threshold = np.full(self.class_ids.size, -np.inf, np.float32)
 
+    @property
+    def max_bytes(self) -> int:
+        """What the buffers can come to take, however many segments there are."""
+        reached = min(self._capacity, len(self._segments)) if isinstance(self._segments, Segments) else self._capacity
+        return self.class_ids.size * (reached * 8 + _BLOCK * 4)
+
     def update(self, scores: np.ndarray, rows: np.ndarray | int) -> None:
         """Take in scores float32 [n, C] of the segments in `rows` (int [n], or the first of n consecutive rows).
 
