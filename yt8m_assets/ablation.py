@@ -228,7 +228,7 @@ def _ensemble_shift_settings(recipe: Recipe, oof: "OofRankings") -> list[Setting
 def _demotion_settings(
     oof: "OofRankings", trims: Sequence[tuple[int, int]] = (), candidates: Sequence[int] = ()
 ) -> list[Setting]:
-    note = "" if oof.lists_are_whole else "approximate: the lists are cut at top_k, what lies behind cannot come forward"
+    note = "" if oof.lists_are_whole else "approximate: the lists are cut at top_k, the rest cannot come forward"
     rows = [Setting("off", partial(oof.fused, oof.searched, oof.w0), in_recipe=True)]
     for trim in trims:
         edges = " and ".join(f"{name} {size}" for name, size in zip(("first", "last"), trim, strict=True) if size)
