@@ -105,6 +105,13 @@ def test_switched_on_candidates_are_part_of_a_cell_and_switched_off_ones_are_not
     assert "finetuned_model/bert_l2h12" not in stale(changed, store)
 
 
+def test_how_a_training_is_executed_makes_nothing_stale(recipe: Recipe, store: ArtifactStore) -> None:
+    put_all(recipe, store)
+    first, second = recipe.models
+    elsewhere = replace(second, finetuning=replace(second.finetuning, num_processes=2, log_every=7, compile=True))
+    assert stale(replace(recipe, models=(first, elsewhere)), store) == set()
+
+
 def test_a_parent_made_again_with_equal_bytes_changes_nothing(recipe: Recipe, store: ArtifactStore) -> None:
     put_all(recipe, store)
     put(recipe, store, Node("finetuned_model", "bert_l2h12"))

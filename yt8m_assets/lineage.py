@@ -11,6 +11,7 @@ from typing import Any
 from yt8m_assets.errors import MissingArtifactError
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_text
+from yt8m_assets.training.config import EXECUTION_FIELDS, TrainingConfig
 
 CODE_VERSIONS: Mapping[str, str] = {
     "pretraining_shards": "1",
@@ -131,9 +132,9 @@ def config_slice(recipe: Recipe, node: Node) -> dict[str, Any]:
     model = recipe.model(node.model)
     architecture = {"architecture": model.architecture, "overrides": plain(model.overrides), **record}
     if node.asset == "pretrained_model":
-        return {**architecture, "training": plain(model.pretraining), "seed": recipe.seed}
+        return {**architecture, "training": _computed(model.pretraining), "seed": recipe.seed}
     if node.asset == "finetuned_model":
-        return {**architecture, "training": plain(model.finetuning), "seed": recipe.seed}
+        return {**architecture, "training": _computed(model.finetuning), "seed": recipe.seed}
     if node.asset in ("oof_ranking", "test_ranking"):
         fusion = {"tta_w0": recipe.prediction.tta_w0, "top_k": recipe.prediction.top_k}
         return {**fusion, "shifts": sorted(model.shifts)}
@@ -144,6 +145,10 @@ def config_slice(recipe: Recipe, node: Node) -> dict[str, Any]:
     ):  # absent when off: what was made before it existed stays current
         settings["candidate_classes"] = recipe.prediction.candidate_classes
     return settings
+
+
+def _computed(training: TrainingConfig) -> dict[str, Any]:
+    return {name: value for name, value in plain(training).items() if name not in EXECUTION_FIELDS}
 
 
 def _simulation(recipe: Recipe) -> dict[str, Any]:

@@ -5,6 +5,17 @@ from typing import Literal
 
 from yt8m_assets.errors import ConfigError
 
+EXECUTION_FIELDS = (
+    "num_processes",
+    "accumulation",
+    "compile",
+    "activation_checkpointing",
+    "checkpoint_every",
+    "log_every",
+    "deterministic",
+)
+"""Fields of TrainingConfig that say how a run is executed, not what it computes: changing them redoes nothing."""
+
 
 def _require(condition: bool, field: str, value: object, rule: str) -> None:
     if not condition:

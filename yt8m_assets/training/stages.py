@@ -27,16 +27,6 @@ __all__ = ["finetune", "load_model", "pretrain", "publish_imported"]
 
 logger = logging.getLogger(__name__)
 
-EXECUTION_FIELDS = (
-    "num_processes",
-    "accumulation",
-    "compile",
-    "activation_checkpointing",
-    "checkpoint_every",
-    "log_every",
-    "deterministic",
-)
-"""Fields of TrainingConfig that say how a run is executed, not what it computes: a checkpoint survives their change."""
 REPORTED = (
     "steps",
     "parameters",
@@ -97,11 +87,9 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
     finetunes = node.asset == "finetuned_model"
     shards_asset = "segment_shards" if finetunes else "pretraining_shards"
     shards = read_shards(store, shards_asset)
-    training = inputs.config["training"]
-    computed = {name: value for name, value in training.items() if name not in EXECUTION_FIELDS}
     identity = {
         "code_version": CODE_VERSIONS[node.asset],
-        "config": {**inputs.config, "training": computed},
+        "config": inputs.config,
         "parents": inputs.parents,
     }
     return TrainingJob(
