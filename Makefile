@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test test-slow test-cloud test-browser test-all ui lint bench setup clean-state
+.PHONY: demo test test-slow test-cloud test-browser test-all ui lint bench rehearsal setup clean-state
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -44,7 +44,10 @@ lint: $(INSTALLED)
 	$(RUN) -m mypy
 
 bench: $(INSTALLED)
-	@for script in tests/benchmarks/bench_*.py; do $(RUN) -m $$(echo $$script | sed 's#/#.#g; s#\.py$$##') || exit 1; done
+	@for name in reader models prediction training topk_to_search; do $(RUN) -m tests.benchmarks.bench_$$name || exit 1; done
+
+rehearsal: $(INSTALLED)
+	$(RUN) -m tests.benchmarks.bench_rehearsal
 
 clean-state:
 	rm -rf .state
