@@ -55,7 +55,8 @@ def command_materialize(arguments: argparse.Namespace) -> int:
     progress = default_progress()
     started = time.monotonic()
     with open_driver(recipe, state, settings, progress) as driver:
-        outcome = driver.materialize(models=arguments.models, until=arguments.until)
+        options = {"until": arguments.until, "allow_fallback": arguments.allow_fallback}
+        outcome = driver.materialize(models=arguments.models, **options)
     made = outcome.num_nodes - outcome.num_current
     elapsed = format_seconds(time.monotonic() - started)
     progress.log(f"recipe {recipe.name}: {made} made, {outcome.num_current} were up to date, in {elapsed}")
@@ -117,7 +118,7 @@ def command_demo(arguments: argparse.Namespace) -> int:
     from orchestration.status import demo_summary
 
     arguments.recipe = arguments.recipe or "demo"
-    arguments.models, arguments.until = (), None
+    arguments.models, arguments.until, arguments.allow_fallback = (), None, False
     command_materialize(arguments)
     recipe, _, settings = prepare(arguments)
     console = make_console()

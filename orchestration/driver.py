@@ -18,6 +18,7 @@ from orchestration.plan import ManifestCache, Step, groups, required_nodes, step
 from orchestration.resources import FixedProgress, make_tracking
 from orchestration.settings import Settings
 from orchestration.state import State
+from yt8m_assets.assets.models import FALLBACK_TAG
 from yt8m_assets.assets.shell import DRIVER_TAG
 from yt8m_assets.lineage import Node
 from yt8m_assets.progress import Progress
@@ -59,6 +60,7 @@ class Driver:
             self.job = self.definitions.resolve_implicit_global_asset_job_def()
         self.cache = ManifestCache(store)
         self.records = Records(instance)
+        self.tags: dict[str, str] = {}
 
     def __enter__(self) -> "Driver":
         return self
@@ -66,8 +68,14 @@ class Driver:
     def __exit__(self, *_: object) -> None:
         self.instance.dispose()
 
-    def materialize(self, *, models: Sequence[str] = (), until: str | None = None) -> Outcome:
-        """Bring the required nodes up to date. Raises the first error of a stage, or a failed check's failure."""
+    def materialize(
+        self, *, models: Sequence[str] = (), until: str | None = None, allow_fallback: bool = False
+    ) -> Outcome:
+        """Bring the required nodes up to date. Raises the first error of a stage, or a failed check's failure.
+
+        `allow_fallback` lets training resume from an older checkpoint where the newest is damaged.
+        """
+        self.tags = {FALLBACK_TAG: "true"} if allow_fallback else {}
         required = required_nodes(self.recipe, models, until)
         return self._materialize(required)
 
@@ -104,7 +112,7 @@ class Driver:
 
     def run(self, step: Step) -> str:
         """Run a step; returns the run's id. Raises the stage's own error."""
-        tags = {DRIVER_TAG: driver_mark()}
+        tags = {DRIVER_TAG: driver_mark(), **self.tags}
         if step.first is not None and step.last != step.first:
             tags |= {RANGE_START: step.first, RANGE_END: str(step.last)}
         try:

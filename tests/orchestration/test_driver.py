@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from orchestration.plan import Step, required_nodes
 from tests.orchestration.conftest import Graph, RecordingProgress
 from yt8m_assets.errors import ConfigError, MissingArtifactError, Yt8mError
 from yt8m_assets.lineage import Node, current_manifest
+from yt8m_assets.progress import NullProgress, Task
 from yt8m_assets.submission import validate_submission
 
 ROOT = Path(__file__).parents[2]
@@ -149,6 +152,8 @@ def test_a_wider_rectangle_of_cells(own_graph: Graph) -> None:
         assert (outcome.num_nodes, outcome.num_current) == (4, 1)
         assert progress.steps == ["oof_predictions  one|-2 ... one|-1", "oof_predictions  two|-2"]
         assert not driver.predict(["oof_predictions"], ["one", "two"], [-2, -1]).runs
+    assert not stale_causes(own_graph, "leaderboard", None)
+    with own_graph.open() as driver:
         assert not driver.materialize().runs
         with pytest.raises(ConfigError, match="one, two"):
             driver.predict(["oof_predictions"], ["three"], [0])
@@ -228,6 +233,49 @@ def test_a_killed_pass_continues(own_graph: Graph) -> None:
     assert progress.steps == ["finetuned_model  two"]
     assert own_graph.store.require("finetuned_model/two").metadata["resumed_from_step"] == 2
     assert own_graph.store.require("finetuned_model/one") == kept
+
+
+class InterruptingProgress(NullProgress):
+    """Raises in the middle of the third step of a task."""
+
+    @contextmanager
+    def task(self, title: str, total: int | None = None, unit: str = "it") -> Iterator[Task]:
+        with super().task(title, total, unit) as task:
+            yield _Interrupting(task) if "finetuning" in title else task
+
+
+class _Interrupting:
+    def __init__(self, task: Task) -> None:
+        self.task, self.count = task, 0
+
+    def advance(self, count: int = 1) -> None:
+        self.count += count
+        if self.count == 3:
+            raise RuntimeError("pulled the plug")
+        self.task.advance(count)
+
+    def update(self, **fields: object) -> None:
+        self.task.update(**fields)
+
+
+def test_f08_a_damaged_newest_checkpoint_is_passed_over_only_when_asked(own_graph: Graph) -> None:
+    own_graph.store.delete("finetuned_model/two")
+    first, second = own_graph.recipe.models
+    finetuning = replace(second.finetuning, checkpoint_every=1)
+    often = replace(own_graph.recipe, models=(first, replace(second, finetuning=finetuning)))
+    with own_graph.open(often, InterruptingProgress()) as driver, pytest.raises(Yt8mError, match="pulled the plug"):
+        driver.materialize(until="finetuned_model")
+    keys = own_graph.store.list_keys("checkpoints/finetuned_model/two")
+    newest = own_graph.store.require(max(key for key in keys if "step-" in key))
+    weights = own_graph.store.fetch(newest) / next(name for name in newest.files if name.endswith(".safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with own_graph.open(often) as driver:
+        with pytest.raises(Yt8mError, match="--allow-fallback"):
+            driver.materialize(until="finetuned_model")
+        driver.materialize(until="finetuned_model", allow_fallback=True)
+    assert own_graph.store.require("finetuned_model/two").metadata["resumed_from_step"] == 1
 
 
 def test_an_unknown_fault_is_one_message(own_graph: Graph) -> None:

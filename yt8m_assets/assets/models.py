@@ -16,6 +16,15 @@ def _options(recipe: Recipe, name: str, deps: list[str]) -> dict[str, Any]:
     return asset_options(name, "models", {"pytorch", "mlflow"}, deps=deps, pool=GPU_POOL, **options)
 
 
+FALLBACK_TAG = "yt8m/allow_fallback"
+"""Run tag: with the value "true", a damaged newest checkpoint is passed over for the one before it."""
+
+
+def falls_back(context: dg.AssetExecutionContext) -> bool:
+    """Whether the run was launched with the fallback tag."""
+    return context.run.tags.get(FALLBACK_TAG) == "true"
+
+
 @beta_accepted()
 def build_model_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
     """The two assets of the models group, partitioned by model."""
@@ -34,8 +43,8 @@ def build_model_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         shown = progress.open(context.log)
         with stage_errors(context):
             for key in context.partition_keys:
-                tags = run_tags(context, key)
-                results[key] = pretrain(recipe, store, key, tracking=tracking, progress=shown, run_tags=tags)
+                options = {"run_tags": run_tags(context, key), "allow_fallback": falls_back(context)}
+                results[key] = pretrain(recipe, store, key, tracking=tracking, progress=shown, **options)
         return materialization(context, store, results)
 
     @dg.asset(**_options(recipe, "finetuned_model", deps=["pretrained_model", "segment_shards", "holdout_ratings"]))
@@ -52,8 +61,8 @@ def build_model_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         shown = progress.open(context.log)
         with stage_errors(context):
             for key in context.partition_keys:
-                tags = run_tags(context, key)
-                results[key] = finetune(recipe, store, key, tracking=tracking, progress=shown, run_tags=tags)
+                options = {"run_tags": run_tags(context, key), "allow_fallback": falls_back(context)}
+                results[key] = finetune(recipe, store, key, tracking=tracking, progress=shown, **options)
         return materialization(context, store, results)
 
     return [pretrained_model, finetuned_model]
