@@ -114,6 +114,7 @@ def bert_inference(options: argparse.Namespace, device: torch.device) -> None:
     """Our fastest exact-to-bfloat16 scoring of the rated classes, against the whole naive model in float32."""
     model = create_model("bert_mean_l2h12", options.num_classes).to(device).eval()
     restricted = model.restrict_classes(torch.arange(min(NUM_RATED, options.num_classes)))
+    restricted.hold_linear_weights(torch.bfloat16)  # as prediction does
     if options.compile:
         restricted.compile()
     naive = NaiveBert(options.num_classes, concat=False).to(device).eval()
