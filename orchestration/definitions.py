@@ -33,7 +33,7 @@ def build_definitions(recipe: Recipe, resources: Mapping[str, Any], executor: st
     from orchestration.hints import apply_hints, hints_for
 
     return dg.Definitions(
-        assets=apply_hints(build_assets(recipe), executor, hints_for(recipe)),
+        assets=dg.with_source_code_references(apply_hints(build_assets(recipe), executor, hints_for(recipe))),
         asset_checks=build_checks(recipe),
         resources=resources,
         jobs=build_jobs(recipe),

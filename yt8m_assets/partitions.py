@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.lineage import Node
+from yt8m_assets.lineage import Node, nodes
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
 
 MODEL = "model"
@@ -44,6 +44,11 @@ def by_model() -> dg.MultiToSingleDimensionPartitionMapping:
 def cell_key(model: str, shift: int) -> str:
     """The partition key of a cell."""
     return f"{model}|{shift}"
+
+
+def required_cells(recipe: Recipe) -> list[str]:
+    """The partition keys of the cells that the recipe's rankings fuse."""
+    return [cell_key(str(node.model), int(node.shift or 0)) for node in nodes(recipe, "oof_predictions")]
 
 
 def parse_cell(key: str) -> tuple[str, int]:

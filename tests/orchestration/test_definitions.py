@@ -14,6 +14,7 @@ from orchestration.settings import Settings
 from orchestration.state import prepare_state
 from tests.tiny import tiny_recipe
 from yt8m_assets.lineage import ASSETS, CODE_VERSIONS, Node, nodes, parents
+from yt8m_assets.partitions import partition_key
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
 
@@ -72,6 +73,25 @@ def test_a_model_maps_to_its_cells(tmp_path: Path) -> None:
     keys = graph.get_parent_partition_keys_for_child("two", dg.AssetKey("oof_predictions"), dg.AssetKey("oof_ranking"))
     found = set(keys.partitions_subset.get_partition_keys())
     assert found == {f"two|{shift}" for shift in range(-2, 3)}
+
+
+def test_the_leaderboard_depends_on_the_recipes_cells_only(tmp_path: Path) -> None:
+    """Shifts that no ranking fuses may come and go; of this recipe `one|-1` is such a cell."""
+    recipe = tiny_recipe()
+    graph = definitions(tmp_path, recipe).resolve_asset_graph()
+    for asset, parent in [("leaderboard", "oof_predictions"), ("ensemble_weights", "oof_ranking")]:
+        keys = graph.get_parent_partition_keys_for_child(None, dg.AssetKey(parent), dg.AssetKey(asset))
+        found = set(keys.partitions_subset.get_partition_keys())
+        assert found == {partition_key(node) for node in nodes(recipe, parent)}, asset
+
+
+def test_the_page_of_an_asset_leads_to_its_source(tmp_path: Path) -> None:
+    graph = definitions(tmp_path, tiny_recipe()).resolve_asset_graph()
+    for asset in ASSETS:
+        (reference,) = graph.get(dg.AssetKey(asset)).metadata["dagster/code_references"].code_references
+        path = Path(reference.file_path)
+        assert path.parent == ROOT / "yt8m_assets" / "assets"
+        assert path.read_text().splitlines()[reference.line_number - 1].strip().startswith("@dg.asset(")
 
 
 def test_every_job_has_a_limit(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from yt8m_assets.assets.shell import ProgressSource, asset_options, materialization, run_tags, stage_errors
+from yt8m_assets.partitions import required_cells
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import Tracking
@@ -45,8 +46,12 @@ def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
 
 
 def _leaderboard(recipe: Recipe) -> dg.AssetsDefinition:
-    models = ["finetuned_model", "oof_predictions", "oof_ranking"]
-    parents = [*models, "holdout_ratings", "segment_shards", "ensemble_weights", "submission"]
+    cells = dg.SpecificPartitionsPartitionMapping(required_cells(recipe))
+    parents = [
+        "finetuned_model",
+        dg.AssetDep("oof_predictions", partition_mapping=cells),  # a shift that no ranking fuses changes nothing here
+        *("oof_ranking", "holdout_ratings", "segment_shards", "ensemble_weights", "submission"),
+    ]
 
     @dg.asset(**asset_options("leaderboard", "ensemble", {"html"}, deps=parents))
     def leaderboard(

@@ -29,7 +29,12 @@ def _options(name: str, kinds: set[str], **options: Any) -> dict[str, Any]:
 def _predictions(recipe: Recipe, split: Split) -> dg.AssetsDefinition:
     description = (
         f"Per-class rankings of the {_SEGMENTS[split]} by one model, with the 5-second window shifted by -2 to +2 "
-        "seconds. A run over several cells reads the data once; a model's ranking needs only the shifts of its recipe."
+        "seconds.\n\n"
+        "A model's ranking needs only the shifts of its recipe row; the other cells are optional and stay grey until "
+        "somebody asks for them.\n\n"
+        "One run takes a contiguous rectangle of the grid (neighbouring models by neighbouring shifts) and reads the "
+        "data once; any other selection is split into several runs, each of which reads the data. The job "
+        "`predict_rectangle` and the command `yt8m predict` take a rectangle in one run."
     )
     deps = [dg.AssetDep("finetuned_model", partition_mapping=by_model()), dg.AssetDep(_SHARDS[split])]
     options = {"partitions_def": cell_partitions(recipe), "pool": GPU_POOL, "deps": deps, "description": description}
