@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from orchestration.state import DRIVER_CONFIG, State
-from yt8m_assets.assets.shell import DRIVER_TAG
+from yt8m_assets.assets.shell import DRIVER_TAG, runs_in_driver
 from yt8m_assets.lineage import Node
 from yt8m_assets.partitions import partition_key
 
@@ -27,7 +27,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Mark the runs of dead command-line processes on this host as failed and free their pool slots; their ids."""
     ended = []
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
-        if DRIVER_TAG in run.tags and not driver_lives(run.tags[DRIVER_TAG]):
+        if runs_in_driver(run) and not driver_lives(run.tags[DRIVER_TAG]):
             instance.report_run_failed(run, "The process that executed this run ended without a word.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             ended.append(run.run_id)

@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 
 from tests.assets.support import PNG, publish
-from yt8m_assets.assets.display import MAX_LISTED_FILES, MAX_PLOT_SIZE, manifest_metadata
-from yt8m_assets.assets.shell import DRIVER_TAG, RETRY, materialization, run_tags, stage_errors
+from yt8m_assets.assets.display import MAX_LISTED_FILES, MAX_PLOT_SIZE, manifest_metadata, metadata_value
+from yt8m_assets.assets.shell import DRIVER_TAG, RETRY, materialization, run_tags, runs_in_driver, stage_errors
 from yt8m_assets.errors import ConfigError, PartitionBusyError
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.training.interruption import TrainingPreempted
@@ -66,15 +66,33 @@ def test_who_was_asked_to_stop_does_not_go_on_in_the_command_line() -> None:
     assert run(failing_asset(TrainingPreempted(3), attempts, times=2)).success
 
 
+def test_a_reexecution_from_a_page_is_not_the_command_lines() -> None:
+    """Dagster copies the tags of the run that is executed again."""
+    tags = {DRIVER_TAG: "host 1 2"}
+    assert runs_in_driver(dg.DagsterRun("job", run_id="a", tags=tags))
+    assert not runs_in_driver(dg.DagsterRun("job", run_id="b", tags=tags, parent_run_id="a", root_run_id="a"))
+    assert not runs_in_driver(dg.DagsterRun("job", run_id="c"))
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.123456789, 0.123457), (1e-9 / 3, 3.33333e-10), (12345678, 12345678)])
+def test_numbers_are_short_also_in_lists_and_tables(value: float, shown: float) -> None:
+    assert metadata_value(value) == shown
+    assert metadata_value({"a": [value, "x"]}) == dg.MetadataValue.json({"a": [shown, "x"]})
+
+
 def test_metadata_says_what_a_person_wants_first(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path))
     numbers = {"map": 0.5, "steps": 3, "mlflow_url": "http://127.0.0.1:5000/#/x", "candidates": {"a": 1}, "best": None}
+    numbers |= {"gain_of_tta": -0.1234567, "start_map": 0.4, "weights": "ema", "seconds": 1234567.8, "imported": True}
     manifest = publish(store, "thing", {"a.txt": b"a", "report/curve.png": PNG, "report/page.html": b"<p>"}, numbers)
     shown = manifest_metadata(store, StageResult(manifest))
-    assert list(shown)[:6] == ["map", "steps", "mlflow_url", "best", "candidates", "plot: curve"]
-    assert shown["map"] == 0.5
+    quality = ["map_at_100000", "start_map", "gain_of_tta", "seconds", "steps"]
+    assert list(shown)[:10] == [*quality, "mlflow_url", "weights", "best", "candidates", "imported"]
+    assert list(shown)[10] == "plot: curve"
+    assert [shown[name] for name in quality] == [0.5, 0.4, -0.123457, 1234570.0, 3]
     assert shown["mlflow_url"] == dg.MetadataValue.url("http://127.0.0.1:5000/#/x")
     assert shown["candidates"] == dg.MetadataValue.json({"a": 1})
+    assert shown["imported"] is True
     picture = shown["plot: curve"].value
     assert base64.b64decode(picture.split("base64,")[1].rstrip(")")) == PNG
     assert Path(shown["page.html"].value).read_bytes() == b"<p>"
@@ -82,6 +100,9 @@ def test_metadata_says_what_a_person_wants_first(tmp_path: Path) -> None:
     assert shown["digest"] == manifest.digest
     assert shown["size_bytes"] == manifest.size
     assert shown["reused"] is False
+    again = manifest_metadata(store, StageResult(manifest, reused=True))
+    assert next(iter(again.items())) == ("reused", True)
+    assert again | {"reused": False} == shown
     assert f"`{manifest.files['a.txt']['sha256'][:16]}`" in shown["files"].value
 
 
@@ -110,7 +131,7 @@ def test_each_partition_of_a_run_gets_its_own_metadata(tmp_path: Path) -> None:
     for _ in range(2):
         result = run(thing, tags=tags)
         events = {event.partition: event.materialization for event in result.get_asset_materialization_events()}
-        assert {key: event.metadata["map"].value for key, event in events.items()} == {"one": 0, "two": 1}
+        assert {key: event.metadata["map_at_100000"].value for key, event in events.items()} == {"one": 0, "two": 1}
         assert {key: event.metadata["digest"].value for key, event in events.items()} == {
             key: manifest.digest for key, manifest in published.items()
         }

@@ -100,6 +100,6 @@ def test_the_metadata_leads_to_the_mlflow_run_and_back(page: Page, sites: Sites)
         link.click()
     run_page = opened.value
     expect(run_page.get_by_role("heading", name="BERT (L2 H12) finetuning")).to_be_visible()
-    best = f"{recorded['metadata']['map']:.4f}"
+    best = f"{recorded['metadata']['map_at_100000']:.4f}"
     expect(run_page.get_by_role("row", name="holdout/best_map_at_100000").first).to_contain_text(best)
     expect(run_page.get_by_text(recorded["runId"][:16]).first).to_be_visible()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import dagster as dg
 
+from yt8m_assets.assets.display import shown_values
 from yt8m_assets.audit import Verdict
 from yt8m_assets.lineage import Node
 from yt8m_assets.partitions import nodes_of
@@ -43,8 +44,9 @@ def _check(recipe: Recipe, asset: str, name: str, function: Audit) -> dg.AssetCh
         run = context.op_execution_context
         keys = list(run.partition_keys) if run.has_partition_key_range or run.has_partition_key else [None]
         verdict = function(recipe, store, nodes_of(asset, keys))
-        problems = dg.MetadataValue.md("\n".join(f"- {problem}" for problem in verdict.problems) or "none")
-        metadata = {"problems": problems, "checked": verdict.checked, **verdict.numbers}
+        found = "\n".join(f"- {problem}" for problem in verdict.problems)
+        problems = dg.MetadataValue.md(found) if found else dg.MetadataValue.text("none")
+        metadata = {"problems": problems, "checked": verdict.checked, **shown_values(verdict.numbers)}
         severity = dg.AssetCheckSeverity.WARN if name == FRESHNESS else dg.AssetCheckSeverity.ERROR
         return dg.AssetCheckResult(
             passed=verdict.passed, severity=severity, metadata=metadata, description=verdict.summary

@@ -1,6 +1,8 @@
-"""A manifest as Dagster metadata: the numbers first, then plots, links and where the files are."""
+"""A manifest as Dagster metadata: the quality first, then plots, links and where the files are."""
 
 import base64
+import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,6 +16,11 @@ MAX_PLOTS = 6
 """Plots shown inline."""
 MAX_LISTED_FILES = 50
 """Files listed by name."""
+SIGNIFICANT_DIGITS = 6
+"""Of the numbers shown; the manifest keeps them all."""
+SHOWN_NAMES = {"map": "map_at_100000"}
+"""One name for one figure: stages call the hold-out MAP at 100,000 by either."""
+_QUALITY, _GAIN = re.compile(r"(^|_)map(_|$)"), re.compile(r"(^|_)gain(_|$)")
 
 
 def metadata_value(value: Any) -> Any:
@@ -22,23 +29,39 @@ def metadata_value(value: Any) -> Any:
         return dg.MetadataValue.url(value)
     if isinstance(value, str) and value.startswith("|") and "\n|" in value:
         return dg.MetadataValue.md(value)
-    if isinstance(value, bool | int | float | str):
-        return value
     if value is None:
         return dg.MetadataValue.null()
-    return dg.MetadataValue.json(value)
+    short = rounded(value)
+    return short if isinstance(short, bool | int | float | str) else dg.MetadataValue.json(short)
+
+
+def rounded(value: Any) -> Any:
+    """A JSON value with every float at six significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {name: rounded(item) for name, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def shown_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values under the names that people read, in the order in which they ask."""
+    ordered = sorted(((SHOWN_NAMES.get(name, name), value) for name, value in values.items()), key=reading_order)
+    return {name: metadata_value(value) for name, value in ordered}
 
 
 def reading_order(item: tuple[str, Any]) -> tuple[int, str]:
-    """Quality first, then numbers, texts and links, and last what needs a click to be read."""
+    """Every MAP, then gains, other numbers, the way to MLflow, tables and texts, and last what needs a click."""
     name, value = item
-    if isinstance(value, str) and value.startswith("|"):
-        return 0, name
-    if "map" in name and isinstance(value, int | float):
-        return 0, name
-    if isinstance(value, int | float):
-        return 1, name
-    return (2 if isinstance(value, str) else 3), name
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if _QUALITY.search(name):
+            return (0 if name.startswith("map") else 1), name
+        return (2 if _GAIN.search(name) else 3), name
+    if name == "mlflow_url":
+        return 4, name
+    if isinstance(value, str):
+        return (5 if value.startswith("|") else 6), name
+    return 7, name
 
 
 def plots(store: ArtifactStore, manifest: Manifest) -> dict[str, Any]:
@@ -64,7 +87,8 @@ def manifest_metadata(store: ArtifactStore, result: StageResult) -> dict[str, An
     manifest = result.manifest
     pages = [name for name in sorted(manifest.files) if name.startswith(f"{REPORT_FOLDER}/") and name.endswith(".html")]
     return {
-        **{name: metadata_value(value) for name, value in sorted(manifest.metadata.items(), key=reading_order)},
+        **({"reused": True} if result.reused else {}),  # nothing was computed: the first thing to know
+        **shown_values(manifest.metadata),
         **plots(store, manifest),
         **{PurePosixPath(name).name: dg.MetadataValue.path(store.uri(manifest, name)) for name in pages},
         "uri": dg.MetadataValue.path(store.uri(manifest)),
@@ -73,7 +97,7 @@ def manifest_metadata(store: ArtifactStore, result: StageResult) -> dict[str, An
         "digest": manifest.digest,
         "fingerprint": manifest.fingerprint,
         "generation": manifest.generation,
-        "reused": result.reused,
+        **({} if result.reused else {"reused": False}),
     }
 
 

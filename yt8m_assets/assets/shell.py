@@ -52,8 +52,16 @@ def asset_options(name: str, group: str, kinds: set[str], **options: Any) -> dic
     }
 
 
-DRIVER_TAG = "yt8m/driver"
-"""Tag of the runs that the command line executes in its own process: who was asked to stop must not go on there."""
+DRIVER_TAG = ".dagster/yt8m_driver"
+"""Tag of the runs that the command line executes in its own process: who was asked to stop must not go on there.
+
+Names the process; pages leave out tags with this prefix.
+"""
+
+
+def runs_in_driver(run: dg.DagsterRun) -> bool:
+    """Whether the command line executes the run; a re-execution from a page has its tags, but not its process."""
+    return DRIVER_TAG in run.tags and run.parent_run_id is None
 
 
 @contextmanager
@@ -64,7 +72,7 @@ def stage_errors(context: dg.AssetExecutionContext) -> Iterator[None]:
     except dg.Failure:
         raise
     except Exception as error:
-        in_driver = DRIVER_TAG in context.run.tags
+        in_driver = runs_in_driver(context.run)
         preempted = getattr(error, "exit_code", None) is not None
         if isinstance(error, TransientError) and not (in_driver and preempted):
             raise
