@@ -79,7 +79,7 @@ def test_mlflow_run_holds_what_was_logged(tracking: MlflowTracking, mlflow_uri: 
     assert (folder / "report" / "loss.png").read_bytes() == b"picture"
     assert stored.info.artifact_uri.startswith(str(tmp_path / "artifacts"))
     experiment = client.get_experiment_by_name("yt8m").experiment_id
-    assert run.url == f"http://ui:5000/#/experiments/{experiment}/runs/{run.run_id}"
+    assert run.url == f"http://ui:5000/#/experiments/{experiment}/runs/{run.run_id}?workflowType=machine_learning"
     assert not list(tracking.spool.folder.iterdir())
 
 
@@ -114,11 +114,12 @@ def test_champion_moves_only_to_a_better_model(tracking: MlflowTracking, mlflow_
     client = MlflowClient(mlflow_uri)
     champions = []
     for metric in (0.70, 0.65, 0.72):
-        with tracking.run("name", kind="finetuning", tags={"recipe": "demo"}) as run:
+        with tracking.run("name", kind="finetuning", model="tiny", tags={"recipe": "demo"}) as run:
             version = run.register_model("yt8m-tiny", tmp_path / "model", metric=metric, description="A tiny model.")
         stored = client.get_model_version("yt8m-tiny", version)
         assert (stored.run_id, stored.description, stored.tags["recipe"]) == (run.run_id, "A tiny model.", "demo")
         assert float(stored.tags["metric"]) == metric
+        assert client.get_run(run.run_id).data.tags["mlflow.note.content"] == "name, recipe demo\n\nA tiny model."
         champions.append(str(client.get_model_version_by_alias("yt8m-tiny", "champion").version))
     assert champions == ["1", "1", "3"]
 

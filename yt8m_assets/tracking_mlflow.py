@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from yt8m_assets.storage import sha256_text
-from yt8m_assets.tracking_run import MlflowRun, now_milliseconds
+from yt8m_assets.tracking_run import NOTE_TAG, MlflowRun, now_milliseconds
 from yt8m_assets.tracking_sender import MAX_PARAM, MAX_TAG, SPOOLED, Sender, is_refusal, mlflow_name
 from yt8m_assets.tracking_spool import Journal, Spool
 from yt8m_assets.tracking_system import code_tags
@@ -119,10 +119,12 @@ class MlflowTracking:
         resume_id: str | None = None,
     ) -> Iterator[MlflowRun]:
         """Open a run; see `Tracking.run`."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # is read when MLflow is imported
         import mlflow.tracking  # noqa: F401 - here, where its seconds do not count as the server's
 
         journal = self.spool.create()
-        own_tags = {"kind": kind, **({"model": model} if model else {}), **code_tags(), **(tags or {})}
+        known = {"model": model, NOTE_TAG: note_of(name, tags or {})} if model else {}
+        own_tags = {"kind": kind, **known, **code_tags(), **(tags or {})}
         texts = {mlflow_name(key): str(value)[:MAX_TAG] for key, value in own_tags.items()}
         operation = {
             "op": "open",
@@ -141,6 +143,11 @@ class MlflowTracking:
             run.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
             raise
         run.finish("FINISHED")
+
+
+def note_of(name: str, tags: Mapping[str, str]) -> str:
+    """The description of a model's run: what it is called, and of which recipe it is."""
+    return f"{name}, recipe {tags['recipe']}" if "recipe" in tags else name
 
 
 def _public(uri: str) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NOTE_TAG = "mlflow.note.content"
+"""The description on a run's page."""
 FLUSH_SECONDS = 1.0
 SYSTEM_SECONDS = 10.0
 _RETRY_SECONDS = (2.0, 5.0, 15.0, 30.0)
@@ -43,6 +45,7 @@ class MlflowRun:
 
     def __init__(self, tracking: "MlflowTracking", journal: Journal, tags: Mapping[str, str]) -> None:
         self.tracking, self.journal = tracking, journal
+        self._note = tags.get(NOTE_TAG, "")
         self._version_tags = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
         self._reported = False
         self.sender: Sender | None = None
@@ -68,7 +71,8 @@ class MlflowRun:
         experiment_id, base = self.tracking.experiment_id, self.tracking.ui_url
         if not (experiment_id and base and self.journal.run_id):
             return None
-        return f"{base}/#/experiments/{experiment_id}/runs/{self.journal.run_id}"
+        # without the workflow, MLflow keeps the one last looked at, and that begins as the one for language models
+        return f"{base}/#/experiments/{experiment_id}/runs/{self.journal.run_id}?workflowType=machine_learning"
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Add one point per metric; what is not finite becomes a tag."""
@@ -101,6 +105,8 @@ class MlflowRun:
 
     def register_model(self, name: str, folder: Path, *, metric: float, description: str = "") -> str | None:
         """Register a version of a model; its number, or None while the server has not answered."""
+        if description:
+            self.set_tags({NOTE_TAG: f"{self._note}\n\n{description}".strip()})
         operation = {"op": "register", "name": name, "metric": float(metric), "description": description}
         number = self._keep_files(folder, "", {**operation, "tags": self._version_tags})
         self._wake.set()

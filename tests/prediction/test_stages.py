@@ -12,7 +12,7 @@ from yt8m_assets.data.stages import read_segment_classes, read_shards
 from yt8m_assets.errors import ConfigError, CorruptArtifactError, MissingArtifactError
 from yt8m_assets.lineage import Node
 from yt8m_assets.prediction.ranking import read_ranking
-from yt8m_assets.prediction.stages import predict_cells, rank_model
+from yt8m_assets.prediction.stages import predict_cells, rank_model, run_name
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import MemoryTracking, NullTracking
@@ -103,7 +103,21 @@ def test_metadata_and_tracking_say_what_a_person_asks(graph: Graph):
     assert metadata["num_windows_past_end"] > 0, "videos of 15 to 20 seconds end inside a segment"
     assert metadata["segments_per_second"] > 0
     assert metadata["mlflow_run_id"] == tracking.runs[0].run_id
+    assert tracking.runs[0].name == "oof predictions: two x 1"
     assert tracking.runs[0].series("oof/map_at_100000/two/shift 1") == [(0, metadata["map_at_100000"])]
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ([("two", 1)], "oof predictions: two x 1"),
+        ([("two", 1), ("two", -1), ("two", 0)], "oof predictions: two x -1..1"),
+        ([("two", 2), ("two", -1)], "oof predictions: two x -1, 2"),
+        ([("two", 2), ("one", -1), ("two", 1)], "oof predictions: 2 models, 3 cells"),
+    ],
+)
+def test_a_run_is_called_by_its_models_and_cells(cells: list[tuple[str, int]], expected: str):
+    assert run_name("oof", cells) == expected
 
 
 def test_trimmed_segments_rank_last(graph: Graph):

@@ -68,7 +68,7 @@ def predict_cells(
         params = {**due[next(iter(due))].config, "cells": ", ".join(f"{key}{shift:+d}" for key, shift in due)}
         params.pop("shift")
         tags = {"recipe": recipe.name, "split": split}
-        with tracking.run(f"{split} predictions", kind="prediction", params=params, tags=tags) as run:
+        with tracking.run(run_name(split, list(due)), kind="prediction", params=params, tags=tags) as run:
             links = {"mlflow_run_id": run.run_id, "mlflow_url": run.url}
             pass_ = _Pass(recipe, store, split, progress, links, on_published)
             pass_.run(due, outcome)
@@ -78,6 +78,16 @@ def predict_cells(
                 run.set_tags({"failed_cells": ", ".join(nodes[cell].key for cell in outcome.errors)})
     _raise_first(nodes, outcome)
     return [outcome.results[cell] for cell in cells]
+
+
+def run_name(split: Split, cells: Sequence[Cell]) -> str:
+    """What a tracked run is called: `oof predictions: bert_l2h12 x -1..1`, or how many models and cells."""
+    models, shifts = {key for key, _ in cells}, sorted(shift for _, shift in cells)
+    if len(models) > 1:
+        return f"{split} predictions: {len(models)} models, {len(cells)} cells"
+    row = len(shifts) > 1 and shifts == list(range(shifts[0], shifts[-1] + 1))
+    text = f"{shifts[0]}..{shifts[-1]}" if row else ", ".join(map(str, shifts))
+    return f"{split} predictions: {cells[0][0]} x {text}"
 
 
 def _node(recipe: Recipe, split: Split, key: str, shift: int) -> Node:
