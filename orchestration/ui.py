@@ -46,13 +46,14 @@ def command_ui(arguments: argparse.Namespace) -> int:
 
 
 def server_environment(state: State, recipe: str | None, mlflow_url: str) -> dict[str, str]:
-    """Environment of the servers: the prepared state, links to this MLflow, and MLflow's risky parts switched off."""
+    """Environment of the servers: the prepared state, links to this MLflow; its telemetry and risky parts are off."""
     values = dict(os.environ)
     values |= {
         "DAGSTER_HOME": str(state.dagster_home),
         "YT8M_STATE": str(state.root),
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONUNBUFFERED": "1",
     }
     values.setdefault("YT8M_MLFLOW_UI_URL", mlflow_url)
@@ -62,9 +63,10 @@ def server_environment(state: State, recipe: str | None, mlflow_url: str) -> dic
 
 
 def dagster_command(port: int) -> list[str]:
-    """Web server and daemon together."""
-    module = ["-m", "orchestration.definitions"]
-    return [sys.executable, "-m", "dagster", "dev", "-h", HOST, "-p", str(port), *module]
+    """Web server and daemon together; the workspace file, where there is one, gives the code location its name."""
+    workspace = project_root() / "workspace.yaml"
+    code = ["-w", str(workspace)] if workspace.is_file() else ["-m", "orchestration.definitions"]
+    return [sys.executable, "-m", "dagster", "dev", "-h", HOST, "-p", str(port), *code]
 
 
 def mlflow_command(settings: Settings, port: int) -> list[str]:
