@@ -135,7 +135,7 @@ def test_the_servers_of_make_ui(own_graph: Graph, tmp_path: Path) -> None:
         assert f"http://{HOST}:{port}" in lines[0]
         assert f"http://{HOST}:{mlflow_port}" in lines[1]
         groups = asset_groups(port)
-        assert groups == {"data", "models", "predictions", "ensemble"}
+        assert groups == {(group, "yt8m") for group in ("data", "models", "predictions", "ensemble")}
         foreign = urllib.request.Request(f"http://{HOST}:{mlflow_port}/", headers={"Host": "evil.example"})
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(foreign, timeout=10)
@@ -157,15 +157,15 @@ def test_the_servers_of_make_ui(own_graph: Graph, tmp_path: Path) -> None:
     assert not answers(f"http://{HOST}:{mlflow_port}")
 
 
-def asset_groups(port: int) -> set[str]:
-    """Group names that Dagster's page would show; the code location may still be loading."""
-    query = json.dumps({"query": "{assetNodes{groupName}}"}).encode()
+def asset_groups(port: int) -> set[tuple[str, str]]:
+    """Groups and code locations that Dagster's page would show; the code location may still be loading."""
+    query = json.dumps({"query": "{assetNodes{groupName repository{location{name}}}}"}).encode()
     request = urllib.request.Request(f"http://{HOST}:{port}/graphql", query, {"Content-Type": "application/json"})
     for _ in range(60):
         with urllib.request.urlopen(request, timeout=30) as answer:
             nodes = json.load(answer)["data"]["assetNodes"]
         if nodes:
-            return {node["groupName"] for node in nodes}
+            return {(node["groupName"], node["repository"]["location"]["name"]) for node in nodes}
         time.sleep(1)
     return set()
 
