@@ -145,6 +145,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--scale-gb", type=float, default=0.0)
     options = parser.parse_args()
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         uri = write_shard(Path(name) / "bench.tfrecord", options.videos)
         rounds = options.rounds

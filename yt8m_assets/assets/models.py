@@ -43,7 +43,7 @@ def build_model_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         shown = progress.open(context.log)
         with stage_errors(context):
             for key in context.partition_keys:
-                options = {"run_tags": run_tags(context, key), "allow_fallback": falls_back(context)}
+                options: Any = {"run_tags": run_tags(context, key), "allow_fallback": falls_back(context)}
                 results[key] = pretrain(recipe, store, key, tracking=tracking, progress=shown, **options)
         return materialization(context, store, results)
 
@@ -61,7 +61,7 @@ def build_model_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         shown = progress.open(context.log)
         with stage_errors(context):
             for key in context.partition_keys:
-                options = {"run_tags": run_tags(context, key), "allow_fallback": falls_back(context)}
+                options: Any = {"run_tags": run_tags(context, key), "allow_fallback": falls_back(context)}
                 results[key] = finetune(recipe, store, key, tracking=tracking, progress=shown, **options)
         return materialization(context, store, results)
 
