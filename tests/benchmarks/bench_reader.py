@@ -20,6 +20,7 @@ from yt8m_assets.data.examples import FEATURE_SIZES, encode_sequence_example
 from yt8m_assets.data.framing import RecordWriter, read_records
 from yt8m_assets.data.index import build_index
 from yt8m_assets.data.parsing import RecordParser
+from yt8m_assets.data.simulation import SimulationConfig, write_dataset
 from yt8m_assets.data.videos import IndexedVideos
 from yt8m_assets.data.wire import example_messages
 
@@ -120,9 +121,16 @@ def resident_megabytes() -> float:
 
 
 def scale(folder: Path, gigabytes: float, shard_videos: int = 1000) -> None:
-    """Read 1, 2, 4, ... shards: throughput and resident memory must stay flat."""
-    num_shards = max(int(gigabytes * 1e9 / (shard_videos * 243_000)), 1)
-    uris = [write_shard(folder / f"train{number:04d}.tfrecord", shard_videos, number) for number in range(num_shards)]
+    """Simulate many shards in parallel, then read 1, 2, 4, ... of them: rate and resident memory must stay flat."""
+    num_shards = max(int(gigabytes * 1e9 / (shard_videos * 247_000)), 1)
+    videos = {"num_train_videos": num_shards * shard_videos, "num_train_shards": num_shards}
+    config = SimulationConfig(min_seconds=120, max_seconds=300, **videos)
+    started = time.perf_counter()
+    paths = write_dataset(config, folder / "scale", ("train",), num_workers=os.cpu_count() or 1)
+    seconds, size = time.perf_counter() - started, sum(path.stat().st_size for path in paths.train)
+    facts = {"shards": num_shards, "gigabytes": round(size / 1e9, 2), "seconds": round(seconds, 1)}
+    print(json.dumps({"benchmark": "simulator_scale", **facts}), flush=True)
+    uris = [str(path) for path in paths.train]
     count = 1
     while True:
         started, videos, peak = time.perf_counter(), 0, 0.0
@@ -144,10 +152,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--scale-gb", type=float, default=0.0)
+    parser.add_argument("--only-scale", action="store_true", help="leave the peers out")
     options = parser.parse_args()
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        if options.only_scale:
+            scale(Path(name), options.scale_gb)
+            return
         uri = write_shard(Path(name) / "bench.tfrecord", options.videos)
         rounds = options.rounds
         plain = {"protobuf_join": lambda: protobuf(uri)}
