@@ -188,6 +188,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, shards: Path) -> No
 
 
 def test_live_metrics_have_the_agreed_names(runs: Runs) -> None:
+    runs.finetune(evaluate_every=12)
     names = {name for run in runs.tracking.runs for name, _, _ in run.metrics}
     assert names >= {
         "train/loss",
