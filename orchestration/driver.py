@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from orchestration.failures import original_error
+from orchestration.failures import interrupted, original_error
 from orchestration.instance import Records, driver_instance, end_dead_runs
 from orchestration.plan import ManifestCache, Step, groups, required_nodes, steps, with_dependents
 from orchestration.resources import FixedProgress, make_tracking
@@ -111,7 +111,7 @@ class Driver:
         return [key for key in graph.asset_check_keys if graph.get(key).blocking]
 
     def run(self, step: Step) -> str:
-        """Run a step; returns the run's id. Raises the stage's own error."""
+        """Run a step; returns the run's id. Raises the stage's own error, KeyboardInterrupt where a signal ended it."""
         tags = {DRIVER_TAG: driver_mark(), **self.tags}
         if step.first is not None and step.last != step.first:
             tags |= {RANGE_START: step.first, RANGE_END: str(step.last)}
@@ -125,7 +125,11 @@ class Driver:
                     partition_key=step.first if step.first == step.last else None,
                     tags=tags,
                 )
+        except dg.DagsterExecutionInterruptedError as interrupt:  # between two stages
+            raise KeyboardInterrupt from interrupt
         except Exception as error:
+            if interrupted(error):
+                raise KeyboardInterrupt from error
             raise original_error(error, step.title) from error
         return result.run_id
 

@@ -1,5 +1,7 @@
 """From Dagster's wrapping of an error back to the error itself."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from yt8m_assets.errors import PermanentError, StorageError, Yt8mError
@@ -13,15 +15,26 @@ class CheckFailedError(PermanentError):
     """A blocking asset check did not pass; the message names it."""
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was made from, what that was made from, and so on."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or getattr(seen, "user_exception", None)
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether a signal is behind the error."""
+    return any(isinstance(cause, dg.DagsterExecutionInterruptedError | KeyboardInterrupt) for cause in causes(error))
+
+
 def original_error(error: BaseException, where: str) -> Yt8mError:
     """The project's own error inside `error`, or a StageFailedError with what is known."""
-    seen: BaseException | None = error
     innermost = error
-    while seen is not None:
-        if isinstance(seen, Yt8mError):
-            return seen
-        innermost = seen
-        seen = seen.__cause__ or getattr(seen, "user_exception", None)
+    for cause in causes(error):
+        if isinstance(cause, Yt8mError):
+            return cause
+        innermost = cause
     if type(error).__name__ == "DagsterAssetCheckFailedError":
         return CheckFailedError(f"{where}: {error}")
     if isinstance(innermost, OSError) and innermost.filename:

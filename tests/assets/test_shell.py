@@ -66,6 +66,43 @@ def test_who_was_asked_to_stop_does_not_go_on_in_the_command_line() -> None:
     assert run(failing_asset(TrainingPreempted(3), attempts, times=2)).success
 
 
+def interrupted_asset(attempts: list[int], status: str | None) -> dg.AssetsDefinition:
+    """An asset whose first attempt gets the signal that ends a run, after the run's status changed."""
+
+    @dg.asset(retry_policy=dg.RetryPolicy(max_retries=1, delay=0))
+    def asset(context: dg.AssetExecutionContext) -> None:
+        attempts.append(context.retry_number)
+        with stage_errors(context):
+            if status == "CANCELING":
+                context.instance.report_run_canceling(context.run)
+            if len(attempts) == 1:
+                raise dg.DagsterExecutionInterruptedError
+
+    return asset
+
+
+def test_a_canceled_run_is_not_tried_again_and_ends_as_canceled() -> None:
+    attempts: list[int] = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = run(interrupted_asset(attempts, "CANCELING"), instance=instance)
+        assert attempts == [0]
+        ended = instance.get_run_by_id(result.run_id)
+        assert ended is not None
+        assert ended.status == dg.DagsterRunStatus.CANCELED
+
+
+def test_a_machine_taken_away_is_no_wish_to_stop() -> None:
+    attempts: list[int] = []
+    assert run(interrupted_asset(attempts, None)).success
+    assert attempts == [0, 1]
+
+
+def test_ctrl_c_ends_the_command_line() -> None:
+    attempts: list[int] = []
+    assert not run(interrupted_asset(attempts, None), tags={DRIVER_TAG: "host 1 2"}).success
+    assert attempts == [0]
+
+
 def test_a_reexecution_from_a_page_is_not_the_command_lines() -> None:
     """Dagster copies the tags of the run that is executed again."""
     tags = {DRIVER_TAG: "host 1 2"}

@@ -1,15 +1,18 @@
 """The whole graph with a real Dagster instance and a real MLflow: first pass, second pass, changes, interruptions."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from orchestration.failures import CheckFailedError
 from orchestration.instance import driver_instance
@@ -19,6 +22,7 @@ from yt8m_assets.errors import ConfigError, MissingArtifactError, Yt8mError
 from yt8m_assets.lineage import Node, current_manifest
 from yt8m_assets.progress import NullProgress, Task
 from yt8m_assets.submission import validate_submission
+from yt8m_assets.training.interruption import TrainingPreempted
 
 ROOT = Path(__file__).parents[2]
 
@@ -236,26 +240,60 @@ def test_a_killed_pass_continues(own_graph: Graph) -> None:
 
 
 class InterruptingProgress(NullProgress):
-    """Raises in the middle of the third step of a task."""
+    """Does something in the middle of the tasks of a name: at the first advance to `count` or beyond."""
+
+    def __init__(self, title: str, count: int, action: Callable[[], object]) -> None:
+        self.title, self.count, self.action = title, count, action
 
     @contextmanager
     def task(self, title: str, total: int | None = None, unit: str = "it") -> Iterator[Task]:
         with super().task(title, total, unit) as task:
-            yield _Interrupting(task) if "finetuning" in title else task
+            yield _Interrupting(task, self.count, self.action) if self.title in title else task
 
 
 class _Interrupting:
-    def __init__(self, task: Task) -> None:
-        self.task, self.count = task, 0
+    def __init__(self, task: Task, count: int, action: Callable[[], object]) -> None:
+        self.task, self.left, self.action = task, count, action
 
     def advance(self, count: int = 1) -> None:
-        self.count += count
-        if self.count == 3:
-            raise RuntimeError("pulled the plug")
+        before, self.left = self.left, self.left - count
+        if before > 0 >= self.left:
+            self.action()
         self.task.advance(count)
 
     def update(self, **fields: object) -> None:
         self.task.update(**fields)
+
+
+def pull_the_plug() -> None:
+    raise RuntimeError("pulled the plug")
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_ends_a_pass_and_the_next_one_goes_on(own_graph: Graph) -> None:
+    own_graph.store.delete("oof_predictions/two/shift+1")
+    with own_graph.open(progress=InterruptingProgress("scoring", 1, press_ctrl_c)) as driver:
+        with pytest.raises(KeyboardInterrupt):
+            driver.materialize(until="oof_predictions")
+        assert own_graph.store.manifest("oof_predictions/two/shift+1") is None
+        assert driver.instance.get_runs_count(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES)) == 0
+    with own_graph.open() as driver:
+        assert driver.materialize(until="oof_predictions").runs
+    assert own_graph.store.manifest("oof_predictions/two/shift+1") is not None
+
+
+def test_ctrl_c_in_training_saves_a_checkpoint(own_graph: Graph) -> None:
+    own_graph.store.delete("finetuned_model/two")
+    shutil.rmtree(own_graph.state.artifacts / "checkpoints", ignore_errors=True)
+    progress = InterruptingProgress("finetuning", 1, press_ctrl_c)
+    with own_graph.open(progress=progress) as driver, pytest.raises(TrainingPreempted, match="after step 1"):
+        driver.materialize(until="finetuned_model")
+    with own_graph.open() as driver:
+        driver.materialize(until="finetuned_model")
+    assert own_graph.store.require("finetuned_model/two").metadata["resumed_from_step"] == 1
 
 
 def test_f08_a_damaged_newest_checkpoint_is_passed_over_only_when_asked(own_graph: Graph) -> None:
@@ -263,7 +301,10 @@ def test_f08_a_damaged_newest_checkpoint_is_passed_over_only_when_asked(own_grap
     first, second = own_graph.recipe.models
     finetuning = replace(second.finetuning, checkpoint_every=1)
     often = replace(own_graph.recipe, models=(first, replace(second, finetuning=finetuning)))
-    with own_graph.open(often, InterruptingProgress()) as driver, pytest.raises(Yt8mError, match="pulled the plug"):
+    with (
+        own_graph.open(often, InterruptingProgress("finetuning", 3, pull_the_plug)) as driver,
+        pytest.raises(Yt8mError, match="pulled the plug"),
+    ):
         driver.materialize(until="finetuned_model")
     keys = own_graph.store.list_keys("checkpoints/finetuned_model/two")
     newest = own_graph.store.require(max(key for key in keys if "step-" in key))

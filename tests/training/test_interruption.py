@@ -3,16 +3,34 @@ import pickle
 import signal
 import threading
 
-from yt8m_assets.training.interruption import PREEMPTED_EXIT_CODE, TrainingPreempted, stop_on_sigterm
+import pytest
+
+from yt8m_assets.training.interruption import PREEMPTED_EXIT_CODE, TrainingPreempted, stop_on_signals
 
 
-def test_sigterm_becomes_a_request_and_the_handler_is_restored() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with stop_on_sigterm() as stop:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_becomes_a_request_and_the_handler_is_restored(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop:
         assert not stop.requested
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         assert stop.requested
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def test_who_presses_ctrl_c_twice_does_not_wait() -> None:
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert stop.requested
+
+
+def test_a_rank_hears_ctrl_c_from_the_terminal_and_from_its_parent() -> None:
+    with stop_on_signals(second_interrupts=False) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stop.requested
 
 
 def test_another_thread_installs_nothing() -> None:
@@ -20,7 +38,7 @@ def test_another_thread_installs_nothing() -> None:
     inside = []
 
     def run() -> None:
-        with stop_on_sigterm() as stop:
+        with stop_on_signals() as stop:
             inside.append((signal.getsignal(signal.SIGTERM), stop.requested))
 
     thread = threading.Thread(target=run)

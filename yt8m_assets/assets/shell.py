@@ -64,17 +64,34 @@ def runs_in_driver(run: dg.DagsterRun) -> bool:
     return DRIVER_TAG in run.tags and run.parent_run_id is None
 
 
+def wanted(context: dg.AssetExecutionContext) -> bool:
+    """Whether a run that a signal interrupted is to go on: not when a person canceled it or pressed Ctrl-C.
+
+    A worker whose machine is taken away gets the same signal; there the run goes on, on another machine.
+    """
+    run = context.instance.get_run_by_id(context.run.run_id)
+    canceled = run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+    return not canceled and not runs_in_driver(context.run)
+
+
 @contextmanager
 def stage_errors(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Let transient errors reach the retry policy; turn every other one into a failure that is not retried."""
+    """Let transient errors reach the retry policy; turn every other one into a failure that is not retried.
+
+    Dagster's policy also retries what a signal interrupted, even where the signal was meant to end the run: a canceled
+    run would start its step again until it is killed.
+    """
     try:
         yield
     except dg.Failure:
         raise
+    except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as interrupt:
+        if wanted(context):
+            raise
+        raise dg.Failure(description="interrupted", allow_retries=False) from interrupt
     except Exception as error:
-        in_driver = runs_in_driver(context.run)
-        preempted = getattr(error, "exit_code", None) is not None
-        if isinstance(error, TransientError) and not (in_driver and preempted):
+        asked_to_stop = getattr(error, "exit_code", None) is not None
+        if isinstance(error, TransientError) and (not asked_to_stop or wanted(context)):
             raise
         raise dg.Failure(description=f"{type(error).__name__}: {error}", allow_retries=False) from error
 

@@ -17,7 +17,7 @@ import torch
 from yt8m_assets.errors import WorkerCrashError, Yt8mError
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import NullRun
-from yt8m_assets.training.interruption import StopRequest, TrainingPreempted, stop_on_sigterm
+from yt8m_assets.training.interruption import StopRequest, TrainingPreempted, stop_on_signals
 from yt8m_assets.training.job import TrainingJob, run_job, training_device
 from yt8m_assets.training.team import Team
 
@@ -89,7 +89,7 @@ def run_on_ranks(
 ) -> dict[str, Any]:
     """`run_job` on `num_processes` ranks; the summary of rank 0.
 
-    Raises the ranks' own error where it is one of ours, TrainingPreempted when this process got SIGTERM, and
+    Raises the ranks' own error where it is one of ours, TrainingPreempted when this process was told to end, and
     WorkerCrashError naming the rank and its exit code or signal when a rank died; the other ranks are ended at once.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -150,7 +150,7 @@ def run_rank(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        with stop_on_sigterm() as stop:
+        with stop_on_signals(second_interrupts=False) as stop:
             torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
             control = torch.distributed.new_group(backend="gloo") if device.type == "cuda" else None
             summary = run_job(

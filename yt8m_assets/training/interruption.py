@@ -1,22 +1,23 @@
-"""SIGTERM as a request: finish the step, save, leave (RELIABILITY F03)."""
+"""A signal to end as a request: finish the step, save, leave (RELIABILITY F03)."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from yt8m_assets.errors import TransientError
 
 PREEMPTED_EXIT_CODE = 75
-"""Exit code of a preempted run (EX_TEMPFAIL): run it again and it continues."""
+"""Exit code of a run that was asked to stop (EX_TEMPFAIL): run it again and it continues."""
 
 
 class TrainingPreempted(TransientError):
     """Training was asked to stop; a checkpoint of `step` is saved, and the same call continues from it."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"stopped by SIGTERM after step {step}; its checkpoint is saved, run again to continue")
+        super().__init__(f"asked to stop after step {step}; its checkpoint is saved, run again to continue")
         self.step = step
         self.exit_code = PREEMPTED_EXIT_CODE
 
@@ -36,14 +37,28 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_sigterm() -> Iterator[StopRequest]:
-    """Turn SIGTERM into a StopRequest inside the block; in another thread than the main one nothing is installed."""
+def stop_on_signals(*, second_interrupts: bool = True) -> Iterator[StopRequest]:
+    """Turn SIGTERM and SIGINT (Ctrl-C) into a StopRequest inside the block.
+
+    A second Ctrl-C goes to the handler from before the block, which usually ends the work at once; not with
+    `second_interrupts=False`, for a process that hears a Ctrl-C both from the terminal and from its parent. In
+    another thread than the main one nothing is installed.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    previous = signal.signal(signal.SIGTERM, request.set)
+    previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        if request.requested and second_interrupts and callable(previous[signal.SIGINT]):
+            previous[signal.SIGINT](number, frame)
+        request.set(number, frame)
+
+    signal.signal(signal.SIGTERM, request.set)
+    signal.signal(signal.SIGINT, on_interrupt)
     try:
         yield request
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

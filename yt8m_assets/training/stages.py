@@ -18,7 +18,7 @@ from yt8m_assets.tracking import TrackedRun, Tracking
 from yt8m_assets.training.artifacts import ModelSpec, load_model, write_model
 from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.distributed import run_on_ranks
-from yt8m_assets.training.interruption import stop_on_sigterm
+from yt8m_assets.training.interruption import stop_on_signals
 from yt8m_assets.training.job import TrainingJob, checkpoint_key, run_job
 from yt8m_assets.training.report import write_report
 from yt8m_assets.training.result import num_parameters
@@ -55,8 +55,8 @@ def pretrain(
 ) -> StageResult:
     """Train a model on video labels and publish it; an interrupted run is continued.
 
-    Raises TrainingPreempted after SIGTERM, NonFiniteError, MissingArtifactError; CorruptArtifactError when the newest
-    checkpoint is damaged, unless `allow_fallback` continues from an older one.
+    Raises TrainingPreempted after SIGTERM or Ctrl-C, NonFiniteError, MissingArtifactError; CorruptArtifactError when
+    the newest checkpoint is damaged, unless `allow_fallback` continues from an older one.
     """
     node = Node("pretrained_model", model_key)
     return _train(recipe, store, node, tracking, progress, run_tags, allow_fallback)
@@ -175,7 +175,7 @@ def _run(
         if job.finetunes:
             ratings = inputs.parent("holdout_ratings")
             tracked.log_dataset(ratings.key, digest=ratings.digest, source_uri=store.uri(ratings), context="holdout")
-        with stop_on_sigterm() as stop:
+        with stop_on_signals() as stop:
             run = run_on_ranks if job.config.num_processes > 1 else run_job
             summary = run(job, store, publication.path, tracked=tracked, task=task, stop=stop)
         _publish_report(job, summary, publication, tracked, title)

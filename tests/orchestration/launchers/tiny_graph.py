@@ -8,6 +8,7 @@ import dagster as dg
 
 from orchestration.executors import executor_for
 from orchestration.hints import ResourceHints, apply_hints
+from yt8m_assets.assets.shell import stage_errors
 
 HINTS = {
     "counted": ResourceHints(num_gpus=1, gpu_type="l4", num_cpus=7, memory_gib=26, shared_memory_gib=8),
@@ -27,6 +28,13 @@ class Counting(dg.Config):
 @dg.asset(retry_policy=dg.RetryPolicy(max_retries=1))
 def counted(context: dg.AssetExecutionContext, config: Counting) -> dg.MaterializeResult:
     """Counts to a target, writing each number before the next; continues from the last one written."""
+    with stage_errors(context):
+        count(context, config)
+    return dg.MaterializeResult(metadata={"count": config.target})
+
+
+def count(context: dg.AssetExecutionContext, config: Counting) -> None:
+    """From the number after the last one written to the target."""
     checkpoint = Path(config.folder) / "checkpoint.txt"
     start = int(checkpoint.read_text()) if checkpoint.exists() else 0
     context.log.info(f"counting from {start}")
@@ -40,7 +48,6 @@ def counted(context: dg.AssetExecutionContext, config: Counting) -> dg.Materiali
             temporary.replace(checkpoint)
     if config.fail:
         raise dg.Failure("told to fail", allow_retries=False)
-    return dg.MaterializeResult(metadata={"count": config.target})
 
 
 @dg.asset(deps=[counted])
