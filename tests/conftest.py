@@ -6,6 +6,7 @@ predictions and rankings as well (`ranked_graph`); each test gets a copy of its 
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def mlflow_uri(migrated_database: Path, tmp_path: Path) -> str:
     """URI of a fresh tracking database of this test."""
     shutil.copyfile(migrated_database, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[str]:
+    """Address of an emulated Google Cloud Storage with one bucket, `gs://yt`; each test uses a folder of its own."""
+    from tests.emulator import storage_emulator
+
+    with storage_emulator() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

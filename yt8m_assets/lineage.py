@@ -200,10 +200,10 @@ def resolve_inputs(recipe: Recipe, store: ArtifactStore, node: Node) -> Inputs:
         raise MissingArtifactError(f"{node.key} needs {', '.join(missing)}: materialise first what is missing")
     config = config_slice(recipe, node)
     if node.asset.endswith("_shards") and recipe.data.simulation is None:
-        from yt8m_assets.data.shards import expand_patterns, listing_digest
+        from yt8m_assets.data.shards import list_shards, listing_digest
 
         patterns = [*config["patterns"], *(recipe.data.segments if "holdout" in config else ())]
-        config["listing"] = listing_digest(expand_patterns(patterns))
+        config["listing"] = listing_digest(list_shards(patterns))
     content = {
         "node": asdict(node),
         "config": config,

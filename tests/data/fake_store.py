@@ -25,6 +25,7 @@ class FakeStore:
         self.only: Callable[[str, str], bool] = lambda method, path: True
         self.requests: list[tuple[str, str]] = []
         self.hang_seconds = 3.0
+        self.page_size = 1000
         self._lock = threading.Lock()
         store = self
 
@@ -118,7 +119,15 @@ class FakeStore:
                 prefixes.add(prefix + rest.split(delimiter)[0] + delimiter)
             else:
                 items.append(self._describe(name))
-        self._json(handler, 200, {"items": items, "prefixes": sorted(prefixes)})
+        first = int(query.get("pageToken", ["0"])[0])
+        answer: dict[str, Any] = {
+            "kind": "storage#objects",
+            "items": items[first : first + self.page_size],
+            "prefixes": sorted(prefixes),
+        }
+        if first + self.page_size < len(items):
+            answer["nextPageToken"] = str(first + self.page_size)
+        self._json(handler, 200, answer)
 
     def _media(self, handler: Any, name: str, fault: Any) -> None:
         if name not in self.objects:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.data.factory import SIZES, make_video, write_shard, write_split
 from yt8m_assets.data.scan import describe_shard, scan_shards
-from yt8m_assets.data.shards import ShardManifest, expand_patterns, listing_digest
+from yt8m_assets.data.shards import ShardManifest, expand_patterns, list_shards, listing_digest
 from yt8m_assets.errors import CorruptShardError, DataError, MissingDataError
 
 
@@ -46,10 +46,10 @@ def test_a_pattern_without_a_match_names_the_nearest_folder(tmp_path):
 
 def test_the_listing_digest_follows_names_and_sizes(tmp_path):
     uris = write_split(tmp_path, [1, 2])
-    before = listing_digest(uris)
-    assert listing_digest(uris) == before != listing_digest(uris[:1])
+    before = listing_digest(list_shards(uris))
+    assert listing_digest(list_shards(uris[::-1])) == before != listing_digest(list_shards(uris[:1]))
     write_split(tmp_path, [2, 2])
-    assert listing_digest(uris) != before
+    assert listing_digest(list_shards(uris)) != before
 
 
 def manifest(tmp_path):

@@ -2,17 +2,21 @@
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.data.factory import SIZES, encode, make_video
 from tests.data.fake_store import FakeStore
-from yt8m_assets.data import cache, read_shard, remote
+from tests.tiny import tiny_recipe
+from yt8m_assets.data import cache, read_shard, remote, scan
 from yt8m_assets.data.framing import frame_record
 from yt8m_assets.data.retry import RetryPolicy
-from yt8m_assets.data.shards import expand_patterns
+from yt8m_assets.data.shards import expand_patterns, list_shards, listing_digest
 from yt8m_assets.errors import CorruptShardError, MissingDataError, StorageError, TransientError
+from yt8m_assets.lineage import Node, resolve_inputs
+from yt8m_assets.storage import ArtifactStore
 
 QUICK = RetryPolicy(request_seconds=0.5, deadline_seconds=2.5, first_delay_seconds=0.05, max_delay_seconds=0.2)
 SHARD = frame_record(encode(make_video("aaaa", 3, [1]))) + frame_record(encode(make_video("bbbb", 2)))
@@ -160,3 +164,50 @@ def test_f39_an_upload_whose_answer_was_lost_counts_as_done(store):
     with pytest.raises(FileExistsError):
         files.pipe_file("bucket/root/manifest.json", b"theirs", mode="create")
     assert store.objects["bucket/root/manifest.json"] == b"mine"
+
+
+def listings(store: FakeStore) -> int:
+    return sum(path.endswith("/o") for _, path in store.requests)
+
+
+@pytest.mark.parametrize(("page_size", "num_pages"), [(1000, 1), (50, 3)])
+def test_listing_many_shards_takes_one_listing_a_pattern_and_no_request_a_shard(store, page_size, num_pages):
+    """The size and checksum of each of 3844 shards come with the listing; one request each took minutes."""
+    store.page_size = page_size
+    for number in range(120):
+        store.put(f"bucket/2/train{number:04d}.tfrecord", SHARD[:number])
+        store.put(f"bucket/3/validate{number:04d}.tfrecord", SHARD)
+    shards = list_shards(["gs://bucket/2/train*.tfrecord", "gs://bucket/3/validate*.tfrecord"])
+    assert len(shards) == 240
+    assert len(store.requests) == listings(store) == 2 * num_pages
+    assert [text.split()[0] for text in shards.values()] == [str(number) for number in range(120)] + [
+        str(len(SHARD))
+    ] * 120
+    before = listing_digest(shards)
+    store.put("bucket/3/validate0007.tfrecord", SHARD[::-1])
+    after = list_shards(["gs://bucket/2/train*.tfrecord", "gs://bucket/3/validate*.tfrecord"])
+    assert listing_digest(after) != before, "another content of the same size is another version"
+
+
+def test_asking_what_shards_there_are_now_costs_one_listing_a_pattern(store, tmp_path):
+    """What `yt8m status`, the sensor and each pass ask of the real data."""
+    for number in range(40):
+        store.put(f"bucket/2/train{number:04d}.tfrecord", SHARD)
+        store.put(f"bucket/3/validate{number:04d}.tfrecord", SHARD)
+    patterns = {"pretraining": ("gs://bucket/2/train*.tfrecord",), "segments": ("gs://bucket/3/validate*.tfrecord",)}
+    recipe = tiny_recipe()
+    data = replace(
+        recipe.data, simulation=None, test=patterns["segments"], segment_classes_uri="classes.csv", **patterns
+    )
+    artifacts = ArtifactStore(str(tmp_path / "store"), tmp_path / "cache")
+    for asset, num_patterns in (("pretraining_shards", 2), ("segment_shards", 1), ("test_shards", 1)):
+        store.requests.clear()
+        resolve_inputs(replace(recipe, data=data), artifacts, Node(asset))
+        assert len(store.requests) == listings(store) == num_patterns
+
+
+def test_whether_shards_are_many_is_asked_no_further_than_needed(store, monkeypatch):
+    uris = [store.put(f"bucket/2/train{number:04d}.tfrecord", SHARD) for number in range(100)]
+    monkeypatch.setattr(scan, "PARALLEL_BYTES", 3 * len(SHARD))
+    assert scan._is_large(uris)
+    assert len({path for _, path in store.requests if not path.endswith("/o")}) == 3

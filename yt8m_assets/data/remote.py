@@ -6,7 +6,7 @@ gcsfs alone does not retry a time-out, has none by default, and hands over corru
 import base64
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +36,12 @@ class RemoteStat:
     """The store's checksum, where it has one."""
     generation: str
     """Changes with every overwrite; empty where the store has none."""
+
+
+def _describe(entry: Mapping[str, Any]) -> RemoteStat:
+    checksum = entry.get("crc32c")
+    value = int.from_bytes(base64.b64decode(checksum), "big") if checksum else None
+    return RemoteStat(int(entry["size"]), value, str(entry.get("generation", "")))
 
 
 @cache
@@ -90,10 +96,10 @@ class RemoteFiles:
         """Entries directly below a folder. Raises FileNotFoundError where there is none."""
         return list(self._call(path, "list", lambda files: files.ls(path, detail=detail)))
 
-    def glob(self, pattern: str) -> list[str]:
-        """Paths of the objects that match a pattern, sorted; folders are left out."""
+    def glob(self, pattern: str) -> dict[str, RemoteStat]:
+        """Path -> what the store says of the objects that match a pattern, sorted; folders are left out."""
         found = self._call(pattern, "list", lambda files: files.glob(pattern, detail=True))
-        return sorted(name for name, entry in found.items() if entry.get("type") != "directory")
+        return {name: _describe(entry) for name, entry in sorted(found.items()) if entry.get("type") != "directory"}
 
     def exists(self, path: str) -> bool:
         """Whether an object or folder is there."""
@@ -108,9 +114,7 @@ class RemoteFiles:
         entry = self._call(path, "get", lambda files: files.info(path))
         if entry.get("type") == "directory":
             raise MissingDataError(f"{self.scheme}://{path}: is a folder, not an object")
-        checksum = entry.get("crc32c")
-        value = int.from_bytes(base64.b64decode(checksum), "big") if checksum else None
-        return RemoteStat(int(entry["size"]), value, str(entry.get("generation", "")))
+        return _describe(entry)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """An object's bytes: a range (its length checked), or the whole, checked against the store's checksum."""
@@ -232,10 +236,10 @@ def stat(uri: str) -> RemoteStat:
     return files.stat(path)
 
 
-def glob_uris(pattern: str) -> list[str]:
-    """URIs of the objects that a gs:// pattern matches, sorted."""
+def glob_uris(pattern: str) -> dict[str, RemoteStat]:
+    """URI -> size and checksum of the objects that a gs:// pattern matches, sorted: one listing, however many match."""
     files, path = open_filesystem(pattern)
-    return [f"{files.scheme}://{name.lstrip('/')}" for name in files.glob(path)]
+    return {f"{files.scheme}://{name.lstrip('/')}": described for name, described in files.glob(path).items()}
 
 
 def list_folder(uri: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Indexing many shards at once, with a count of what is done."""
 
+import itertools
 import logging
 import multiprocessing
 import os
@@ -53,8 +54,7 @@ def scan_shards(
     report = ReadReport() if report is None else report
     tasks = [_Task(uri, cache_path, feature_sizes, on_corrupt) for uri in uris]
     if num_workers is None:
-        total = sum(shard_size(uri) for uri in uris)
-        num_workers = min(len(uris), os.cpu_count() or 1) if total >= PARALLEL_BYTES else 0
+        num_workers = min(len(uris), os.cpu_count() or 1) if _is_large(uris) else 0
     with (progress or NullProgress()).task("indexing shards", len(tasks), "shards") as task:
         if num_workers < 2:
             indices = []
@@ -75,6 +75,12 @@ def scan_shards(
             f"all {len(indices)} shards are empty, {uris[0]} the first; check how they were made or fetched"
         )
     return indices
+
+
+def _is_large(uris: Sequence[str]) -> bool:
+    """Whether the shards hold PARALLEL_BYTES; asks no further than it must, since each answer may be a request."""
+    sizes = itertools.accumulate(shard_size(uri) for uri in uris)
+    return any(total >= PARALLEL_BYTES for total in sizes)
 
 
 def _scan_parallel(tasks: list[_Task], num_workers: int, task: object) -> list[ShardIndex]:

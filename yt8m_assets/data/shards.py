@@ -2,7 +2,7 @@
 
 import glob
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,32 +11,40 @@ from yt8m_assets.errors import DataError, MissingDataError
 from yt8m_assets.storage import canonical_json, sha256_text
 
 SCHEMA = 1
-_MAGIC = "*?["
+
+
+def list_shards(patterns: str | Sequence[str]) -> dict[str, str]:
+    """URI -> version of the shards that patterns (local or gs:// globs, or plain names) match: sorted, each once.
+
+    A version is the size in bytes, in a bucket also the store's crc32c. One listing for each gs:// pattern, however
+    many shards it matches. Raises MissingDataError naming the pattern that matches nothing, and what its folder holds.
+    """
+    found: dict[str, str] = {}
+    for pattern in dict.fromkeys([patterns] if isinstance(patterns, str) else patterns):
+        matches = _list(pattern)
+        if not matches:
+            raise MissingDataError(f"{pattern}: matches no shard; {_folder_listing(pattern)}")
+        found.update(matches)
+    return dict(sorted(found.items()))
 
 
 def expand_patterns(patterns: str | Sequence[str]) -> list[str]:
-    """The URIs of the shards that patterns (local or gs:// globs, or plain names) match: sorted, each once.
-
-    Raises MissingDataError naming the pattern that matches nothing, and what its folder holds.
-    """
-    found: list[str] = []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = _expand(pattern)
-        if not matches:
-            raise MissingDataError(f"{pattern}: matches no shard; {_folder_listing(pattern)}")
-        found.extend(matches)
-    return sorted(set(found))
+    """The URIs of `list_shards`."""
+    return list(list_shards(patterns))
 
 
-def _expand(pattern: str) -> list[str]:
+def _list(pattern: str) -> dict[str, str]:
     if "://" in pattern and not pattern.startswith("file://"):
         from yt8m_assets.data.remote import glob_uris
 
-        return glob_uris(pattern)
+        return {uri: _version(found.size, found.crc32c) for uri, found in glob_uris(pattern).items()}
     pattern = pattern.removeprefix("file://")
-    if Path(pattern).is_file():
-        return [pattern]
-    return [name for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
+    names = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)
+    return {name: _version(Path(name).stat().st_size) for name in names if Path(name).is_file()}
+
+
+def _version(size: int, crc32c: int | None = None) -> str:
+    return str(size) if crc32c is None else f"{size} crc32c:{crc32c:08x}"
 
 
 def _folder_listing(pattern: str) -> str:
@@ -67,9 +75,12 @@ def shard_size(uri: str) -> int:
         raise MissingDataError(f"{uri}: no such shard; {_folder_listing(uri)}") from error
 
 
-def listing_digest(uris: Iterable[str]) -> str:
-    """sha256 of names and sizes: changes when a shard is added, removed or replaced by one of another size."""
-    return sha256_text(canonical_json([[uri, shard_size(uri)] for uri in uris]))
+def listing_digest(shards: Mapping[str, str]) -> str:
+    """sha256 of the names and versions that `list_shards` gives: changes when a shard comes, goes or is replaced.
+
+    A local shard that is replaced by one of the same size is not noticed.
+    """
+    return sha256_text(canonical_json([[uri, shards[uri]] for uri in sorted(shards)]))
 
 
 @dataclass(frozen=True, kw_only=True)

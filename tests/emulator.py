@@ -1,0 +1,55 @@
+"""Google Cloud Storage on loopback: a real client talks to an emulator in a process of its own."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+HOST = "127.0.0.1"
+BUCKET = "yt"
+_CODE = """
+import sys, time
+from gcp_storage_emulator.server import create_server
+create_server({host!r}, {port}, in_memory=True, default_bucket={bucket!r}).start()
+sys.stdin.read()
+"""
+"""The emulator lives as long as its stdin is open, that is, no longer than the process that started it."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
+    """Return when the process answers on the port. Raises RuntimeError when it has ended or takes too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"nothing answers on port {port}; the process ended with {process.poll()}")
+
+
+@contextmanager
+def storage_emulator() -> Iterator[str]:
+    """Address of an emulator that holds one empty bucket, `gs://yt`; what STORAGE_EMULATOR_HOST is to be set to."""
+    port = free_port()
+    # a process of its own, because it writes to stderr whenever a client hangs up
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CODE.format(host=HOST, port=port, bucket=BUCKET)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for_port(port, process)
+        yield f"http://{HOST}:{port}"
+    finally:
+        process.kill()
+        process.communicate()
