@@ -104,7 +104,7 @@ def test_best_ema_and_swa_compete_and_the_winner_is_published(runs: Runs, monkey
 @pytest.mark.parametrize("winner", ["ema", "swa"])
 def test_a_better_average_is_published(runs: Runs, monkeypatch: pytest.MonkeyPatch, winner: str) -> None:
     scores = iter([0.1] * 5 + [0.9 if winner == "ema" else 0.2, 0.8])  # start, four evaluations, EMA, SWA
-    monkeypatch.setattr(HoldoutEvaluation, "__call__", lambda self, model: next(scores))
+    monkeypatch.setattr(HoldoutEvaluation, "__call__", lambda self, model, limit: next(scores))
     manifest = runs.finetune(evaluate_every=3, swa_last=3, ema_decay=0.8)
     assert (manifest.metadata["weights"], manifest.metadata["map"]) == (winner, 0.9 if winner == "ema" else 0.8)
     assert runs.tracking.runs[-1].tags["weights"] == winner
@@ -114,7 +114,7 @@ def test_swa_averages_the_last_evaluated_points(runs: Runs, monkeypatch: pytest.
     """One point averaged is that point; two are their mean."""
     seen: list[dict[str, torch.Tensor]] = []
 
-    def remember(self: HoldoutEvaluation, model: torch.nn.Module) -> float:
+    def remember(self: HoldoutEvaluation, model: torch.nn.Module, limit: Any) -> float:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return len(seen) / 100  # the later the better, so SWA wins
 
@@ -131,7 +131,7 @@ def test_early_stopping_ends_after_evaluations_without_a_better_map(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.1, 0.5, 0.6, 0.4, 0.6, 0.7])
-    monkeypatch.setattr(HoldoutEvaluation, "__call__", lambda self, model: next(scores))
+    monkeypatch.setattr(HoldoutEvaluation, "__call__", lambda self, model, limit: next(scores))
     manifest = runs.finetune(evaluate_every=2, early_stopping=2)
     assert (manifest.metadata["steps"], manifest.metadata["best_step"], manifest.metadata["map"]) == (8, 4, 0.6)
 
@@ -199,6 +199,7 @@ def test_live_metrics_have_the_agreed_names(runs: Runs) -> None:
         "holdout/map_at_100000",
         "holdout/best_map_at_100000",
         "holdout/evaluation_seconds",
+        "holdout/evaluation_share",
     }
     shares = [value for run in runs.tracking.runs for _, value in run.series("train/data_wait_share")]
     assert all(0 <= value <= 1 for value in shares)

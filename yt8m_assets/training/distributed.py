@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from yt8m_assets.training.team import Team
 
 MONITOR_SECONDS = 0.1
 """How often the launcher looks after the ranks."""
+PATIENCE = timedelta(hours=12)
+"""How long ranks wait for rank 0 to evaluate and compare weights; a rank that died is noticed at once all the same."""
 
 
 class RelayRun(NullRun):
@@ -152,7 +155,7 @@ def run_rank(
     try:
         with stop_on_signals(second_interrupts=False) as stop:
             torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-            control = torch.distributed.new_group(backend="gloo") if device.type == "cuda" else None
+            control = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
             summary = run_job(
                 job,
                 ArtifactStore(root_uri, cache_path),

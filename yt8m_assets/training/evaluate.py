@@ -15,6 +15,7 @@ from yt8m_assets.data.batches import Batch
 from yt8m_assets.data.features import model_inputs
 from yt8m_assets.errors import DataError, NonFiniteError
 from yt8m_assets.evaluation.average_precision import grouped_average_precision
+from yt8m_assets.training.pacing import EvaluationLimit
 from yt8m_assets.training.randomness import isolated_randomness
 
 
@@ -84,26 +85,34 @@ class HoldoutEvaluation:
         self.batches, self.device, self.precision = batches, device, precision
         self.pairs = collect_pairs(batches())
 
-    def __call__(self, model: nn.Module) -> float:
-        """MAP of the model's present weights. Raises NonFiniteError naming a segment without a finite score.
+    @property
+    def num_segments(self) -> int:
+        """Segments that one evaluation scores."""
+        return len(self.pairs.tie_order)
 
-        Weights, batch-norm statistics, mode and random generators are afterwards what they were.
+    def __call__(self, model: nn.Module, limit: EvaluationLimit | None = None) -> float:
+        """MAP of the model's present weights, over the whole hold-out.
+
+        Weights, batch-norm statistics, mode and random generators are afterwards what they were. Raises NonFiniteError
+        naming a segment without a finite score, EvaluationEnded when `limit` ends the evaluation between two batches.
         """
         training = model.training
         try:
             with isolated_randomness(self.device, 0):
-                scores = self.scores(model)
+                scores = self.scores(model, limit)
         finally:
             model.train(training)
         return mean_average_precision(self.pairs, scores)
 
     @torch.no_grad()
-    def scores(self, model: nn.Module) -> np.ndarray:
+    def scores(self, model: nn.Module, limit: EvaluationLimit | None = None) -> np.ndarray:
         """Probabilities of the rated pairs, float32 [P]."""
         restricted = model.restrict_classes(torch.from_numpy(self.pairs.class_ids))  # type: ignore[operator]
         found = []
         num_segments = 0
         for batch in self.batches():
+            if limit is not None:
+                limit.check()
             part = batch.to(self.device, non_blocking=True)
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
                 output = restricted(model_inputs(part.frames, part.valid), part.num_frames)

@@ -116,10 +116,6 @@ def run_job(
             loop.state.run_id = tracked.run_id
         if task is not None and resumed_from:
             task.advance(resumed_from)
-        if loop.evaluate is not None and loop.state.step == 0 and team.leads:
-            loop.state.start_map = loop.evaluate(loop.model)
-            if tracked is not None:
-                tracked.log_metrics({"holdout/map_at_100000": loop.state.start_map}, 0)
         state = loop.run()
         if not team.leads:
             return {}

@@ -8,7 +8,7 @@ bit, because every random draw is a function of seed and step (randomness.py).
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -20,8 +20,11 @@ from yt8m_assets.tracking import TrackedRun
 from yt8m_assets.training.averaging import WeightAverage
 from yt8m_assets.training.checkpoint import Checkpoint, CheckpointStore
 from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.evaluate import HoldoutEvaluation
+from yt8m_assets.training.holdout import evaluate_first, evaluate_if_due
 from yt8m_assets.training.interruption import StopRequest, TrainingPreempted
 from yt8m_assets.training.meter import LossMeter, PendingValues, Stopwatch
+from yt8m_assets.training.pacing import evaluation_interval
 from yt8m_assets.training.schedule import Schedule
 from yt8m_assets.training.step import Stepper
 from yt8m_assets.training.team import Team
@@ -54,12 +57,18 @@ class LoopState:
     """Logged points: step, loss, learning_rate."""
     evaluations: list[dict[str, float]] = field(default_factory=list)
     """Hold-out evaluations: step, map, seconds."""
+    ended: list[dict[str, float]] = field(default_factory=list)
+    """Evaluations that were ended for their time, without a MAP: step, seconds."""
+    unevaluated: bool = False
+    """Whether the evaluation of this step was interrupted, and is to be made before the next step."""
     best: dict[str, float] | None = None
     """Step and MAP of the best evaluation."""
     start_map: float | None = None
     """MAP of the weights that training started from."""
     train_seconds: float = 0.0
-    """Seconds spent training, over all sessions of the run."""
+    """Seconds spent training, over all sessions of the run; without evaluations."""
+    evaluation_seconds: float = 0.0
+    """Seconds spent on evaluations, the first and those without a result included."""
     run_id: str | None = None
     """The tracker's run, continued after an interruption."""
 
@@ -77,7 +86,7 @@ class TrainingLoop:
     tracked: TrackedRun | None = None
     task: Any = None
     checkpoints: CheckpointStore | None = None
-    evaluate: Callable[[nn.Module], float] | None = None
+    evaluate: HoldoutEvaluation | None = None
     stop: StopRequest = field(default_factory=StopRequest)
     team: Team = field(default_factory=Team)
     state: LoopState = field(default_factory=LoopState)
@@ -87,6 +96,7 @@ class TrainingLoop:
         self.ema = WeightAverage(self.model, decay) if decay is not None else None
         self.swa = WeightAverage(self.model, None) if self.config.swa_last else None
         self.pending: list[tuple[PendingValues, dict[str, float]]] = []
+        self.interval = evaluation_interval(self.config, self.evaluate.num_segments if self.evaluate else 0)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint: weights, moments, averages, data position, counters."""
@@ -102,12 +112,16 @@ class TrainingLoop:
         if best is not None:  # may be of a later step: evaluated before the interruption, after this checkpoint
             self.state.best = {"step": best.state["step"], "map": best.state["map"]}
 
-    def save(self) -> None:
-        """Write a checkpoint of this moment (rank 0); refuses to save after a non-finite step."""
+    def save(self, *, alone: bool = False) -> None:
+        """Write a checkpoint of this moment (rank 0); refuses to save after a non-finite step.
+
+        All ranks call it together; `alone`: rank 0 by itself, after the last step.
+        """
         self.flush()
         self.stepper.check()
         total = self.meter.total.clone()
-        self.team.average(total)
+        if not alone:
+            self.team.average(total)
         if self.checkpoints is None or not self.team.leads:
             return
         self.state.loss_total, self.state.loss_count = float(total), self.meter.count
@@ -129,30 +143,39 @@ class TrainingLoop:
         config, state = self.config, self.state
         self.meter = LossMeter(self.device, state.loss_total, state.loss_count)
         self.watch = Stopwatch()
-        session_start, seconds_before = time.perf_counter(), state.train_seconds
+        self.session_start, self.seconds_before = time.perf_counter(), state.train_seconds
         self.model.train()
+        finished = self.agree(evaluate_first(self), saves=False)
         with contextlib.closing(iter(self.source)) as batches:  # type: ignore[type-var]
             self.watch.restart()
-            while state.step < config.num_steps:
+            while state.step < config.num_steps and not finished:
                 batch = self.watch.wait_for(batches)
                 loss = self.stepper.run(batch, state.step, self.schedule.learning_rate(state.step))
                 state.step += 1
                 self.after_step(loss)
-                stopped_early = self.evaluate_if_due()
-                state.train_seconds = seconds_before + time.perf_counter() - session_start
-                preempted, stopped_early = self.team.any(self.stop.requested, stopped_early)
-                if preempted or state.step % config.checkpoint_every == 0:
-                    self.save()
-                if preempted:
-                    raise TrainingPreempted(state.step)
-                if stopped_early:
-                    logger.info(
-                        "stopped at step %d: no better MAP in %s evaluations", state.step, config.early_stopping
-                    )
-                    break
+                finished = self.agree(evaluate_if_due(self), saves=state.step % config.checkpoint_every == 0)
+        if state.step < config.num_steps:
+            logger.info("stopped at step %d: no better MAP in %s evaluations", state.step, config.early_stopping)
         self.flush()
         self.stepper.check()
         return state
+
+    def train_seconds(self) -> float:
+        """Seconds spent training so far."""
+        return self.seconds_before + time.perf_counter() - self.session_start
+
+    def agree(self, finished: bool, *, saves: bool) -> bool:
+        """Settle with the other ranks whether training is finished, and save where due or asked to stop.
+
+        Raises TrainingPreempted after saving when any rank was asked to stop.
+        """
+        self.state.train_seconds = self.train_seconds()
+        preempted, finished = self.team.any(self.stop.requested, finished)
+        if preempted or saves:
+            self.save()
+        if preempted:
+            raise TrainingPreempted(self.state.step)
+        return finished
 
     def after_step(self, loss: torch.Tensor) -> None:
         """Count the step, update the average, and log where due."""
@@ -190,44 +213,3 @@ class TrainingLoop:
             if self.task is not None:
                 self.task.update(loss=loss)
         self.pending.clear()
-
-    def evaluate_if_due(self) -> bool:
-        """Score the hold-out where due (rank 0), keep the best weights; whether early stopping says enough."""
-        config, state = self.config, self.state
-        every = config.evaluate_every or config.num_steps
-        last = state.step == config.num_steps
-        if self.evaluate is None or not (last or state.step % every == 0):
-            return False
-        if self.swa is not None and config.num_steps - state.step < config.swa_last * every:
-            self.swa.update()
-        if not self.team.leads:
-            return False
-        self.stepper.check()
-        started = time.perf_counter()
-        score = self.evaluate(self.model)
-        seconds = time.perf_counter() - started
-        state.evaluations.append({"step": state.step, "map": score, "seconds": seconds})
-        if state.best is None or score > state.best["map"]:
-            state.best = {"step": state.step, "map": score}
-            if self.checkpoints is not None:
-                self.checkpoints.save_best(Checkpoint(dict(state.best), {"model": dict(self.model.state_dict())}))
-        self.report_evaluation(score, seconds)
-        self.watch.started += seconds  # rates are those of training alone
-        if config.early_stopping is None:
-            return False
-        later = [entry for entry in state.evaluations if entry["step"] > state.best["step"]]
-        return len(later) >= config.early_stopping
-
-    def report_evaluation(self, score: float, seconds: float) -> None:
-        """Show and track one evaluation."""
-        assert self.state.best is not None
-        best = self.state.best["map"]
-        metrics = {
-            "holdout/map_at_100000": score,
-            "holdout/best_map_at_100000": best,
-            "holdout/evaluation_seconds": seconds,
-        }
-        if self.tracked is not None:
-            self.tracked.log_metrics(metrics, self.state.step)
-        if self.task is not None:
-            self.task.update(map=score, best=best)

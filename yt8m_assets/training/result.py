@@ -6,13 +6,19 @@ from typing import Any
 
 from torch import nn
 
+from yt8m_assets.training.averaging import WeightAverage
 from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.interruption import TrainingPreempted
 from yt8m_assets.training.loop import LoopState, TrainingLoop
+from yt8m_assets.training.pacing import EvaluationInterrupted, EvaluationLimit
 from yt8m_assets.training.tensors import load_weights
 
 
 def compare_weights(loop: TrainingLoop) -> dict[str, float | None]:
-    """Hold-out MAP of the candidates: best checkpoint, EMA, SWA; without an evaluation just what is to be published."""
+    """Hold-out MAP of the candidates: best checkpoint, EMA, SWA; without an evaluation just what is to be published.
+
+    Raises TrainingPreempted after saving when asked to stop: the rerun begins with this comparison.
+    """
     if loop.evaluate is None:
         return {"ema": None} if loop.ema is not None else {"last": None}
     if loop.state.best is None:  # a run of no steps
@@ -20,11 +26,23 @@ def compare_weights(loop: TrainingLoop) -> dict[str, float | None]:
     candidates: dict[str, float | None] = {"best": loop.state.best["map"]}
     for name, average in (("ema", loop.ema), ("swa", loop.swa)):
         if average is not None and average.count:
-            kept = {key: value.clone() for key, value in loop.model.state_dict().items()}
-            load_weights(loop.model, average.tensors(), name)
-            candidates[name] = loop.evaluate(loop.model)
-            load_weights(loop.model, kept, "training")
+            try:
+                candidates[name] = score_average(loop, average, name)
+            except EvaluationInterrupted as interrupted:
+                loop.save(alone=True)
+                raise TrainingPreempted(loop.state.step) from interrupted
     return candidates
+
+
+def score_average(loop: TrainingLoop, average: WeightAverage, name: str) -> float:
+    """Hold-out MAP of averaged weights; the model's own are put back. Raises EvaluationInterrupted."""
+    assert loop.evaluate is not None
+    kept = {key: value.clone() for key, value in loop.model.state_dict().items()}
+    load_weights(loop.model, average.tensors(), name)
+    try:
+        return loop.evaluate(loop.model, EvaluationLimit(loop.stop))
+    finally:
+        load_weights(loop.model, kept, "training")
 
 
 def select_weights(loop: TrainingLoop, winner: str) -> None:
@@ -52,6 +70,7 @@ def describe_training(loop: TrainingLoop, winner: str, candidates: Mapping[str, 
         "start_map": state.start_map,
         "best": state.best,
         "evaluations": [{"step": entry["step"], "map": entry["map"]} for entry in state.evaluations],
+        "evaluations_ended": [entry["step"] for entry in state.ended],
     }
 
 
@@ -66,9 +85,11 @@ def summarise(
     summary = {
         "steps": state.step,
         "parameters": num_parameters(model),
-        "seconds": round(state.train_seconds, 3),
+        "seconds": round(state.train_seconds + state.evaluation_seconds, 3),
         "examples_per_second": round(state.step * config.batch_size / max(state.train_seconds, 1e-9), 2),
-        "evaluation_seconds": round(sum(entry["seconds"] for entry in state.evaluations), 3),
+        "evaluation_seconds": round(state.evaluation_seconds, 3),
+        "evaluation_share": round(state.evaluation_seconds / max(state.train_seconds, 1e-9), 3),
+        "evaluations_ended": [int(entry["step"]) for entry in state.ended],
         "weights": winner,
         "candidates": dict(candidates),
         "map": candidates[winner],

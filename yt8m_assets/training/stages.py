@@ -33,6 +33,8 @@ REPORTED = (
     "seconds",
     "examples_per_second",
     "evaluation_seconds",
+    "evaluation_share",
+    "evaluations_ended",
     "resumed_from_step",
     "weights",
     "candidates",
