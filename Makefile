@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test test-slow test-cloud test-browser test-all ui lint bench rehearsal setup clean-state
+.PHONY: demo test test-slow test-kills test-cloud test-browser test-all ui lint bench rehearsal setup clean-state
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -26,6 +26,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow --timeout 3000 --log-cli-level=INFO
+
+test-kills: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/training/test_resume.py -m slow --timeout 3000 --log-cli-level=INFO
 
 test-cloud: $(INSTALLED)
 	$(RUN) -m pytest -m cloud --timeout 1200

@@ -4,12 +4,14 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from yt8m_assets.tracking import MemoryTracking, MlflowTracking, NullTracking
 from yt8m_assets.tracking_sender import mlflow_name
 from yt8m_assets.tracking_spool import Spool
+from yt8m_assets.training.interruption import TrainingPreempted
 
 
 @pytest.fixture
@@ -93,6 +95,33 @@ def test_mlflow_run_of_a_failed_block_is_failed(tracking: MlflowTracking, mlflow
     client = MlflowClient(mlflow_uri)
     assert client.get_run(run.run_id).info.status == "FAILED"
     assert client.get_run(stopped.run_id).info.status == "KILLED"
+
+
+@pytest.mark.parametrize("kind", ["mlflow", "memory"])
+def test_a_preempted_run_is_killed_and_resumed_by_its_id(kind: str, tracking: MlflowTracking, mlflow_uri: str):
+    from mlflow import MlflowClient
+
+    memory = MemoryTracking()
+    opened: Any = {"mlflow": tracking, "memory": memory}[kind]
+
+    def status() -> str:
+        return MlflowClient(mlflow_uri).get_run(run.run_id).info.status if kind == "mlflow" else memory.runs[0].status
+
+    with pytest.raises(TrainingPreempted), opened.run("name", kind="finetuning", params={"a": 1}) as run:
+        run.log_metrics({"train/loss": 1.0}, 1)
+        raise TrainingPreempted(1)
+    assert status() == "KILLED"
+    with opened.run("name", kind="finetuning", params={"a": 1}, resume_id=run.run_id) as again:
+        again.log_metrics({"train/loss": 0.5}, 2)
+        assert again.run_id == run.run_id
+        assert status() == "RUNNING"
+    assert status() == "FINISHED"
+    if kind == "mlflow":
+        stored = MlflowClient(mlflow_uri).get_run(run.run_id)
+        assert stored.data.tags["attempt"] == "2"
+        assert stored.info.end_time >= stored.info.start_time
+        points = MlflowClient(mlflow_uri).get_metric_history(run.run_id, "train/loss")
+        assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5)]
 
 
 def test_system_metrics_are_logged(tracking: MlflowTracking, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch):

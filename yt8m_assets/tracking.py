@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from yt8m_assets.tracking_mlflow import MlflowTracking
+from yt8m_assets.tracking_mlflow import MlflowTracking, status_of
 
 __all__ = ["MemoryRun", "MemoryTracking", "MlflowTracking", "NullTracking", "TrackedRun", "Tracking"]
 
@@ -60,7 +60,7 @@ class Tracking(Protocol):
         tags: Mapping[str, str] | None = None,
         resume_id: str | None = None,
     ) -> AbstractContextManager[TrackedRun]:
-        """A run for the length of a `with` block; an exception marks it failed.
+        """A run for the length of a `with` block; an exception marks it failed, a preemption or interrupt killed.
 
         `kind` and `model` become tags. `resume_id` continues a run after an interruption; with other parameters than
         it had, a child run is opened instead.
@@ -192,7 +192,7 @@ class MemoryTracking:
         run.status = "RUNNING"
         try:
             yield run
-        except BaseException:
-            run.status = "FAILED"
+        except BaseException as error:
+            run.status = status_of(error)
             raise
         run.status = "FINISHED"

@@ -140,9 +140,18 @@ class MlflowTracking:
         try:
             yield run
         except BaseException as error:
-            run.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+            run.finish(status_of(error))
             raise
         run.finish("FINISHED")
+
+
+def status_of(error: BaseException) -> str:
+    """MLflow's status of a run that an exception ended: KILLED for an interrupt or a preemption, FAILED otherwise.
+
+    A preemption has an exit code of its own (training/interruption.py); interrupts are not Exceptions.
+    """
+    asked_to_stop = not isinstance(error, Exception) or getattr(error, "exit_code", None) is not None
+    return "KILLED" if asked_to_stop else "FAILED"
 
 
 def note_of(name: str, tags: Mapping[str, str]) -> str:

@@ -106,6 +106,18 @@ def test_f03_sigterm_saved_the_step_and_the_rerun_continues_there(case: tuple[Pa
     assert [step for step, _ in tracking.runs[0].series("train/loss")] == [10, 11, 12]
 
 
+def test_f03_a_stopped_run_is_killed_and_not_failed(tmp_path: Path, interrupted: tuple[Path, Recipe]) -> None:
+    recipe, tracking = interrupted[1], StopAt(2)
+    store = prepare_store(tmp_path, recipe)
+    with pytest.raises(TrainingPreempted):
+        run_pretraining(recipe, store, tracking=tracking)
+    assert tracking.runs[0].status == "KILLED"
+    run_pretraining(recipe, store, tracking=tracking)
+    [run] = tracking.runs
+    assert (run.status, run.attempt) == ("FINISHED", 2)
+    assert [step for step, _ in run.series("train/loss")] == list(range(1, 13))
+
+
 def test_f06_one_flipped_bit_in_the_weights_is_noticed_before_loading(case: tuple[Path, Recipe]) -> None:
     folder, recipe = case
     path = checkpoint_files(folder, 9)
@@ -142,7 +154,11 @@ def test_f09_a_checkpoint_of_another_configuration_is_refused_field_by_field(cas
     changed = replace(recipe, models=(wider,))
     with pytest.raises(CheckpointMismatchError, match=r"config\.overrides\.hidden_size: the checkpoint has 16.* 32"):
         checkpoints_of(folder, changed).latest()
-    result = run_pretraining(changed, open_store(folder))  # the stage starts afresh, and says so in its log
+    with pytest.raises(CheckpointMismatchError, match=rf"hidden_size: .*\n.*delete .*{KEY} to start afresh"):
+        run_pretraining(changed, open_store(folder))
+    assert checkpoints_of(folder, recipe).latest().state["loop"]["step"] == 9  # type: ignore[union-attr]
+    shutil.rmtree(folder / "artifacts" / KEY)
+    result = run_pretraining(changed, open_store(folder))
     assert result.manifest.metadata["resumed_from_step"] == 0
 
 

@@ -89,16 +89,18 @@ def test_a_difference_is_described_field_by_field() -> None:
     ]
 
 
-def test_checkpoints_of_another_run_are_noticed(tmp_path: Path) -> None:
+def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
     open_checkpoints(tmp_path).save(1, checkpoint(1))
     other = open_checkpoints(tmp_path, {**IDENTITY, "parents": {"shards": "d2"}})
-    stale = other.stale()
-    assert stale is not None
-    assert "parents.shards: the checkpoint has 'd1', this run has 'd2'" in stale
+    expected = (
+        r"parents\.shards: the checkpoint has .d1., this run has .d2.\n.*delete .*checkpoints/a/m to start"
+    )
+    with pytest.raises(CheckpointMismatchError, match=expected):
+        other.refuse_others()
     assert other.peek() is None
     with pytest.raises(CheckpointMismatchError, match=r"parents\.shards"):
         other.latest()
-    assert open_checkpoints(tmp_path).stale() is None
+    open_checkpoints(tmp_path).refuse_others()
 
 
 def test_a_single_damaged_checkpoint_says_how_to_start_again(tmp_path: Path) -> None:

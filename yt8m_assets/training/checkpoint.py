@@ -137,16 +137,19 @@ class CheckpointStore:
                 continue
         return None
 
-    def stale(self) -> str | None:
-        """The fields in which checkpoints lying here differ from this run; None if they are all this run's own."""
+    def refuse_others(self) -> None:
+        """Raise CheckpointMismatchError, field by field, if a checkpoint lying here is of another run.
+
+        Hours of training may be in it, so it is not for a changed recipe to throw it away.
+        """
         for key in reversed(self.store.list_keys(self.key)):
             try:
                 self.check_identity(self.store.require(key))
             except CheckpointMismatchError as error:
-                return str(error)
+                way_out = f"restore them to continue it, or delete {self.store.root_uri}/{self.key} to start afresh"
+                raise CheckpointMismatchError(f"{error}\n{way_out}") from error
             except CorruptArtifactError:
                 continue
-        return None
 
     def sweep(self) -> None:
         """Remove what killed writers left: folders without a manifest. Only while no other run writes here."""

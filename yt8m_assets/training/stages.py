@@ -57,8 +57,9 @@ def pretrain(
 ) -> StageResult:
     """Train a model on video labels and publish it; an interrupted run is continued.
 
-    Raises TrainingPreempted after SIGTERM or Ctrl-C, NonFiniteError, MissingArtifactError; CorruptArtifactError when
-    the newest checkpoint is damaged, unless `allow_fallback` continues from an older one.
+    Raises TrainingPreempted after SIGTERM or Ctrl-C, NonFiniteError, MissingArtifactError; CheckpointMismatchError when
+    checkpoints of another configuration lie there; CorruptArtifactError when the newest checkpoint is damaged, unless
+    `allow_fallback` continues from an older one.
     """
     node = Node("pretrained_model", model_key)
     return _train(recipe, store, node, tracking, progress, run_tags, allow_fallback)
@@ -127,11 +128,7 @@ def _train(
     with store.publish(node.key, **inputs.publish_arguments()) as publication:
         job = make_job(recipe, store, inputs, allow_fallback)
         checkpoints = job.checkpoints(store)
-        stale = checkpoints.stale()
-        if stale is not None:
-            logger.warning("starting %s afresh, its checkpoints are discarded: %s", node.key, stale)
-            progress.log(f"{node.key}: the recipe or its inputs changed, starting afresh")
-            checkpoints.discard()
+        checkpoints.refuse_others()
         checkpoints.sweep()
         _run(recipe, store, job, inputs, publication, tracking, progress, run_tags)
     checkpoints.discard()
