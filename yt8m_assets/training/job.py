@@ -1,5 +1,6 @@
 """One training run with everything resolved: plain values that can be sent to another process, and how to run them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -203,6 +204,7 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA's matrix products would be refused
     torch.use_deterministic_algorithms(True)
     try:
         yield

@@ -1,0 +1,90 @@
+"""Every option of a training can be named in a recipe, and options other than the original's train."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.support import MIX, make_recipe, prepare_store
+from yt8m_assets.data.batches import Batch
+from yt8m_assets.progress import NullProgress
+from yt8m_assets.recipes.loading import load_recipe
+from yt8m_assets.tracking import MemoryTracking
+from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.stages import finetune, pretrain
+from yt8m_assets.training.step import Stepper
+
+CHANGED: dict[str, Any] = {
+    "num_steps": 12,
+    "batch_size": 8,
+    "learning_rate": 0.002,
+    "schedule": "cosine",
+    "decay_rate": 0.8,
+    "decay_examples": 1_000_000,
+    "warmup_steps": 3,
+    "continue_schedule": False,
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "clip": "global",
+    "clip_norm": 0.5,
+    "label_weighting": "rated",
+    "label_smoothing": 0.1,
+    "regularization_weight": 0.5,
+    "window_frames": 5,
+    "windows_per_video": 2,
+    "shuffle_buffer": 16,
+    "evaluate_every": 4,
+    "evaluation_share": 2.5,
+    "evaluation_seconds": 30.0,
+    "checkpoint_every": 5,
+    "log_every": 1,
+    "early_stopping": 4,
+    "ema_decay": 0.9,
+    "swa_last": 2,
+    "precision": "bfloat16",
+    "compile": True,
+    "accumulation": 2,
+    "activation_checkpointing": True,
+    "num_processes": 2,
+    "sync_batchnorm": True,
+    "deterministic": True,
+}
+"""A value other than the default for every field."""
+
+
+def test_every_option_is_reachable_from_a_json_recipe(tmp_path: Path) -> None:
+    assert set(CHANGED) == {field.name for field in fields(TrainingConfig)}
+    assert all(value != getattr(TrainingConfig(num_steps=0), name) for name, value in CHANGED.items())
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"base": "demo", "models": {"bert_l2h12": {"finetuning": CHANGED}}}))
+    model = load_recipe(str(path)).model("bert_l2h12")
+    assert model.finetuning == TrainingConfig(**CHANGED)
+    assert model.pretraining == load_recipe("demo").model("bert_l2h12").pretraining
+
+
+def test_all_of_them_together_train_in_one_process(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compilation and several processes have tests of their own; the rest works together."""
+    config = TrainingConfig(**{**CHANGED, "num_processes": 1, "compile": False})
+    recipe = make_recipe(shards, replace(MIX, pretraining=replace(config, swa_last=0), finetuning=config))
+    store, tracking = prepare_store(tmp_path, recipe), MemoryTracking()
+    run, modes = Stepper.run, []
+
+    def watched(self: Stepper, batch: Batch, step: int, rate: float) -> torch.Tensor:
+        modes.append(torch.are_deterministic_algorithms_enabled())
+        return run(self, batch, step, rate)
+
+    monkeypatch.setattr(Stepper, "run", watched)
+    for stage in (pretrain, finetune):
+        manifest = stage(recipe, store, "mix", tracking=tracking, progress=NullProgress(), run_tags={}).manifest
+        rates = [value for _, value in tracking.runs[-1].series("train/learning_rate")]
+        assert rates[:4] == pytest.approx([0.0005, 0.001, 0.0015, 0.002])
+        assert rates[11] < rates[6] < 0.002
+    assert modes == [True] * 24
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert set(manifest.metadata["candidates"]) == {"best", "ema", "swa"}
+    assert manifest.metadata["map"] > 0.5
