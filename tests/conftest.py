@@ -63,6 +63,15 @@ def emulator() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A running PostgreSQL (tests/postgres.py); each test makes databases of its own in it."""
+    from tests.postgres import postgres_server
+
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.graph import make_data, open_store
     from tests.tiny import tiny_recipe
