@@ -18,8 +18,8 @@ from orchestration.plan import ManifestCache, Step, groups, required_nodes, step
 from orchestration.resources import FixedProgress, make_tracking
 from orchestration.settings import Settings
 from orchestration.state import State
+from yt8m_assets.assets.failures import DRIVER_TAG
 from yt8m_assets.assets.models import FALLBACK_TAG
-from yt8m_assets.assets.shell import DRIVER_TAG
 from yt8m_assets.lineage import Node
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from orchestration.state import DRIVER_CONFIG, State
-from yt8m_assets.assets.shell import DRIVER_TAG, runs_in_driver
+from yt8m_assets.assets.failures import DRIVER_TAG, runs_in_driver
 from yt8m_assets.lineage import Node
 from yt8m_assets.partitions import partition_key
 

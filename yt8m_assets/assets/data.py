@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from yt8m_assets.assets.shell import ProgressSource, asset_options, materialization, stage_errors
+from yt8m_assets.assets.failures import stage_errors
+from yt8m_assets.assets.shell import ProgressSource, asset_options, materialization
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 

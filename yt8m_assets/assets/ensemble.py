@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from yt8m_assets.assets.shell import ProgressSource, asset_options, materialization, run_tags, stage_errors
+from yt8m_assets.assets.failures import stage_errors
+from yt8m_assets.assets.shell import ProgressSource, asset_options, materialization, run_tags
 from yt8m_assets.partitions import required_cells
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore

@@ -4,7 +4,8 @@ from typing import Any
 
 import dagster as dg
 
-from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, materialization, run_tags, stage_errors
+from yt8m_assets.assets.failures import stage_errors
+from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, materialization, run_tags
 from yt8m_assets.partitions import beta_accepted, model_partitions
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult

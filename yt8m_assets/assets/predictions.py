@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 import dagster as dg
 
-from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, materialization, stage_errors
+from yt8m_assets.assets.failures import stage_errors
+from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, materialization
 from yt8m_assets.partitions import beta_accepted, by_model, cell_partitions, model_partitions, parse_cell
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore

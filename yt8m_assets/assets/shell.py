@@ -1,13 +1,11 @@
-"""What every asset of this project shares: declared options, error handling, and what the UI shows of a result."""
+"""What every asset of this project shares: declared options, and what the UI shows of a result."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import dagster as dg
 
 from yt8m_assets.assets.display import manifest_metadata
-from yt8m_assets.errors import TransientError
 from yt8m_assets.lineage import CODE_VERSIONS
 from yt8m_assets.progress import Progress
 from yt8m_assets.storage import ArtifactStore, StageResult, canonical_json, sha256_text
@@ -50,50 +48,6 @@ def asset_options(name: str, group: str, kinds: set[str], **options: Any) -> dic
         "tags": {"stage": group, **options.pop("tags", {})},
         **options,
     }
-
-
-DRIVER_TAG = ".dagster/yt8m_driver"
-"""Tag of the runs that the command line executes in its own process: who was asked to stop must not go on there.
-
-Names the process; pages leave out tags with this prefix.
-"""
-
-
-def runs_in_driver(run: dg.DagsterRun) -> bool:
-    """Whether the command line executes the run; a re-execution from a page has its tags, but not its process."""
-    return DRIVER_TAG in run.tags and run.parent_run_id is None
-
-
-def wanted(context: dg.AssetExecutionContext) -> bool:
-    """Whether a run that a signal interrupted is to go on: not when a person canceled it or pressed Ctrl-C.
-
-    A worker whose machine is taken away gets the same signal; there the run goes on, on another machine.
-    """
-    run = context.instance.get_run_by_id(context.run.run_id)
-    canceled = run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
-    return not canceled and not runs_in_driver(context.run)
-
-
-@contextmanager
-def stage_errors(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Let transient errors reach the retry policy; turn every other one into a failure that is not retried.
-
-    Dagster's policy also retries what a signal interrupted, even where the signal was meant to end the run: a canceled
-    run would start its step again until it is killed.
-    """
-    try:
-        yield
-    except dg.Failure:
-        raise
-    except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as interrupt:
-        if wanted(context):
-            raise
-        raise dg.Failure(description="interrupted", allow_retries=False) from interrupt
-    except Exception as error:
-        asked_to_stop = getattr(error, "exit_code", None) is not None
-        if isinstance(error, TransientError) and (not asked_to_stop or wanted(context)):
-            raise
-        raise dg.Failure(description=f"{type(error).__name__}: {error}", allow_retries=False) from error
 
 
 def run_tags(context: dg.AssetExecutionContext, key: str | None = None) -> dict[str, str]:

@@ -8,7 +8,7 @@ import dagster as dg
 
 from orchestration.executors import executor_for
 from orchestration.hints import ResourceHints, apply_hints
-from yt8m_assets.assets.shell import stage_errors
+from yt8m_assets.assets.failures import stage_errors
 
 HINTS = {
     "counted": ResourceHints(num_gpus=1, gpu_type="l4", num_cpus=7, memory_gib=26, shared_memory_gib=8),
