@@ -78,6 +78,18 @@ class FrameModel(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not say how it scores frames: give it a forward method")
 
+    def embed_frames(self, frames_NF: Tensor) -> tuple[Tensor, ...]:
+        """Compute, at inference, what a frame contributes wherever it stands: tensors of N rows, for `score_windows`.
+
+        Windows that overlap share it. By default that is nothing but the frame itself.
+        """
+        return (frames_NF,)
+
+    def score_windows(self, embedded: tuple[Tensor, ...], index_WT: Tensor, num_frames_W: Tensor) -> Tensor:
+        """Score windows of embedded frames: the probabilities [W, C] that forward has for frames_NF[index_WT]."""
+        (frames_NF,) = embedded
+        return self(frames_NF[index_WT], num_frames_W).probabilities
+
     def sample_frame_index(self, num_frames: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
         """Choose the frames this model looks at: int64 [B, N], or None for all of them (SPEC section 2).
 

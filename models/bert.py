@@ -92,9 +92,20 @@ class Bert(FrameModel):
         options = self.options
         return Encoder(num_layers, width, options.num_heads, options.intermediate_size, options.dropout)
 
-    def encode(self, frames_BTF: Tensor, mask_B11T: Tensor | None) -> Tensor:
-        """Encode frames [B, T, F] to [B, T, H]."""
-        return self.encoder(frames_BTF, mask_B11T)
+    def encode(self, frames_BTF: Tensor, mask_B11T: Tensor | None, *projected_BTP: Tensor) -> Tensor:
+        """Encode frames [B, T, F] to [B, T, H]; `projected_BTP` are the frames' projections, if known."""
+        return self.encoder(frames_BTF, mask_B11T, *projected_BTP)
+
+    def embed_frames(self, frames_NF: Tensor) -> tuple[Tensor, ...]:
+        """Embed frames as themselves and the first layer's projections: no position enters them."""
+        return frames_NF, self.encoder.project(frames_NF)
+
+    def score_windows(self, embedded: tuple[Tensor, ...], index_WT: Tensor, num_frames_W: Tensor) -> Tensor:
+        """Score windows of embedded frames: the probabilities [W, C] that forward has for frames_NF[index_WT]."""
+        frames_WTF, *projected_WTP = (part[index_WT] for part in embedded)
+        self.check_inputs(frames_WTF, num_frames_W, None)
+        mask_WT = self._mask(index_WT.shape[1], num_frames_W, None) if self.options.mask_padding else None
+        return self._classify(frames_WTF, mask_WT, *projected_WTP)
 
     def forward(
         self,
@@ -109,13 +120,16 @@ class Bert(FrameModel):
             frame_index = self.sample_frame_index(num_frames, generator)
         if frame_index is not None:
             frames = gather_frames(frames, frame_index)
-        num_steps, segment_frames = frames.shape[1], self.options.segment_frames
+        mask_BT = self._mask(frames.shape[1], num_frames, frame_index) if self.options.mask_padding else None
+        probabilities_BC = self._classify(frames, mask_BT)
+        return ModelOutput(probabilities_BC, probabilities_BC.new_zeros(()))
+
+    def _classify(self, frames_BTF: Tensor, mask_BT: Tensor | None, *projected_BTP: Tensor) -> Tensor:
+        num_steps, segment_frames = frames_BTF.shape[1], self.options.segment_frames
         if self.options.pooling == "concat" and num_steps != segment_frames:
             raise ValueError(f"frames have T = {num_steps}: pooling 'concat' was built for {segment_frames}")
-        mask_BT = self._mask(num_steps, num_frames, frame_index) if self.options.mask_padding else None
-        encoded_BTH = self.encode(frames, None if mask_BT is None else mask_BT[:, None, None])
-        probabilities_BC = self.head(self.pooler(encoded_BTH, mask_BT))
-        return ModelOutput(probabilities_BC, probabilities_BC.new_zeros(()))
+        encoded_BTH = self.encode(frames_BTF, None if mask_BT is None else mask_BT[:, None, None], *projected_BTP)
+        return self.head(self.pooler(encoded_BTH, mask_BT))
 
     def _mask(self, num_steps: int, num_frames_B: Tensor, frame_index_BT: Tensor | None) -> Tensor:
         if frame_index_BT is None:
@@ -138,8 +152,15 @@ class BertCross(Bert):
         self.audio_encoder = self._encoder(num_layers - 1, audio_size)
         self.all_encoder = self._encoder(1, rgb_size + audio_size)
 
-    def encode(self, frames_BTF: Tensor, mask_B11T: Tensor | None) -> Tensor:
-        """Encode frames [B, T, F] to [B, T, H]."""
+    def embed_frames(self, frames_NF: Tensor) -> tuple[Tensor, ...]:
+        """Embed frames as themselves and each modality's first projections."""
+        rgb_NF, audio_NF = frames_NF.split(self.feature_sizes, dim=1)
+        return frames_NF, self.frame_encoder.project(rgb_NF), self.audio_encoder.project(audio_NF)
+
+    def encode(self, frames_BTF: Tensor, mask_B11T: Tensor | None, *projected_BTP: Tensor) -> Tensor:
+        """Encode frames [B, T, F] to [B, T, H]; `projected_BTP` are each modality's projections, if known."""
+        rgb_projected, audio_projected = projected_BTP or (None, None)
         rgb_BTF, audio_BTF = self.split_modalities(frames_BTF)
-        rgb_BTF, audio_BTF = self.frame_encoder(rgb_BTF, mask_B11T), self.audio_encoder(audio_BTF, mask_B11T)
+        rgb_BTF = self.frame_encoder(rgb_BTF, mask_B11T, rgb_projected)
+        audio_BTF = self.audio_encoder(audio_BTF, mask_B11T, audio_projected)
         return self.all_encoder(torch.cat([rgb_BTF, audio_BTF], dim=2), mask_B11T)

@@ -1,6 +1,7 @@
 """Transformer encoder of BERT (https://arxiv.org/abs/1810.04805), post-norm, without positions (SPEC section 3.1).
 
-Shape letters: B batch, T frames, H width, N heads, D width of a head, I inner width.
+Shape letters: B batch, T frames, H width, P = 3H projections, N heads, D width of a head,
+I inner width.
 """
 
 import torch
@@ -36,12 +37,22 @@ class EncoderLayer(nn.Module):
         self.output = bert_linear(intermediate_size, width)
         self.output_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
-    def forward(self, x_BTH: Tensor, mask_B11T: Tensor | None = None) -> Tensor:
-        """Map [B, T, H] to [B, T, H]; the mask (bool [B, 1, 1, T]) says which frames may be attended to."""
+    def project(self, x: Tensor) -> Tensor:
+        """Project frames [..., H] to their queries, keys and values side by side, [..., 3H], by one product."""
+        layers = (self.query, self.key, self.value)
+        weight = torch.cat([layer.weight for layer in layers])
+        return F.linear(x, weight, torch.cat([layer.bias for layer in layers]))
+
+    def forward(self, x_BTH: Tensor, mask_B11T: Tensor | None = None, projected_BTP: Tensor | None = None) -> Tensor:
+        """Map [B, T, H] to [B, T, H]; the mask (bool [B, 1, 1, T]) says which frames may be attended to.
+
+        `projected_BTP` is `project(x_BTH)` where the caller has it already.
+        """
         dropout = self.dropout if self.training else 0.0
+        if projected_BTP is None:
+            projected_BTP = self.project(x_BTH)
         query_BNTD, key_BNTD, value_BNTD = (
-            linear(x_BTH).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-            for linear in (self.query, self.key, self.value)
+            part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in projected_BTP.chunk(3, dim=2)
         )
         context_BNTD = F.scaled_dot_product_attention(
             query_BNTD, key_BNTD, value_BNTD, attn_mask=mask_B11T, dropout_p=dropout
@@ -61,10 +72,16 @@ class Encoder(nn.Module):
             EncoderLayer(width, num_heads, intermediate_size, dropout) for _ in range(num_layers)
         )
 
-    def forward(self, x_BTH: Tensor, mask_B11T: Tensor | None = None) -> Tensor:
-        """Map [B, T, H] to [B, T, H]."""
+    def project(self, x: Tensor) -> Tensor:
+        """Compute what the first layer needs of every frame, wherever it stands (see `EncoderLayer.project`)."""
+        first: EncoderLayer = self.layers[0]  # type: ignore[assignment]
+        return first.project(x)
+
+    def forward(self, x_BTH: Tensor, mask_B11T: Tensor | None = None, projected_BTP: Tensor | None = None) -> Tensor:
+        """Map [B, T, H] to [B, T, H]; `projected_BTP` is `project(x_BTH)` where the caller has it already."""
         for layer in self.layers:
-            x_BTH = layer(x_BTH, mask_B11T)
+            x_BTH = layer(x_BTH, mask_B11T, projected_BTP)
+            projected_BTP = None
         return x_BTH
 
 

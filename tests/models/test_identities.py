@@ -1,4 +1,4 @@
-"""The two identities the models exploit, each against the plain computation: counted frames, and restricted heads."""
+"""The identities the models exploit, against the plain computation: counted frames, shared frames, restricted heads."""
 
 import pytest
 import torch
@@ -102,3 +102,41 @@ def test_classes_that_do_not_exist_are_refused():
         model.restrict_classes(torch.tensor([3, NUM_CLASSES]))
     with pytest.raises(ValueError, match=r"expected \[R\] with at least one class"):
         model.restrict_classes(torch.tensor([], dtype=torch.int64))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_overlapping_windows_share_their_frames_exactly(key):
+    """Frames embedded once, and gathered by windows that overlap, repeat and lack frames, score as the windows do."""
+    model = small_model(key).double().eval()
+    frames, _ = small_batch(1, 9)
+    frames_NF = torch.cat([frames[0], frames.new_zeros(1, frames.shape[2])]).double()
+    index_WT = torch.tensor([[0, 1, 2, 3, 4], [1, 2, 3, 4, 5], [0, 0, 0, 1, 2], [6, 7, 8, 9, 9]])
+    num_frames = torch.tensor([5, 5, 5, 3])
+    shared = model.score_windows(model.embed_frames(frames_NF), index_WT, num_frames)
+    plain = model(frames_NF[index_WT], num_frames).probabilities
+    torch.testing.assert_close(shared, plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if "bert" in key])
+def test_what_is_shared_between_windows_is_really_computed_once(key):
+    """The first layers' projections run over the frames, not over the windows."""
+    model = small_model(key).eval()
+    frames, _ = small_batch(1, 9)
+    embedded = model.embed_frames(frames[0])
+    index_WT = torch.arange(5)[None] + torch.arange(5)[:, None]
+    num_frames = torch.full((5,), 5)
+    expected = model.score_windows(embedded, index_WT, num_frames)
+    for encoder in ("encoder", "frame_encoder", "audio_encoder"):
+        if hasattr(model, encoder):
+            torch.nn.init.zeros_(getattr(model, encoder).layers[0].query.weight)
+    torch.testing.assert_close(model.score_windows(embedded, index_WT, num_frames), expected)
+
+
+def test_padding_is_masked_in_shared_windows_too():
+    model = small_model("bert_mean_l2h12", mask_padding=True).double().eval()
+    frames, _ = small_batch(1, 9)
+    index_WT, num_frames = torch.arange(5)[None] + torch.arange(3)[:, None], torch.tensor([5, 2, 1])
+    shared = model.score_windows(model.embed_frames(frames[0].double()), index_WT, num_frames)
+    plain = model(frames[0].double()[index_WT], num_frames).probabilities
+    torch.testing.assert_close(shared, plain, rtol=0, atol=1e-12)
+    assert not torch.allclose(shared, model(frames[0].double()[index_WT], torch.full((3,), 5)).probabilities)

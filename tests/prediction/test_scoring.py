@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.base import FrameModel
 from yt8m_assets.data.memory import load_videos
 from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
 from yt8m_assets.prediction.demotion import DemotedRanking, best_classes, candidate_mask, edge_mask, video_means
@@ -28,11 +29,11 @@ CLASSES = np.array([int(line) for line in (RECORDS / "toy_segment_label_ids.csv"
 SHIFTS = (-2, -1, 0, 1, 2)
 
 
-class Toy(torch.nn.Module):
+class Toy(FrameModel):
     """The toy model of the records: sigmoid of the summed, normalised frames over their number, times W."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(len(CLASSES), (1024, 128), None)
         self.weights = torch.from_numpy(np.load(RECORDS / "toy_W.npz")["W"][:, CLASSES].astype(np.float32))
         self.batch_sizes: list[int] = []
 
@@ -42,11 +43,11 @@ class Toy(torch.nn.Module):
         return SimpleNamespace(probabilities=torch.sigmoid(pooled @ self.weights))
 
 
-class Failing(torch.nn.Module):
+class Failing(FrameModel):
     """Raises what it was given."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__()
+        super().__init__(len(CLASSES), (1024, 128), None)
         self.error = error
 
     def forward(self, frames: torch.Tensor, num_frames: torch.Tensor) -> SimpleNamespace:
@@ -87,6 +88,17 @@ def test_one_pass_ranks_what_the_original_ranks_at_every_shift(videos):
             score_of = dict(zip(names[segment].tolist(), score.tolist(), strict=True))
             assert set(score_of) == set(ids)
             assert [f"{score_of[name]:.5g}" for name in ids] == [f"{value:.5g}" for value in score.tolist()]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # of torch's own compiler
+def test_compiled_models_give_the_same_ranking(videos, caplog):
+    caplog.set_level("WARNING")
+    plain, compiled = (run(videos, {"toy": Toy()}, (0, 1), compile=flag) for flag in (False, True))
+    assert "uncompiled" not in caplog.text
+    for cell in plain:
+        a, b = plain[cell].finish(), compiled[cell].finish()
+        assert a.segment.tolist() == b.segment.tolist()
+        np.testing.assert_allclose(a.score, b.score, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 10_000])

@@ -166,7 +166,7 @@ def test_a_failing_compiler_is_logged_and_training_goes_on(
     runs.finetune(evaluate_every=12)
     exact = runs.losses()
 
-    def broken_compiler(module: torch.nn.Module) -> Any:
+    def broken_compiler(module: torch.nn.Module, **options: Any) -> Any:
         def compiled(*arguments: Any) -> Any:
             raise RuntimeError("no C++ compiler found\nmore text")
 

@@ -1,21 +1,23 @@
 """Every segment scored by many models at many shifts, in one pass over the videos.
 
 Shapes: N frames of a block of videos, S segments of it, H shifts, R rated classes, F features. A block's frames go to
-the device once, as bytes; normalisation is per frame, so it is done once, and every shift's windows are gathered from
-the same normalised frames for all models.
+the device once, as bytes; normalisation is per frame, so it is done once. Whatever else a model computes of a frame
+alone is done once too, and every shift's windows are gathered from that.
 """
 
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models import FrameModel
+from yt8m_assets.compilation import Compiled
 from yt8m_assets.data.features import model_inputs
 from yt8m_assets.data.videos import Videos
 from yt8m_assets.data.windows import SEGMENT_FRAMES, Edges, segment_frame_index
@@ -42,6 +44,8 @@ class ScoringOptions:
     """Segments kept per class."""
     precision: str = "float32"
     """Arithmetic of the forward pass."""
+    compile: bool = False
+    """Compile the models; pays off from some ten thousand segments."""
     trim_start: int = 0
     """Segments at a video's beginning that are ranked last."""
     trim_end: int = 0
@@ -88,7 +92,7 @@ class ModelCells:
 
     key: str
     """Partition key of the model."""
-    model: nn.Module
+    model: FrameModel
     """The restricted model, on the device."""
     cells: list[CellScores]
     """One per shift."""
@@ -195,10 +199,18 @@ def score_videos(
     started = time.monotonic()
     waiting: list[tuple[list[CellScores], Tensor, _Block]] = []
     blocks = read_blocks(videos, index, shifts, options)
+    scorers = {
+        member.key: Compiled(
+            member.model.score_windows, enabled=options.compile, what=f"scoring {member.key}", dynamic=True
+        )
+        for member in members
+    }
     title = f"scoring {len(members)} models, {num_cells} cells"
     with progress.task(title, int(index.first[-1]), "segments") as task, torch.inference_mode():
         for block in _prefetch(blocks) if device.type == "cuda" else blocks:
-            found = [(live, scores, block) for live, scores in _score_block(block, shifts, members, options, device)]
+            found = [
+                (live, scores, block) for live, scores in _score_block(block, shifts, members, scorers, options, device)
+            ]
             _take(waiting, options)  # the device works on this block while the last one's scores are ranked
             waiting = found
             for shift, count in zip(shifts, block.past_end.tolist(), strict=True):
@@ -210,22 +222,27 @@ def score_videos(
 
 
 def _score_block(
-    block: _Block, shifts: list[int], members: Sequence[ModelCells], options: ScoringOptions, device: torch.device
+    block: _Block,
+    shifts: list[int],
+    members: Sequence[ModelCells],
+    scorers: Mapping[str, Compiled],
+    options: ScoringOptions,
+    device: torch.device,
 ) -> Iterator[tuple[list[CellScores], Tensor]]:
     """Per member: its cells that are still alive and their probabilities [H, S, R], on the device."""
     frames = block.frames.to(device, non_blocking=True)
     features = model_inputs(frames[None], torch.ones((1, len(frames)), dtype=torch.bool, device=device))[0]
     features = torch.cat([features, features.new_zeros((1, features.shape[1]))])
-    windows = features[block.index.to(device)]  # [H, S, 5, F]
+    index = block.index.to(device)
     num_frames = block.num_frames.to(device)
     for member in members:
         live = [cell for cell in member.cells if cell.error is None]
         if not live:
             continue
         chosen = [shifts.index(cell.shift) for cell in live]
-        inputs = (windows if len(chosen) == len(shifts) else windows[chosen]).flatten(0, 1)
         try:
-            scores = _forward(member.model, inputs, num_frames.repeat(len(live)), options)
+            windows, counts = index[chosen].flatten(0, 1), num_frames.repeat(len(live))
+            scores = _forward(member.model, scorers[member.key], features, windows, counts, options)
         except Exception as error:  # noqa: BLE001 - kept for this member's cells, raised when they are finished
             for cell in live:
                 cell.error = _explain(error, member.key)
@@ -233,12 +250,20 @@ def _score_block(
         yield live, scores.unflatten(0, (len(live), -1))
 
 
-def _forward(model: nn.Module, inputs: Tensor, num_frames: Tensor, options: ScoringOptions) -> Tensor:
-    """Probabilities float32 of windows, in passes of nearly equal size."""
-    num_chunks = -(-len(inputs) // options.batch_size)
-    with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=options.precision == "bfloat16"):
-        pairs = zip(inputs.chunk(num_chunks), num_frames.chunk(num_chunks), strict=True)
-        return torch.cat([model(part, counts).probabilities.float() for part, counts in pairs])
+def _forward(
+    model: FrameModel,
+    score: Compiled,
+    features: Tensor,
+    index: Tensor,
+    num_frames: Tensor,
+    options: ScoringOptions,
+) -> Tensor:
+    """Probabilities float32 of the windows index int64 [W, 5] of features [N, F], in passes of nearly equal size."""
+    num_chunks = -(-len(index) // options.batch_size)
+    with torch.autocast(features.device.type, dtype=torch.bfloat16, enabled=options.precision == "bfloat16"):
+        embedded = model.embed_frames(features)
+        pairs = zip(index.chunk(num_chunks), num_frames.chunk(num_chunks), strict=True)
+        return torch.cat([score(embedded, part, counts).float() for part, counts in pairs])
 
 
 def _explain(error: Exception, key: str) -> Exception:

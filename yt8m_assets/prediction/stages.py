@@ -153,6 +153,7 @@ class _Pass:
             max_frames=self.recipe.data.max_frames,
             top_k=settings.top_k,
             precision=settings.precision,
+            compile=settings.compile,
             trim_start=settings.trim_start,
             trim_end=settings.trim_end,
             candidate_classes=settings.candidate_classes,

@@ -56,5 +56,5 @@ RECIPE = Recipe(
         num_workers=8,
     ),
     models=MODELS,
-    prediction=PredictionConfig(batch_size=512, precision="bfloat16"),
+    prediction=PredictionConfig(batch_size=512, precision="bfloat16", compile=True),
 )

@@ -129,6 +129,8 @@ class PredictionConfig:
     """Rank-fusion constant over a model's shifts."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward pass."""
+    compile: bool = False
+    """Use torch.compile; where it fails scoring goes on uncompiled, with the reason logged."""
     trim_start: int = 0
     """Segments at a video's beginning that are ranked last."""
     trim_end: int = 0

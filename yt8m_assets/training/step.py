@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yt8m_assets.compilation import Compiled
 from yt8m_assets.data.batches import Batch
 from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
 from yt8m_assets.training.config import TrainingConfig
@@ -42,8 +43,7 @@ class Stepper:
         self.objective, self.optimizer, self.config = objective, optimizer, config
         self.device, self.seed, self.rank = device, seed, rank
         self.module = wrapped or objective
-        self.compiled: Any = None
-        self.compiles = config.compile
+        self.compiled = Compiled(self.module, enabled=config.compile, what="training")
         self.generator = torch.Generator()
         self.statistics = [value for value in objective.buffers() if value.is_floating_point()]
         self.blocked = torch.zeros((), device=device)
@@ -102,22 +102,7 @@ class Stepper:
         arguments = (part.frames, part.valid, part.num_frames, part.labels, part.label_weights, index, share, l2_share)
         half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            if self.compiled is not None:
-                return self.compiled(*arguments)
-            if not self.compiles:
-                return self.module(*arguments)
-            try:
-                compiled = torch.compile(self.module)
-                result = compiled(*arguments)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # noqa: BLE001 - compilers fail in many ways; training goes on without one
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                logger.warning("torch.compile failed, training goes on uncompiled: %s", reason)
-                self.compiles = False
-                return self.module(*arguments)
-            self.compiled = compiled
-            return result
+            return self.compiled(*arguments)
 
     @torch.no_grad()
     def judge(self, step: int, loss: Tensor, norms: Tensor, before: list[Tensor]) -> None:
