@@ -20,20 +20,23 @@ from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
 
 
-def build_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
+def build_assets(recipe: Recipe, backfill: str = "single_run") -> list[dg.AssetsDefinition]:
     """Every asset of a recipe's graph."""
-    groups = (build_data_assets, build_model_assets, build_prediction_assets, build_ensemble_assets)
-    return [asset for build in groups for asset in build(recipe)]
+    predictions = build_prediction_assets(recipe, backfill)
+    groups = (build_data_assets(recipe), build_model_assets(recipe), predictions, build_ensemble_assets(recipe))
+    return [asset for group in groups for asset in group]
 
 
 @beta_accepted()
-def build_definitions(recipe: Recipe, resources: Mapping[str, Any], executor: str = "in_process") -> dg.Definitions:
+def build_definitions(
+    recipe: Recipe, resources: Mapping[str, Any], executor: str = "in_process", backfill: str = "single_run"
+) -> dg.Definitions:
     """The definitions of a recipe over any resources: nothing is read from the environment."""
     from orchestration.executors import executor_for
     from orchestration.hints import apply_hints, hints_for
 
     return dg.Definitions(
-        assets=dg.with_source_code_references(apply_hints(build_assets(recipe), executor, hints_for(recipe))),
+        assets=dg.with_source_code_references(apply_hints(build_assets(recipe, backfill), executor, hints_for(recipe))),
         asset_checks=build_checks(recipe),
         resources=resources,
         jobs=build_jobs(recipe),
@@ -45,6 +48,8 @@ def build_definitions(recipe: Recipe, resources: Mapping[str, Any], executor: st
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What the environment asks for (YT8M_RECIPE, YT8M_STORAGE, MLFLOW_TRACKING_URI, YT8M_EXECUTOR)."""
+    """What the environment asks for: see `Settings`."""
     settings = Settings.from_environment(prepare_state())
-    return build_definitions(load_recipe(settings.recipe), build_resources(settings), settings.executor)
+    return build_definitions(
+        load_recipe(settings.recipe), build_resources(settings), settings.executor, settings.backfill
+    )

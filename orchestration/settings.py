@@ -8,6 +8,7 @@ from pathlib import Path
 from orchestration.executors import EXECUTORS
 from orchestration.state import State
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.partitions import BACKFILLS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,14 @@ class Settings:
     """YT8M_MLFLOW_UI_URL: the address that links in metadata lead to."""
     executor: str
     """YT8M_EXECUTOR: how Dagster runs steps."""
+    backfill: str
+    """YT8M_BACKFILL: whether backfilled predictions and rankings share runs, and so passes over the data."""
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
             raise ConfigError(f"YT8M_EXECUTOR = {self.executor!r}: choose one of {', '.join(EXECUTORS)}")
+        if self.backfill not in BACKFILLS:
+            raise ConfigError(f"YT8M_BACKFILL = {self.backfill!r}: choose one of {', '.join(BACKFILLS)}")
 
     @classmethod
     def from_environment(cls, state: State, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -53,4 +58,5 @@ class Settings:
             spool_path=state.tracking_spool,
             mlflow_ui_url=values.get("YT8M_MLFLOW_UI_URL") or served,
             executor=values.get("YT8M_EXECUTOR") or "multiprocess",
+            backfill=values.get("YT8M_BACKFILL") or "single_run",
         )

@@ -14,6 +14,8 @@ MODEL = "model"
 """Name of the model dimension."""
 SHIFT = "shift"
 """Name of the shift dimension (seconds)."""
+BACKFILLS = ("single_run", "per_partition")
+"""How a backfill of predictions or rankings becomes runs: as few as Dagster can describe, or one for each partition."""
 
 
 @contextmanager
@@ -39,6 +41,14 @@ def cell_partitions(recipe: Recipe) -> dg.MultiPartitionsDefinition:
 def by_model() -> dg.MultiToSingleDimensionPartitionMapping:
     """Maps a model to its cells and a cell to its model."""
     return dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name=MODEL)
+
+
+def backfill_policy(name: str) -> dg.BackfillPolicy:
+    """The policy of a name among BACKFILLS.
+
+    A single-run backfill of a rectangle is one run for each key of its shorter side: that is how Dagster describes it.
+    """
+    return dg.BackfillPolicy.single_run() if name == "single_run" else dg.BackfillPolicy.multi_run(1)
 
 
 def cell_key(model: str, shift: int) -> str:

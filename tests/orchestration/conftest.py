@@ -16,7 +16,15 @@ from yt8m_assets.progress import NullProgress, Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 
-ENVIRONMENT = ("DAGSTER_HOME", "YT8M_STATE", "YT8M_STORAGE", "YT8M_RECIPE", "YT8M_EXECUTOR", "MLFLOW_TRACKING_URI")
+ENVIRONMENT = (
+    "DAGSTER_HOME",
+    "YT8M_STATE",
+    "YT8M_STORAGE",
+    "YT8M_RECIPE",
+    "YT8M_EXECUTOR",
+    "YT8M_BACKFILL",
+    "MLFLOW_TRACKING_URI",
+)
 
 
 class RecordingProgress(NullProgress):

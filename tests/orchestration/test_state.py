@@ -13,12 +13,13 @@ import yaml
 from orchestration.instance import driver_instance
 from orchestration.settings import Settings
 from orchestration.state import prepare_state, project_root
+from tests.orchestration.conftest import ENVIRONMENT
 from yt8m_assets.errors import ConfigError, StorageError
 
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DAGSTER_HOME", "YT8M_STATE", "YT8M_STORAGE", "YT8M_RECIPE", "YT8M_EXECUTOR", "MLFLOW_TRACKING_URI"):
+    for name in ENVIRONMENT:
         monkeypatch.setenv(name, "")  # so that it is restored after prepare_state has set it
         monkeypatch.delenv(name)
 
@@ -105,6 +106,13 @@ def test_settings_follow_the_environment(tmp_path: Path) -> None:
     assert settings.mlflow_ui_url == "http://host:1"
     with pytest.raises(ConfigError, match="YT8M_EXECUTOR = 'abacus'"):
         Settings.from_environment(prepare_state(tmp_path), {"YT8M_EXECUTOR": "abacus"})
+    assert settings.backfill == "single_run"
+    assert (
+        Settings.from_environment(prepare_state(tmp_path), {"YT8M_BACKFILL": "per_partition"}).backfill
+        == "per_partition"
+    )
+    with pytest.raises(ConfigError, match="YT8M_BACKFILL = 'all': choose one of single_run, per_partition"):
+        Settings.from_environment(prepare_state(tmp_path), {"YT8M_BACKFILL": "all"})
 
 
 def test_a_password_in_the_tracking_address_is_not_used_for_links(tmp_path: Path) -> None:

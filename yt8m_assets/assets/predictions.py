@@ -1,14 +1,24 @@
 """Group `predictions`: every segment scored by every model at every shift, and a model's shifts fused by rank."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import dagster as dg
 
+from yt8m_assets.assets.display import manifest_metadata
 from yt8m_assets.assets.failures import stage_errors
 from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, materialization
-from yt8m_assets.partitions import beta_accepted, by_model, cell_partitions, model_partitions, parse_cell
+from yt8m_assets.partitions import (
+    backfill_policy,
+    beta_accepted,
+    by_model,
+    cell_key,
+    cell_partitions,
+    model_partitions,
+    parse_cell,
+)
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import Tracking
 
 Split = Literal["oof", "test"]
@@ -17,53 +27,75 @@ _SHARDS = {"oof": "segment_shards", "test": "test_shards"}
 
 
 @beta_accepted()
-def build_prediction_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
-    """Predictions by model and shift, and rankings by model, for both splits."""
+def build_prediction_assets(recipe: Recipe, backfill: str = "single_run") -> list[dg.AssetsDefinition]:
+    """Predictions by model and shift, and rankings by model, for both splits; `backfill` is one of BACKFILLS."""
     splits: tuple[Split, ...] = ("oof", "test")
-    return [build(recipe, split) for build in (_predictions, _ranking) for split in splits]
+    return [build(recipe, split, backfill) for build in (_predictions, _ranking) for split in splits]
 
 
-def _options(name: str, kinds: set[str], **options: Any) -> dict[str, Any]:
-    return asset_options(name, "predictions", kinds, backfill_policy=dg.BackfillPolicy.single_run(), **options)
+def _options(name: str, kinds: set[str], backfill: str, **options: Any) -> dict[str, Any]:
+    return asset_options(name, "predictions", kinds, backfill_policy=backfill_policy(backfill), **options)
 
 
-def _predictions(recipe: Recipe, split: Split) -> dg.AssetsDefinition:
+def _predictions(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefinition:
     description = (
         f"Per-class rankings of the {_SEGMENTS[split]} by one model, with the 5-second window shifted by -2 to +2 "
         "seconds.\n\n"
         "A model's ranking needs only the shifts of its recipe row; the other cells are optional and stay grey until "
         "somebody asks for them.\n\n"
-        "One run takes a contiguous rectangle of the grid (neighbouring models by neighbouring shifts) and reads the "
-        "data once; any other selection is split into several runs, each of which reads the data. The job "
-        "`predict_rectangle` and the command `yt8m predict` take a rectangle in one run."
+        "One run reads the data once for all of its cells. A backfill of a row or column of neighbours is one run; of "
+        "a rectangle, one for each key of its shorter side (all models by five shifts: five). The command "
+        "`yt8m predict`, or a run with the tags dagster/asset_partition_range_start and _end, takes a whole rectangle "
+        "at once; with YT8M_BACKFILL=per_partition every cell of a backfill gets a run of its own."
     )
     deps = [dg.AssetDep("finetuned_model", partition_mapping=by_model()), dg.AssetDep(_SHARDS[split])]
     options = {"partitions_def": cell_partitions(recipe), "pool": GPU_POOL, "deps": deps, "description": description}
 
-    @dg.asset(**_options(f"{split}_predictions", {"pytorch", "parquet"}, **options))
+    @dg.asset(**_options(f"{split}_predictions", {"pytorch", "parquet"}, backfill, **options))
     def predictions(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
         tracking: dg.ResourceParam[Tracking],
         progress: dg.ResourceParam[ProgressSource],
-    ) -> dg.MaterializeResult:
+    ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
         from yt8m_assets.prediction.stages import predict_cells
 
         keys = list(context.partition_keys)
         cells = [parse_cell(key) for key in keys]
-        with stage_errors(context):
-            results = predict_cells(recipe, store, split, cells, tracking=tracking, progress=progress.open(context.log))
-        return materialization(context, store, dict(zip(keys, results, strict=True)))
+        made: dict[str, StageResult] = {}
+        options: Any = {"tracking": tracking, "progress": progress.open(context.log)}
+        try:
+            with stage_errors(context):
+                predict_cells(
+                    recipe, store, split, cells, on_published=lambda c, r: made.update({cell_key(*c): r}), **options
+                )
+        except dg.Failure:  # of some cells: the others are there
+            yield from published(context, store, made)
+            raise
+        yield materialization(context, store, {key: made[key] for key in keys})
 
     return predictions
 
 
-def _ranking(recipe: Recipe, split: Split) -> dg.AssetsDefinition:
+def published(
+    context: dg.AssetExecutionContext, store: ArtifactStore, made: Mapping[str, StageResult]
+) -> Iterator[dg.AssetMaterialization]:
+    """The cells of a run that fails which are there all the same: shown as made, and not made again."""
+    for key, result in made.items():
+        yield dg.AssetMaterialization(
+            asset_key=context.asset_key,
+            partition=key,
+            metadata=manifest_metadata(store, result),
+            tags={"dagster/data_version": result.manifest.digest},
+        )
+
+
+def _ranking(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefinition:
     description = f"One ranking per class of the {_SEGMENTS[split]}: the shifts of a model, fused by rank."
     deps = [dg.AssetDep(f"{split}_predictions", partition_mapping=by_model())]
     options = {"partitions_def": model_partitions(recipe), "deps": deps, "description": description}
 
-    @dg.asset(**_options(f"{split}_ranking", {"parquet"}, **options))
+    @dg.asset(**_options(f"{split}_ranking", {"parquet"}, backfill, **options))
     def ranking(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
