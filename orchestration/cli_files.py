@@ -73,7 +73,6 @@ def command_timeline(arguments: argparse.Namespace) -> int:
     for key in arguments.models:
         recipe.model(key)
     folder = state.root / "timelines" / safe_join(arguments.video)
-    folder.mkdir(parents=True, exist_ok=True)
     path = make_timeline(recipe, open_store(settings), arguments.video, folder, model_keys=arguments.models)
     Console(soft_wrap=True, highlight=False).print(str(path))
     return 0

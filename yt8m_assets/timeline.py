@@ -69,6 +69,7 @@ def make_timeline(
             for column in chosen
         ],
     }
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "timeline.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     path = folder / "timeline.png"
     _draw(content, path)

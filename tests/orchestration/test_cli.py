@@ -182,6 +182,58 @@ def test_submission_commands(run: Run, graph: Graph, tmp_path: Path) -> None:
     assert "none.csv: no such file" in error
 
 
+def test_score_submission(run: Run, graph: Graph, tmp_path: Path) -> None:
+    """Of each class the first and third segment are right and the second is wrong: an AP of (1/1 + 2/3) / 2."""
+    source = graph.store.fetch(graph.store.require("submission")) / "submission.csv"
+    ranked = dict(line.split(",") for line in source.read_text().splitlines()[1:])
+    rows = [
+        f"{name},{class_id},{verdict}\n"
+        for class_id, names in ranked.items()
+        for name, verdict in zip(names.split(" ")[:3], (1, 0, 1), strict=True)
+    ]
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text("".join(rows))
+    code, out, error = run("score-submission", source, "--ratings", ratings, "--state", graph.state.root)
+    assert (code, error) == (0, "")
+    assert out == "MAP@100000 0.833333 over 4 classes\n"
+    ratings.write_text("".join(rows[:3]) + rows[3].replace(",1\n", ",0\n") + rows[4])
+    out = run("score-submission", source, "--ratings", ratings, "--state", graph.state.root)[1]
+    assert out == "MAP@100000 0.833333 over 1 classes\n"
+    code, out, error = run("score-submission", source, "--ratings", tmp_path / "none.csv", "--state", graph.state.root)
+    assert (code, out) == (1, "")
+    assert "none.csv: no such file" in error
+    ratings.write_text(rows[0] + "nonsense\n")
+    code, _, error = run("score-submission", source, "--ratings", ratings, "--state", graph.state.root)
+    assert code == 1
+    assert "ratings.csv, line 2" in error
+
+
+def test_timeline(run: Run, own_graph: Graph) -> None:
+    """A picture and its numbers under the state folder, for a video of the test shards as well."""
+    from yt8m_assets.data import read_shard
+    from yt8m_assets.data.stages import read_shards
+
+    state = own_graph.state.root
+    video_id = next(iter(read_shard(read_shards(own_graph.store, "test_shards").uris()[0]))).video_id
+    code, out, error = run("timeline", video_id, "--models", "two", "--state", state)
+    assert (code, error) == (0, "")
+    picture = Path(out.strip())
+    assert picture == state / "timelines" / video_id / "timeline.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    content = json.loads(picture.with_name("timeline.json").read_text())
+    assert (content["video_id"], content["models"]) == (video_id, ["two"])
+    assert all(len(row["probabilities"]) == content["seconds"] for row in content["classes"])
+    for arguments, message in {
+        ("nowhere",): "video 'nowhere' is neither in the segment shards nor in the test shards",
+        (video_id, "--models", "three"): "unknown model 'three'",
+        ("../outside",): "unsafe artifact name",
+    }.items():
+        code, out, error = run("timeline", *arguments, "--state", state)
+        assert (code, out) == (1, "")
+        assert message in error
+    assert [path.name for path in (state / "timelines").iterdir()] == [video_id]
+
+
 def test_inspect(run: Run, graph: Graph, tmp_path: Path) -> None:
     from yt8m_assets.data.stages import read_shards
 
