@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 HOST = "127.0.0.1"
 BUCKET = "yt"
 _CODE = """
 import sys, time
 from gcp_storage_emulator.server import create_server
-create_server({host!r}, {port}, in_memory=True, default_bucket={bucket!r}).start()
+create_server({host!r}, {port}, in_memory={in_memory}, default_bucket={bucket!r}, data_dir={folder!r}).start()
 sys.stdin.read()
 """
 """The emulator lives as long as its stdin is open, that is, no longer than the process that started it."""
@@ -37,12 +38,16 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 
 
 
 @contextmanager
-def storage_emulator() -> Iterator[str]:
-    """Address of an emulator that holds one empty bucket, `gs://yt`; what STORAGE_EMULATOR_HOST is to be set to."""
+def storage_emulator(folder: Path | None = None) -> Iterator[str]:
+    """Address of an emulator that holds one empty bucket, `gs://yt`; what STORAGE_EMULATOR_HOST is to be set to.
+
+    Objects are kept in memory, or below `folder`: the whole demo writes gigabytes.
+    """
     port = free_port()
+    place = {"in_memory": folder is None, "folder": None if folder is None else str(folder)}
     # a process of its own, because it writes to stderr whenever a client hangs up
     process = subprocess.Popen(
-        [sys.executable, "-c", _CODE.format(host=HOST, port=port, bucket=BUCKET)],
+        [sys.executable, "-c", _CODE.format(host=HOST, port=port, bucket=BUCKET, **place)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

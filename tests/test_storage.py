@@ -1,5 +1,7 @@
 import json
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -181,3 +183,30 @@ def test_the_same_store_over_a_remote_filesystem(tmp_path: Path) -> None:
         ArtifactStore("memory://bucket/root", tmp_path / "cache").fetch(manifest)
     store.delete("asset/model")
     assert store.manifest("asset/model") is None
+
+
+def test_a_bucket_keeps_no_copies_of_what_is_gone_and_no_leftovers_of_the_dead(tmp_path: Path) -> None:
+    store = ArtifactStore("memory://bucket/swept", tmp_path / "cache")
+    folders = [store.fetch(publish(store, text=text)) for text in ("one", "two", "three")]
+    assert [folder.is_dir() for folder in folders] == [False, True, True], "the generation before stays for its readers"
+    store.delete("asset/model")
+    assert not any(folder.is_dir() for folder in folders)
+
+    process = multiprocessing.get_context("spawn").Process(target=die_while_publishing, args=(tmp_path / "cache",))
+    process.start()
+    process.join()
+    (leftover,) = (tmp_path / "cache" / "staging").iterdir()
+    assert (leftover / "large").is_file()
+    foreign = leftover.with_name("01234567-1-1-abcd")
+    foreign.mkdir()
+    with store.publish("asset/other", fingerprint="f") as held:
+        publish(store)
+        assert held.path.is_dir(), "that of a living process stays"
+    assert [path.name for path in leftover.parent.iterdir()] == [foreign.name], "another host's is not judged from here"
+
+
+def die_while_publishing(cache_path: Path) -> None:
+    """Run in a child process: killed between two files."""
+    with ArtifactStore("memory://bucket/swept", cache_path).publish("asset/model", fingerprint="f") as publication:
+        (publication.path / "large").write_bytes(bytes(100))
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -6,9 +6,11 @@ Both backends share one promise: `create_exclusive` makes an object that was not
 
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -203,8 +205,17 @@ class RemoteBackend:
         self.filesystem.pipe_file(self._path(name), content, mode="create")
 
     def staging(self, key: str) -> Path:
-        path = self.cache / "staging" / secrets.token_hex(8)
-        path.mkdir(parents=True)
+        """A new empty folder of this process; those of processes that died are swept."""
+        folder = self.cache / "staging"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                if not _lives(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
+            path = folder / f"{_HOST}-{os.getpid()}-{_start_of(os.getpid())}-{secrets.token_hex(4)}"
+            path.mkdir()
+        except OSError as error:
+            raise free_space_error(folder, error) from error
         return path
 
     def put_folder(self, local: Path, folder: str) -> None:
@@ -230,11 +241,35 @@ class RemoteBackend:
         path = self._path(folder)
         if self.filesystem.exists(path):
             self.filesystem.rm(path, recursive=True)
+        shutil.rmtree(self.cache / "artifacts" / folder, ignore_errors=True)  # the copies of what is gone
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """Buckets have no locks: two writers race, and the create-only manifest lets one of them through."""
         yield
+
+
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _start_of(process_id: int) -> int | None:
+    """When a process of this machine started, in seconds, for numbers are given again; None where there is none."""
+    import psutil
+
+    try:
+        return int(psutil.Process(process_id).create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _lives(name: str) -> bool:
+    """Whether the process that a staging folder is named after may still run: it does, or is of another host."""
+    host, _, process = name.partition("-")
+    if host != _HOST:
+        return True
+    process_id, started, _ = process.split("-")
+    now = _start_of(int(process_id))
+    return now is not None and abs(now - int(started)) < 2
 
 
 def open_backend(root_uri: str, cache: Path) -> Backend:

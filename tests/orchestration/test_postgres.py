@@ -162,6 +162,7 @@ def test_two_processes_train_at_once_over_postgresql_and_a_bucket(
         manifest = store.require(f"finetuned_model/{key}")
         champion = client.get_model_version_by_alias(f"yt8m-{key}", "champion")
         found = client.search_runs([experiment.experiment_id], f"tags.model = '{key}' and tags.kind = 'finetuning'")
+        assert champion.run_id is not None
         assert [run.info.run_id for run in found] == [champion.run_id] == [manifest.metadata["mlflow_run_id"]]
         assert found[0].info.status == "FINISHED"
         assert found[0].data.tags["recipe"] == "tiny"
@@ -198,10 +199,8 @@ def test_the_daemon_takes_runs_from_the_queue_and_a_pool_holds_their_steps_apart
         times = []
         for run in ended["runs"]:
             logs = [entry for entry in instance.all_logs(run["id"]) if entry.dagster_event_type]
-            kinds = [entry.dagster_event_type for entry in logs]
-            assert dg.DagsterEventType.RUN_ENQUEUED in kinds
-            assert dg.DagsterEventType.RUN_DEQUEUED in kinds
             at = {entry.dagster_event_type: entry.timestamp for entry in logs}
+            assert at[dg.DagsterEventType.RUN_ENQUEUED] <= at[dg.DagsterEventType.RUN_START]
             times.append((at[dg.DagsterEventType.STEP_START], at[dg.DagsterEventType.STEP_SUCCESS]))
         (_, first_end), (second_start, _) = sorted(times)
         assert first_end <= second_start, "the pool has one slot"
