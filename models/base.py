@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.sampling import draw_uniform, evenly_spaced, random_frames, random_sequence
+from models.transformer import EncoderLayer
 
 
 class ModelOutput(NamedTuple):
@@ -130,12 +131,15 @@ class FrameModel(nn.Module):
     def hold_linear_weights(self, dtype: torch.dtype) -> Self:
         """Keep the linear layers' weights in `dtype`, for inference under autocast to it; returns self.
 
-        Autocast would cast them anew on every pass; the result is the same bit for bit. A model that trains keeps
-        float32.
+        Autocast would cast them anew on every pass, and encoder layers would join theirs; the result is the same bit
+        for bit. A model that trains, or loads other weights, must not be held.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.to(dtype)
+        for module in self.modules():
+            if isinstance(module, EncoderLayer):
+                module.hold_projection()
         return self
 
     def restrict_classes(self, class_ids: Tensor) -> Self:

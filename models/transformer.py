@@ -28,6 +28,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
+        self.held_projection: tuple[Tensor, Tensor] | None = None
         self.query = bert_linear(width, width)
         self.key = bert_linear(width, width)
         self.value = bert_linear(width, width)
@@ -39,9 +40,17 @@ class EncoderLayer(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """Project frames [..., H] to their queries, keys and values side by side, [..., 3H], by one product."""
+        weight, bias = self.held_projection or self._projection()
+        return F.linear(x, weight, bias)
+
+    def _projection(self) -> tuple[Tensor, Tensor]:
         layers = (self.query, self.key, self.value)
-        weight = torch.cat([layer.weight for layer in layers])
-        return F.linear(x, weight, torch.cat([layer.bias for layer in layers]))
+        return torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+
+    @torch.no_grad()
+    def hold_projection(self) -> None:
+        """Keep the joined weights of `project`, for inference: later changes of the weights do not reach them."""
+        self.held_projection = self._projection()
 
     def forward(self, x_BTH: Tensor, mask_B11T: Tensor | None = None, projected_BTP: Tensor | None = None) -> Tensor:
         """Map [B, T, H] to [B, T, H]; the mask (bool [B, 1, 1, T]) says which frames may be attended to.
