@@ -29,41 +29,39 @@ def falls_back(context: dg.AssetExecutionContext) -> bool:
 @beta_accepted()
 def build_model_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
     """The two assets of the models group, partitioned by model."""
+    return [
+        _trained_model(
+            recipe,
+            "pretrained_model",
+            "A frame-level model trained on the video labels of the pre-training shards; an interrupted run continues.",
+            deps=["pretraining_shards"],
+        ),
+        _trained_model(
+            recipe,
+            "finetuned_model",
+            "The pre-trained model after training on segment ratings: the checkpoint with the best hold-out MAP.",
+            deps=["pretrained_model", "segment_shards", "holdout_ratings"],
+        ),
+    ]
 
-    @dg.asset(**_options(recipe, "pretrained_model", deps=["pretraining_shards"]))
-    def pretrained_model(
+
+def _trained_model(recipe: Recipe, name: str, description: str, deps: list[str]) -> dg.AssetsDefinition:
+    @dg.asset(description=description, **_options(recipe, name, deps))
+    def trained_model(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
         tracking: dg.ResourceParam[Tracking],
         progress: dg.ResourceParam[ProgressSource],
     ) -> dg.MaterializeResult:
-        """A frame-level model trained on the video labels of the pre-training shards; an interrupted run continues."""
-        from yt8m_assets.training.stages import pretrain
+        from yt8m_assets.training.stages import finetune, pretrain
 
+        train = pretrain if name == "pretrained_model" else finetune
         results: dict[str | None, StageResult] = {}
         shown = progress.open(context.log)
         with stage_errors(context):
             for key in context.partition_keys:
                 options: Any = {"run_tags": run_tags(context, key), "allow_fallback": falls_back(context)}
-                results[key] = pretrain(recipe, store, key, tracking=tracking, progress=shown, **options)
+                results[key] = train(recipe, store, key, tracking=tracking, progress=shown, **options)
         return materialization(context, store, results)
 
-    @dg.asset(**_options(recipe, "finetuned_model", deps=["pretrained_model", "segment_shards", "holdout_ratings"]))
-    def finetuned_model(
-        context: dg.AssetExecutionContext,
-        store: dg.ResourceParam[ArtifactStore],
-        tracking: dg.ResourceParam[Tracking],
-        progress: dg.ResourceParam[ProgressSource],
-    ) -> dg.MaterializeResult:
-        """The pre-trained model after training on segment ratings: the checkpoint with the best hold-out MAP."""
-        from yt8m_assets.training.stages import finetune
-
-        results: dict[str | None, StageResult] = {}
-        shown = progress.open(context.log)
-        with stage_errors(context):
-            for key in context.partition_keys:
-                options: Any = {"run_tags": run_tags(context, key), "allow_fallback": falls_back(context)}
-                results[key] = finetune(recipe, store, key, tracking=tracking, progress=shown, **options)
-        return materialization(context, store, results)
-
-    return [pretrained_model, finetuned_model]
+    return trained_model
