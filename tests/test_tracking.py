@@ -153,6 +153,32 @@ def test_champion_moves_only_to_a_better_model(tracking: MlflowTracking, mlflow_
     assert champions == ["1", "1", "3"]
 
 
+def test_of_two_processes_that_register_at_once_the_better_model_is_champion(
+    tracking: MlflowTracking, mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Both compare with the champion before either moves the alias; the worse one moves it last."""
+    from mlflow import MlflowClient
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.bin").write_bytes(b"weights")
+    other = MlflowTracking(mlflow_uri, artifact_location=str(tmp_path / "artifacts"), spool_path=tmp_path / "other")
+    set_alias = MlflowClient.set_registered_model_alias
+    met = []
+
+    def meet(client: MlflowClient, *arguments: str) -> None:
+        if not met:
+            met.append(True)
+            with other.run("better", kind="finetuning", model="tiny") as run:
+                run.register_model("yt8m-tiny", tmp_path / "model", metric=0.9)
+        set_alias(client, *arguments)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", meet)
+    with tracking.run("worse", kind="finetuning", model="tiny") as run:
+        run.register_model("yt8m-tiny", tmp_path / "model", metric=0.8)
+    assert met
+    assert MlflowClient(mlflow_uri).get_model_version_by_alias("yt8m-tiny", "champion").tags["metric"] == "0.9"
+
+
 @pytest.mark.parametrize(("name", "expected"), [("map@100000", "map_100000"), ("a//../b", "a/b"), ("", "unnamed")])
 def test_names_are_made_legal(name: str, expected: str):
     assert mlflow_name(name) == expected

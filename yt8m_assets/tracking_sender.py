@@ -244,8 +244,10 @@ class Sender:
                 name, source, self._run_id(), tags=tags, description=operation["description"]
             ).version
         self.results[number] = str(version)
-        if metric > self._champion_metric(name):
+        before, best = self._champion(name)
+        if metric > best:
             self.client.set_registered_model_alias(name, CHAMPION, str(version))
+            self._yield_to_better(name, before, metric)
 
     def _servable(self, operation: dict[str, Any], folder: Path) -> Path:
         """The kept files as a folder; with MLflow's own description beside them where they are a model of ours."""
@@ -272,14 +274,26 @@ class Sender:
             if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def _champion_metric(self, name: str) -> float:
+    def _champion(self, name: str) -> tuple[int, float]:
+        """Number and metric of the version that is champion now."""
         try:
             champion = self.client.get_model_version_by_alias(name, CHAMPION)
-            return float(champion.tags.get(METRIC_TAG, "-inf"))
+            return int(champion.version), float(champion.tags.get(METRIC_TAG, "-inf"))
         except Exception as error:
             if getattr(error, "error_code", "") not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
                 raise
-            return -math.inf
+            return 0, -math.inf
+
+    def _yield_to_better(self, name: str, before: int, metric: float) -> None:
+        """Undo what two processes do that compare at once and then both move the alias: the better one keeps it.
+
+        Looks only at versions after the champion that was read: an older one may have been passed over by a person.
+        """
+        versions = self.client.search_model_versions(f"name = '{name}'")
+        rivals = [(float(v.tags[METRIC_TAG]), int(v.version)) for v in versions if METRIC_TAG in v.tags]
+        better = max((rival for rival in rivals if rival[1] > before and rival[0] > metric), default=None)
+        if better is not None:
+            self.client.set_registered_model_alias(name, CHAMPION, str(better[1]))
 
 
 def describe(error: BaseException) -> str:
