@@ -1,8 +1,9 @@
 """The submission: written, validated, scored; the real one of the challenge."""
 
-from pathlib import Path
+from pathlib import random
 
 import numpy as np
+import Path
 import pytest
 
 from yt8m_assets.ensemble.fusion import FusedRanking
@@ -112,6 +113,25 @@ def test_several_faults_are_all_reported_each_with_its_line(tmp_path):
 def test_starts_beyond_the_end_of_a_video_are_found_where_lengths_are_known(tmp_path):
     lengths = {"abcd": 10, "abcdefghijk": 16, "-_Z9": 300}
     assert problems_of(tmp_path, TEXT, lengths) == [(2, "'abcd:10' starts after the video's end (10 s)")]
+
+
+def test_a_line_taken_as_a_whole_has_the_faults_of_its_segments(tmp_path, monkeypatch):
+    """Lines made of few ids, so that unknown, repeated and late ones are frequent, with and without the short cut."""
+    draw = random.Random(5)
+    known = {"abcd": 300, "abce": 5, "-_Z9": 60, "abcdefgh": 100, "abcdefghijk": 20}
+    lines = []
+    for _ in range(400):
+        names = [*known, "abcf", "zzzzzzzzzzz"] if draw.random() < 0.3 else list(known)
+        pairs = [(name, start) for name in names for start in range(0, known.get(name, 50) + 5 * draw.randint(0, 1), 5)]
+        cells = [f"{name}:{start}" for name, start in draw.sample(pairs, draw.randint(1, 6))]
+        cells += cells[:1] if draw.random() < 0.2 else []
+        lines.append(f"{draw.choice(CLASSES)}," + " ".join(cells))
+    content = "\n".join(["Class,Segments", *lines, ""])
+    quick = problems_of(tmp_path, content, known)
+    monkeypatch.setattr("yt8m_assets.submission._Known.holds_all", lambda self, cells: False)
+    assert quick == problems_of(tmp_path, content, known)
+    texts = " ".join(text for _, text in quick)
+    assert all(word in texts for word in ("unknown video", "is repeated", "starts after"))
 
 
 def test_a_problem_reads_as_one_line():
