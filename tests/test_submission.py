@@ -1,9 +1,9 @@
 """The submission: written, validated, scored; the real one of the challenge."""
 
-from pathlib import random
+import random
+from pathlib import Path
 
 import numpy as np
-import Path
 import pytest
 
 from yt8m_assets.ensemble.fusion import FusedRanking

@@ -154,7 +154,7 @@ class _Known:
         self._ends = np.array([_NO_END if end is None else end for end in ordered], np.int64)
 
     def holds_all(self, cells: bytes) -> bool:
-        """Whether a line of well-formed cells is sure to hold known and different ones; False asks for a closer look."""
+        """Whether a line of well-formed cells surely holds known, different ones; False asks for a closer look."""
         text = np.frombuffer(cells + b" ", np.uint8)
         colon, end = np.flatnonzero(text == ord(":")), np.flatnonzero(text == ord(" "))
         begin = np.concatenate([[0], end[:-1] + 1])
