@@ -36,6 +36,13 @@ def test_an_instance_file_is_valid_by_dagsters_schema(name: str):
     assert instance["storage"]["postgres"]["postgres_db"]["password"] == {"env": "DAGSTER_PG_PASSWORD"}
 
 
+def test_every_example_names_the_driver_that_dagster_postgres_is_written_for():
+    """Without a name, SQLAlchemy 2.1 takes psycopg 3, with which dagster-postgres cannot write an event."""
+    schemes = {name: load(name)["storage"]["postgres"]["postgres_db"]["scheme"] for name in INSTANCES}
+    schemes["helm-values.yaml"] = load("helm-values.yaml")["postgresql"]["postgresqlScheme"]
+    assert set(schemes.values()) == {"postgresql+psycopg2"}, schemes
+
+
 def test_the_vertex_launchers_settings_are_its_own(monkeypatch: pytest.MonkeyPatch):
     launcher = load("dagster-vertex.yaml")["run_launcher"]
     chosen = getattr(import_module(launcher["module"]), launcher["class"])
