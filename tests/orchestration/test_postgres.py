@@ -160,7 +160,7 @@ def test_two_processes_train_at_once_over_postgresql_and_a_bucket(
     assert experiment.artifact_location.startswith("mlflow-artifacts:")
     for key in MODELS:
         manifest = store.require(f"finetuned_model/{key}")
-        champion = client.get_model_version_by_alias(f"yt8m-{key}", "champion")
+        champion = client.get_model_version_by_alias(f"yt8m-tiny-{key}", "champion")
         found = client.search_runs([experiment.experiment_id], f"tags.model = '{key}' and tags.kind = 'finetuning'")
         assert champion.run_id is not None
         assert [run.info.run_id for run in found] == [champion.run_id] == [manifest.metadata["mlflow_run_id"]]

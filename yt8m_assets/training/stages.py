@@ -177,13 +177,19 @@ def _run(
         with stop_on_signals() as stop:
             run = run_on_ranks if job.config.num_processes > 1 else run_job
             summary = run(job, store, publication.path, tracked=tracked, task=task, stop=stop)
-        _publish_report(job, summary, publication, tracked, title)
+        _publish_report(recipe, job, summary, publication, tracked)
+
+
+def registered_name(recipe: Recipe, model_key: str) -> str:
+    """A model's name in the registry: champions of two recipes were never compared, their hold-outs differ."""
+    return f"yt8m-{recipe.name}-{model_key}"
 
 
 def _publish_report(
-    job: TrainingJob, summary: dict[str, Any], publication: Publication, tracked: TrackedRun, title: str
+    recipe: Recipe, job: TrainingJob, summary: dict[str, Any], publication: Publication, tracked: TrackedRun
 ) -> None:
     """Pictures, metadata, and the model's entry in the registry."""
+    title = recipe.model(job.model_key).title
     for path in write_report(publication.report_path, summary, title):
         tracked.log_artifact(path, "report")
     tracked.log_dict({name: summary[name] for name in REPORTED}, "summary.json")
@@ -191,9 +197,8 @@ def _publish_report(
     metadata |= {"mlflow_run_id": tracked.run_id, "mlflow_url": tracked.url}
     if job.finetunes:
         text = f"{title}: hold-out MAP@100000 {summary['map']:.4f} ({summary['weights']})"
-        version = tracked.register_model(
-            f"yt8m-{job.model_key}", publication.path, metric=summary["map"], description=text
-        )
+        name = registered_name(recipe, job.model_key)
+        version = tracked.register_model(name, publication.path, metric=summary["map"], description=text)
         metadata["registered_version"] = version
         tracked.set_tags({"weights": summary["weights"]})
     publication.metadata.update(metadata)
