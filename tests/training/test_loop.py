@@ -90,7 +90,7 @@ def test_the_published_weights_have_the_best_map(runs: Runs) -> None:
     assert manifest.metadata["start_map"] == series[0]
     assert dict(runs.tracking.runs[-1].series("holdout/best_map_at_100000"))[12] == series[best]
     (registered,) = runs.tracking.runs[-1].registered
-    assert (registered["name"], registered["metric"]) == ("yt8m-tiny-bert", series[best])
+    assert (registered["name"], registered["metric"]) == ("yt8m-tiny-mix", series[best])
 
 
 def test_best_ema_and_swa_compete_and_the_winner_is_published(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
