@@ -1,6 +1,7 @@
 """Rows F35-F39: a bucket that throttles, refuses, hangs, lies or breaks off."""
 
 import logging
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.data.fake_store import FakeStore
 from tests.tiny import tiny_recipe
 from yt8m_assets.data import cache, read_shard, remote, scan
 from yt8m_assets.data.framing import frame_record
+from yt8m_assets.data.index import load_index
 from yt8m_assets.data.retry import RetryPolicy
 from yt8m_assets.data.shards import expand_patterns, list_shards, listing_digest
 from yt8m_assets.errors import CorruptShardError, MissingDataError, StorageError, TransientError
@@ -211,3 +213,18 @@ def test_whether_shards_are_many_is_asked_no_further_than_needed(store, monkeypa
     monkeypatch.setattr(scan, "PARALLEL_BYTES", 3 * len(SHARD))
     assert scan._is_large(uris)
     assert len({path for _, path in store.requests if not path.endswith("/o")}) == 3
+
+
+def test_an_index_is_known_to_fit_without_fetching_the_shard(store, tmp_path):
+    """Else each training would move 1.5 TB before its first step, just to see that nothing has changed."""
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    options = {"cache_path": tmp_path / "indexes", "feature_sizes": SIZES}
+    first = load_index(uri, **options)
+    shutil.rmtree(tmp_path / "cache")  # the shard's copy made room for others
+    store.requests.clear()
+    assert load_index(uri, **options).video_ids == first.video_ids == ["aaaa", "bbbb"]
+    assert not [path for _, path in store.requests if "/download/" in path]
+    changed = frame_record(encode(make_video("cccc", 3, [1]))) + frame_record(encode(make_video("dddd", 2)))
+    assert len(changed) == len(SHARD)
+    store.put("bucket/a/s.tfrecord", changed)
+    assert load_index(uri, **options).video_ids == ["cccc", "dddd"]

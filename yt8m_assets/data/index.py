@@ -6,7 +6,7 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,8 @@ class ShardIndex:
     """S11 [N]: video ids."""
     quarantined: tuple[QuarantinedRecord, ...] = ()
     """Records that were set aside."""
+    stored_crc32c: int | None = None
+    """Of a shard in a bucket, the store's checksum: that the index fits is seen without fetching the shard."""
 
     @property
     def video_ids(self) -> list[str]:
@@ -137,6 +139,7 @@ _HEADER_FIELDS = (
     "num_labels",
     "num_ratings",
     "num_segments_beyond_end",
+    "stored_crc32c",
 )
 
 
@@ -247,10 +250,22 @@ def load_index(
         report.num_records += len(index.records)
         report.num_segments_beyond_end += index.num_segments_beyond_end
         return index
+    stored = stored_version(uri)  # first: a shard that is replaced while it is read does not fit the next time
     index = build_index(uri, feature_sizes=feature_sizes, on_corrupt=on_corrupt, report=report)
+    index = replace(index, stored_crc32c=stored[1] if stored else None)
     with atomic_write(path) as temporary:
         temporary.write_bytes(index.to_bytes())
     return index
+
+
+def stored_version(uri: str) -> tuple[int, int | None] | None:
+    """Size and checksum of a shard in a bucket as the store has them; None for a local file."""
+    if "://" not in uri or uri.startswith("file://"):
+        return None
+    from yt8m_assets.data.remote import stat
+
+    described = stat(uri)
+    return described.size, described.crc32c
 
 
 def _fits(index: ShardIndex, uri: str, feature_sizes: tuple[int, int], on_corrupt: OnCorrupt) -> bool:
@@ -258,5 +273,7 @@ def _fits(index: ShardIndex, uri: str, feature_sizes: tuple[int, int], on_corrup
         return False
     if index.quarantined and on_corrupt == "raise":
         return False
+    if index.stored_crc32c is not None:
+        return stored_version(uri) == (index.size, index.stored_crc32c)
     size, _, crc = _framing(uri)
     return index.size == size and index.checksum == f"framing-crc32c:{crc:08x}"
