@@ -7,9 +7,9 @@ from typing import Any
 
 import dagster as dg
 
+from orchestration.settings import EXECUTORS
 from yt8m_assets.errors import ConfigError
 
-EXECUTORS = ("in_process", "multiprocess", "k8s", "vertex")
 THREADS_PER_STEP = 4
 """Threads below which a training step wastes more on waiting than a second step at the same time would win."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

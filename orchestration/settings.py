@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestration.executors import EXECUTORS
 from orchestration.state import State
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.partitions import BACKFILLS
+
+EXECUTORS = ("in_process", "multiprocess", "k8s", "vertex")
+"""How Dagster may run steps: see `orchestration.executors`."""
+BACKFILLS = ("single_run", "per_partition")
+"""How a backfill of predictions or rankings becomes runs: as few as Dagster can describe, or one for each partition."""
 
 
 @dataclass(frozen=True, kw_only=True)

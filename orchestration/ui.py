@@ -6,9 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from orchestration.settings import Settings
@@ -17,6 +18,8 @@ from yt8m_assets.errors import ConfigError, StorageError
 
 HOST = "127.0.0.1"
 """Neither server knows users: never another address. SECURITY.md says how to publish them behind a proxy."""
+LOCATION = "yt8m"
+"""What Dagster's pages call the code location, as in workspace.yaml."""
 STARTUP_SECONDS = 90.0
 
 
@@ -28,21 +31,34 @@ def command_ui(arguments: argparse.Namespace) -> int:
     mlflow_url, dagster_url = f"http://{HOST}:{arguments.mlflow_port}", f"http://{HOST}:{arguments.port}"
     environment = server_environment(state, arguments.recipe, mlflow_url)
     settings = Settings.from_environment(state)
-    commands = {"Dagster": dagster_command(arguments.port)}
-    if settings.tracking_uri.startswith("sqlite"):
-        commands["MLflow"] = mlflow_command(settings, arguments.mlflow_port)
     logs = state.root / "logs"
     logs.mkdir(exist_ok=True)
     servers: list[subprocess.Popen[bytes]] = []
-    try:
-        servers = [start(command, environment, logs / f"{name.lower()}.log") for name, command in commands.items()]
-        wait_until_ready({dagster_url: servers[0], **({mlflow_url: servers[1]} if len(servers) > 1 else {})}, logs)
-        shown = mlflow_url if len(servers) > 1 else settings.mlflow_ui_url
-        sys.stdout.write(f"Dagster  {dagster_url}\nMLflow   {shown}\nCtrl-C ends both; their logs are in {logs}\n")
-        sys.stdout.flush()
-        return serve(servers, logs)
-    finally:
-        stop(servers)
+
+    def launch(name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        servers.append(start(command, environment, logs / f"{name}.log"))
+        return servers[-1]
+
+    # A socket's path may have about 100 characters: too few for some state folders.
+    with tempfile.TemporaryDirectory(prefix="yt8m-") as folder:
+        address = Path(folder) / "code.sock"
+        try:
+            shown, awaited = settings.mlflow_ui_url, {}
+            if settings.tracking_uri.startswith("sqlite"):
+                shown = mlflow_url
+                awaited[mlflow_url] = launch("mlflow", mlflow_command(settings, arguments.mlflow_port))
+            code = launch("code", code_command(address))
+            wait_until(lambda: listens(address), code, "the code server", logs)
+            workspace = write_workspace(address)
+            awaited[dagster_url] = launch("dagster", webserver_command(arguments.port, workspace))
+            launch("daemon", daemon_command(workspace))
+            for url, server in awaited.items():
+                wait_until(lambda url=url: answers(url), server, url, logs)  # type: ignore[misc]
+            sys.stdout.write(f"Dagster  {dagster_url}\nMLflow   {shown}\nCtrl-C ends both; their logs are in {logs}\n")
+            sys.stdout.flush()
+            return serve(servers, logs)
+        finally:
+            stop(servers)
 
 
 def server_environment(state: State, recipe: str | None, mlflow_url: str) -> dict[str, str]:
@@ -62,11 +78,27 @@ def server_environment(state: State, recipe: str | None, mlflow_url: str) -> dic
     return values
 
 
-def dagster_command(port: int) -> list[str]:
-    """Web server and daemon together; the workspace file, where there is one, gives the code location its name."""
-    workspace = project_root() / "workspace.yaml"
-    code = ["-w", str(workspace)] if workspace.is_file() else ["-m", "orchestration.definitions"]
-    return [sys.executable, "-m", "dagster", "dev", "-h", HOST, "-p", str(port), *code]
+def code_command(address: Path) -> list[str]:
+    """The server of the definitions, which loads them anew when a page asks for it."""
+    location = ["-m", "orchestration.definitions", "--location-name", LOCATION, "--use-python-environment-entry-point"]
+    return [sys.executable, "-m", "dagster", "code-server", "start", "-s", str(address), *location]
+
+
+def write_workspace(address: Path) -> Path:
+    """A workspace file that names the code server, beside its socket."""
+    path = address.with_name("workspace.yaml")
+    path.write_text(f'load_from: [{{grpc_server: {{socket: "{address}", location_name: {LOCATION}}}}}]\n')
+    return path
+
+
+def webserver_command(port: int, workspace: Path) -> list[str]:
+    """Dagster's pages."""
+    return [sys.executable, "-m", "dagster_webserver", "-h", HOST, "-p", str(port), "-w", str(workspace)]
+
+
+def daemon_command(workspace: Path) -> list[str]:
+    """What launches queued runs and backfills, watches runs and ticks sensors."""
+    return [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
 
 
 def mlflow_command(settings: Settings, port: int) -> list[str]:
@@ -91,14 +123,20 @@ def start(command: Sequence[str], environment: Mapping[str, str], log_path: Path
         )
 
 
-def wait_until_ready(servers: Mapping[str, subprocess.Popen[bytes]], logs: Path) -> None:
-    """Wait until every address answers. Raises StorageError naming the log when a server ends or takes too long."""
+def wait_until(ready: Callable[[], bool], server: "subprocess.Popen[bytes]", name: str, logs: Path) -> None:
+    """Wait until a server is ready. Raises StorageError naming the logs when it ends or takes too long."""
     deadline = time.monotonic() + STARTUP_SECONDS
-    for url, server in servers.items():
-        while not answers(url):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise StorageError(f"{url} did not start; see the logs in {logs}")
-            time.sleep(0.2)
+    while not ready():
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise StorageError(f"{name} did not start; see the logs in {logs}")
+        time.sleep(0.1)
+
+
+def listens(address: Path) -> bool:
+    """Whether a server takes calls at a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(str(address)) == 0
 
 
 def answers(url: str) -> bool:

@@ -14,8 +14,6 @@ MODEL = "model"
 """Name of the model dimension."""
 SHIFT = "shift"
 """Name of the shift dimension (seconds)."""
-BACKFILLS = ("single_run", "per_partition")
-"""How a backfill of predictions or rankings becomes runs: as few as Dagster can describe, or one for each partition."""
 
 
 @contextmanager
@@ -44,7 +42,7 @@ def by_model() -> dg.MultiToSingleDimensionPartitionMapping:
 
 
 def backfill_policy(name: str) -> dg.BackfillPolicy:
-    """The policy of a name among BACKFILLS.
+    """The policy of a name: `single_run`, or anything else for a run per partition.
 
     A single-run backfill of a rectangle is one run for each key of its shorter side: that is how Dagster describes it.
     """

@@ -19,6 +19,7 @@ from orchestration.instance import driver_instance
 from orchestration.plan import required_nodes
 from orchestration.ui import HOST, answers
 from tests.orchestration.conftest import Graph
+from tests.orchestration.servers import Dagster, free_port
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -38,12 +39,6 @@ def die_at_checkpoint():
 if marker.exists() and multiprocessing.parent_process() is not None:
     threading.Thread(target=die_at_checkpoint, daemon=True).start()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(graph: Graph, recipe: Path, **values: str) -> dict[str, str]:
@@ -136,6 +131,10 @@ def test_the_servers_of_make_ui(own_graph: Graph, tmp_path: Path) -> None:
         assert f"http://{HOST}:{mlflow_port}" in lines[1]
         groups = asset_groups(port)
         assert groups == {(group, "yt8m") for group in ("data", "models", "predictions", "ensemble")}
+        recipe.write_text(
+            recipe.read_text() + "RECIPE = RECIPE.__class__(**{**vars(RECIPE), 'models': RECIPE.models[:1]})\n"
+        )
+        assert reload(port) == ["one"]
         foreign = urllib.request.Request(f"http://{HOST}:{mlflow_port}/", headers={"Host": "evil.example"})
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(foreign, timeout=10)
@@ -168,6 +167,14 @@ def asset_groups(port: int) -> set[tuple[str, str]]:
             return {(node["groupName"], node["repository"]["location"]["name"]) for node in nodes}
         time.sleep(1)
     return set()
+
+
+def reload(port: int) -> list[str]:
+    """The models that the pages show after "Reload" was pressed."""
+    dagster = Dagster(port)
+    dagster.ask('mutation { reloadRepositoryLocation(repositoryLocationName: "yt8m") { __typename } }')
+    query = '{ assetNodeOrError(assetKey: {path: ["finetuned_model"]}) { ... on AssetNode { partitionKeys } } }'
+    return list(dagster.ask(query)["assetNodeOrError"]["partitionKeys"])
 
 
 def reachable_from_outside(port: int) -> bool:

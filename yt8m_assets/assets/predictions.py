@@ -28,7 +28,7 @@ _SHARDS = {"oof": "segment_shards", "test": "test_shards"}
 
 @beta_accepted()
 def build_prediction_assets(recipe: Recipe, backfill: str = "single_run") -> list[dg.AssetsDefinition]:
-    """Predictions by model and shift, and rankings by model, for both splits; `backfill` is one of BACKFILLS."""
+    """Predictions by model and shift, and rankings by model, for both splits; `backfill` is a policy's name."""
     splits: tuple[Split, ...] = ("oof", "test")
     return [build(recipe, split, backfill) for build in (_predictions, _ranking) for split in splits]
 
