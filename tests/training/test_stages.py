@@ -1,3 +1,5 @@
+import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +9,7 @@ import torch
 
 from tests.training.support import BERT, MIX, make_recipe, prepare_store
 from yt8m_assets.errors import MissingArtifactError
-from yt8m_assets.progress import NullProgress
+from yt8m_assets.progress import NullProgress, PlainProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import MemoryTracking
@@ -91,3 +93,16 @@ def test_missing_parents_are_named(tmp_path: Path, shards: Path) -> None:
     store = prepare_store(tmp_path, recipe)
     with pytest.raises(MissingArtifactError, match="needs pretrained_model/mix"):
         train(finetune, recipe, store, "mix")
+
+
+def test_people_see_step_loss_rate_time_left_and_map(tmp_path: Path, shards: Path) -> None:
+    recipe = make_recipe(shards, MIX)
+    store, stream = prepare_store(tmp_path, recipe), io.StringIO()
+    progress = PlainProgress(stream, seconds=0.0)  # a line at every step
+    for stage in (pretrain, finetune):
+        stage(recipe, store, "mix", tracking=MemoryTracking(), progress=progress, run_tags={})
+    lines = stream.getvalue().splitlines()
+    [first] = [line for line in lines if line.startswith("pretraining mix: 8/12 steps")]
+    assert re.search(r"\([\d.]+/s, \d+ s left\)  loss \d\.\d+  examples/s \d+$", first)
+    [last] = [line for line in lines if line.startswith("finetuning mix: 12/12 steps")]
+    assert re.search(r"loss \d\.\d+  examples/s \d+  map 0\.\d+  best 0\.\d+$", last)

@@ -211,5 +211,5 @@ class TrainingLoop:
             if self.tracked is not None:
                 self.tracked.log_metrics({"train/loss": loss, **values}, step)
             if self.task is not None:
-                self.task.update(loss=loss)
+                self.task.update(loss=loss, **{"examples/s": round(values["train/examples_per_second"])})
         self.pending.clear()
