@@ -1,0 +1,59 @@
+"""What the pages do, done with Dagster's own command lines; README says how they find the state."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from orchestration.instance import driver_instance
+from orchestration.status import states
+from tests.orchestration.conftest import Graph
+from yt8m_assets.lineage import Node
+from yt8m_assets.recipes.schema import SHIFTS
+
+ROOT = Path(__file__).parents[2]
+RECIPE = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"
+
+
+def call(graph: Graph, recipe: Path, *command: str) -> None:
+    """Run a command of this environment in the project's folder; it must succeed."""
+    own = {
+        "DAGSTER_HOME": str(graph.state.dagster_home),
+        "YT8M_STATE": str(graph.state.root),
+        "YT8M_RECIPE": str(recipe),
+        "YT8M_EXECUTOR": "in_process",
+        "OMP_NUM_THREADS": "1",
+        "DG_CLI_TEST_MODE": "1",
+    }
+    path = Path(sys.executable).with_name(command[0])
+    done = subprocess.run(
+        [str(path), *command[1:]], cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_a_rectangle_with_dg_and_a_ranking_with_dagster(own_graph: Graph, tmp_path: Path) -> None:
+    """The rectangle is one run; what it made is seen by `yt8m status` and by the pages alike."""
+    from orchestration.plan import ManifestCache
+
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE)
+    own_graph.store.delete("oof_predictions/two/shift-1")
+    own_graph.store.delete("oof_ranking/two")
+    call(own_graph, recipe, "dg", "launch", "--assets", "oof_predictions", "--partition-range", "one|-2...two|2")
+    where = ("--select", "oof_ranking", "--partition", "two", "-m", "orchestration.definitions")
+    call(own_graph, recipe, "dagster", "asset", "materialize", *where)
+    found = states(own_graph.recipe, ManifestCache(own_graph.store))
+    assert {found[Node("oof_predictions", "two", -1)], found[Node("oof_ranking", "two")]} == {"current"}
+    with driver_instance(own_graph.state) as instance:
+        ranking, rectangle = instance.get_runs(limit=2)
+        assert (ranking.status, rectangle.status) == (dg.DagsterRunStatus.SUCCESS,) * 2
+        assert ranking.tags["dagster/partition"] == "two"
+        made = instance.get_materialized_partitions(dg.AssetKey("oof_predictions"))
+    assert made == {f"{model}|{shift}" for model in ("one", "two") for shift in SHIFTS}
+    with own_graph.open() as driver:
+        assert all(driver.up_to_date(Node("oof_predictions", key, shift)) for key in ("one", "two") for shift in SHIFTS)
