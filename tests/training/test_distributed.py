@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.test_training import StopAt
 from tests.training.support import BERT, MIX, make_recipe, open_store, prepare_store
 from yt8m_assets.errors import NonFiniteError, WorkerCrashError
 from yt8m_assets.progress import NullProgress
@@ -101,6 +102,18 @@ def test_a_lost_rank_ends_the_job_and_the_rerun_resumes_with_another_number(tmp_
     whole = MemoryTracking()
     run(pretrain, tmp_path / "whole", shards, on_ranks(EXACT, 1, num_steps=400, log_every=1), whole)
     assert losses(tracking) == pytest.approx(losses(whole)[resumed:], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_is_continued_by_two(tmp_path: Path, shards: Path) -> None:
+    tracking = StopAt(7)
+    with pytest.raises(TrainingPreempted, match="after step 7"):
+        run(pretrain, tmp_path, shards, on_ranks(EXACT, 1), tracking)
+    result = run(pretrain, tmp_path, shards, on_ranks(EXACT, 2), tracking)
+    assert result.manifest.metadata["resumed_from_step"] == 7
+    whole = MemoryTracking()
+    run(pretrain, tmp_path / "whole", shards, on_ranks(EXACT, 1), whole)
+    assert_close(losses(tracking), losses(whole))
 
 
 @pytest.mark.slow
