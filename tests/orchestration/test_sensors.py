@@ -1,17 +1,20 @@
 """Automation, ticked by hand: off by default, asks once for what has changed, and for nothing else."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._utils.schedules import schedule_execution_time_iterator
 
 from orchestration.definitions import build_definitions
-from orchestration.plan import Step
+from orchestration.plan import Step, groups, required_nodes, steps
 from orchestration.sensors import build_schedules, build_sensors
 from tests.orchestration.conftest import Graph
 from yt8m_assets.errors import MissingDataError
-from yt8m_assets.lineage import Node
+from yt8m_assets.lineage import ASSETS, Node
+from yt8m_assets.partitions import nodes_of
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
@@ -92,33 +95,78 @@ def test_new_changed_and_removed_shards_are_noticed_once(graph: Graph, tmp_path:
         tick(recipe, store)
 
 
+def asked_for(result: dg.EvaluateAutomationConditionsResult) -> list[Node]:
+    """The nodes that a tick of the automation conditions asks for."""
+    keys = {asset: result.get_requested_partitions(dg.AssetKey(asset)) for asset in ASSETS}
+    return [node for asset, found in keys.items() for node in nodes_of(asset, sorted(found, key=str))]
+
+
+def publish_other_weights(store: ArtifactStore, key: str) -> None:
+    """The model again, from the same inputs, with other weights: what a training of another outcome gives."""
+    import torch
+    from safetensors.torch import load, save
+
+    generator = torch.Generator().manual_seed(5)
+    manifest = store.require(key)
+    folder = store.fetch(manifest)
+    arguments = {"parents": manifest.parents, "config": manifest.config, "fingerprint": manifest.fingerprint}
+    with store.publish(key, **arguments) as publication:  # type: ignore[arg-type]
+        for name in manifest.files:
+            content = (folder / name).read_bytes()
+            if name.endswith(".safetensors"):
+                tensors = load(content)
+                noise = {name: torch.randn(value.shape, generator=generator) for name, value in tensors.items()}
+                content = save({name: value + noise[name].to(value.dtype) for name, value in tensors.items()})
+            (publication.path / name).parent.mkdir(exist_ok=True)
+            (publication.path / name).write_bytes(content)
+        publication.metadata.update(manifest.metadata)
+
+
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # of Dagster's own evaluator
 def test_a_new_model_brings_what_follows_up_to_date(own_graph: Graph) -> None:
-    """A model's existing cells are asked for when its content changes, and nothing is when it does not."""
+    """Tick by tick, each stage is asked for once what it is made from is there; the same content asks for nothing."""
     resources = {"store": own_graph.store, "tracking": NullTracking(), "progress": None}
     definitions = build_definitions(own_graph.recipe, resources)
     with own_graph.open() as driver:
-        instance = driver.instance
-        result = dg.evaluate_automation_conditions(definitions, instance)
-        assert result.total_requested == 0
+        result = dg.evaluate_automation_conditions(definitions, driver.instance)
+        assert asked_for(result) == []
         driver.run(Step(assets=("finetuned_model",), first="one", last="one"))
-        result = dg.evaluate_automation_conditions(definitions, instance, cursor=result.cursor)
-        assert result.total_requested == 0  # materialised again with the same content
-        manifest = own_graph.store.require("finetuned_model/one")
-        weights = own_graph.store.fetch(manifest)
-        arguments = {"parents": manifest.parents, "config": manifest.config, "fingerprint": manifest.fingerprint}
-        with own_graph.store.publish("finetuned_model/one", **arguments) as publication:  # type: ignore[arg-type]
-            for name in manifest.files:
-                (publication.path / name).parent.mkdir(exist_ok=True)
-                (publication.path / name).write_bytes((weights / name).read_bytes())
-            (publication.path / "training.json").write_text("{}")
+        result = dg.evaluate_automation_conditions(definitions, driver.instance, cursor=result.cursor)
+        assert asked_for(result) == []  # materialised again with the same content
+        publish_other_weights(own_graph.store, "finetuned_model/one")
         driver.run(Step(assets=("finetuned_model",), first="one", last="one"))
-        result = dg.evaluate_automation_conditions(definitions, instance, cursor=result.cursor)
-        for asset in ("oof_predictions", "test_predictions"):
-            assert set(result.get_requested_partitions(dg.AssetKey(asset))) == {"one|0", "one|1"}
-        assert result.total_requested == 4 or result.get_num_requested(dg.AssetKey("leaderboard"))
-        again = dg.evaluate_automation_conditions(definitions, instance, cursor=result.cursor)
-        assert again.total_requested == 0
+        ticks: list[list[Node]] = []
+        for _ in range(10):
+            result = dg.evaluate_automation_conditions(definitions, driver.instance, cursor=result.cursor)
+            wanted = asked_for(result)
+            if not wanted:
+                break
+            ticks.append(wanted)
+            for group in groups(own_graph.recipe, wanted):
+                for step in steps(own_graph.recipe, group):
+                    driver.run(step)
+        cells = {Node(f"{split}_predictions", "one", shift) for split in ("oof", "test") for shift in (0, 1)}
+        assert cells <= set(ticks[0]) <= {*cells, Node("leaderboard")}
+        assert {node.asset for node in ticks[1]} >= {"oof_ranking", "test_ranking"}
+        assert {node.model for tick in ticks for node in tick} == {"one", None}
+        driver.cache.forget()
+        assert all(driver.up_to_date(node) for node in required_nodes(own_graph.recipe))
+
+
+def test_the_schedule_runs_the_ensemble_on_mondays(own_graph: Graph) -> None:
+    (schedule,) = build_schedules()
+    monday = datetime(2026, 11, 23, 4, tzinfo=UTC)
+    times = schedule_execution_time_iterator(monday.timestamp() - 1, str(schedule.cron_schedule), "UTC")
+    assert next(times) == monday
+    tick = schedule.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=monday))
+    (request,) = tick.run_requests or []
+    assert schedule.job_name == "ensemble"
+    with own_graph.open() as driver:
+        job = driver.definitions.resolve_job_def(schedule.job_name)
+        result = job.execute_in_process(instance=driver.instance, run_config=request.run_config, tags=request.tags)
+    assert result.success
+    made = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key}
+    assert made == {"ensemble_weights", "submission", "leaderboard"}
 
 
 def test_freshness_is_asked_for_and_says_what_is_old(own_graph: Graph) -> None:
