@@ -99,24 +99,33 @@ class NextVlad(nn.Module):
 
     def forward(self, frames_BTF: Tensor, counts_BT: Tensor | None = None) -> Tensor:
         """Pool [B, T, F] to [S, B, D * K], feature-major; a frame with count c stands for c equal frames."""
-        batch_size, num_branches = frames_BTF.shape[0], len(self.branches)
-        branches = self._branches()
         counts_R = None if counts_BT is None else counts_BT.flatten()
-        frames_SRF = frames_BTF.flatten(0, 1).expand(num_branches, -1, -1)
+        expanded_SRX, weights_SRGK = self.embed(frames_BTF.flatten(0, 1), counts_R)
+        sizes = frames_BTF.shape[:2]
+        return self.pool(expanded_SRX.unflatten(1, sizes), weights_SRGK.unflatten(1, sizes))
+
+    def embed(self, frames_RF: Tensor, counts_R: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Expand frames [R, F] to [S, R, X], and say how much each group weighs in each cluster, [S, R, G, K].
+
+        At inference each frame's depend on nothing but itself; its weights are proportional to its count.
+        """
+        frames_SRF = frames_RF.expand(len(self.branches), -1, -1)
         expanded_SRX = self._linear(frames_SRF, lambda branch: branch.expand)
         attention_SRG = at_least_float32(self._linear(expanded_SRX, lambda branch: branch.group_attention)).sigmoid()
         if counts_R is not None:
             attention_SRG = attention_SRG * counts_R[:, None].to(attention_SRG.dtype)
-
         assignment = self._linear(expanded_SRX, lambda branch: branch.assignment)
-        assignment = stacked_batch_norm([branch.assignment_norm for branch in branches], assignment, counts_R)
+        assignment = stacked_batch_norm([branch.assignment_norm for branch in self._branches()], assignment, counts_R)
         assignment_SRGK = assignment.unflatten(2, (self.num_groups, self.num_clusters)).softmax(3)
-        assignment_SRGK = assignment_SRGK * attention_SRG[..., None]
+        return expanded_SRX, assignment_SRGK * attention_SRG[..., None]
 
+    def pool(self, expanded_SBTX: Tensor, weights_SBTGK: Tensor) -> Tensor:
+        """Pool embedded frames to [S, B, D * K]."""
         # Frames and their groups alike are what VLAD sums over: one product per branch and video.
-        groups = expanded_SRX.reshape(num_branches, batch_size, -1, expanded_SRX.shape[2] // self.num_groups)
-        weights = assignment_SRGK.reshape(num_branches, batch_size, -1, self.num_clusters)
+        groups = expanded_SBTX.unflatten(3, (self.num_groups, -1)).flatten(2, 3)
+        weights = weights_SBTGK.flatten(2, 3)
         sums_SBDK = at_least_float32(groups.transpose(2, 3) @ weights)
+        branches = self._branches()
         centers_S1DK = torch.stack([branch.centers for branch in branches])
         residuals_SBDK = sums_SBDK - weights.sum(2, keepdim=True) * centers_S1DK
         vlad_SBV = l2_normalize(residuals_SBDK, dim=2).flatten(2)
@@ -229,15 +238,40 @@ class MixNextVlad(FrameModel):
         frames, counts_BT = distinct_frames(frames, frame_index)
         rgb_BTF, audio_BTF = self.split_modalities(frames)
         pooled = [self.vlad["video"](rgb_BTF, counts_BT), self.vlad["audio"](audio_BTF, counts_BT)]
-        vlad_SBV = F.dropout(torch.cat(pooled, dim=2), self.options.dropout, self.training)
-        # A loop, since stacking the hidden layers would copy most of the model's weights at every step.
-        hidden_SBH = torch.stack([tail(vlad_BV) for tail, vlad_BV in zip(self.tails, vlad_SBV, strict=True)])
-        logits_SBC = self.head(hidden_SBH)
-        mixed_BC = (weights_BS.T[:, :, None] * logits_SBC).sum(0)
+        mixed_BC, logits_SBC = self._classify(torch.cat(pooled, dim=2), weights_BS)
         if not self.training:
             return ModelOutput(mixed_BC.sigmoid(), mixed_BC.new_zeros(()))
         branches_BSC = logits_SBC.sigmoid().transpose(0, 1) if self.branch_loss_weight else None
         return ModelOutput(mixed_BC.sigmoid(), self.distillation_loss(mixed_BC, logits_SBC), branches_BSC)
+
+    def _classify(self, vlad_SBV: Tensor, weights_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """The mixture's logits [B, C], and the branches' [S, B, C]."""
+        vlad_SBV = F.dropout(vlad_SBV, self.options.dropout, self.training)
+        # A loop, since stacking the hidden layers would copy most of the model's weights at every step.
+        hidden_SBH = torch.stack([tail(vlad_BV) for tail, vlad_BV in zip(self.tails, vlad_SBV, strict=True)])
+        logits_SBC = self.head(hidden_SBH)
+        return (weights_BS.T[:, :, None] * logits_SBC).sum(0), logits_SBC
+
+    def embed_frames(self, frames_NF: Tensor) -> tuple[Tensor, ...]:
+        """Embed frames as what each modality's NeXtVLAD makes of them before it sums, and as their means."""
+        rgb_NF, audio_NF = frames_NF.split(self.feature_sizes, dim=1)
+        video, audio = cast(NextVlad, self.vlad["video"]), cast(NextVlad, self.vlad["audio"])
+        return (frames_NF.mean(1), *video.embed(rgb_NF), *audio.embed(audio_NF))
+
+    def score_windows(self, embedded: tuple[Tensor, ...], index_WT: Tensor, num_frames_W: Tensor) -> Tensor:
+        """Score windows of embedded frames: the probabilities [W, C] that forward has for frames_NF[index_WT]."""
+        means_N, *embedded_by_modality = embedded
+        frame_index = self.sample_frame_index(num_frames_W, None)
+        assert frame_index is not None
+        weights_WS = self.mixture_weights(means_N[index_WT].gather(1, frame_index))
+        drawn_WT1, counts_WT = distinct_frames(index_WT[:, :, None], frame_index)
+        drawn_WT, pooled = drawn_WT1[:, :, 0], []
+        for name, place in (("video", 0), ("audio", 2)):
+            expanded_SWTX, weights_SWTGK = (part[:, drawn_WT] for part in embedded_by_modality[place : place + 2])
+            if counts_WT is not None:
+                weights_SWTGK = weights_SWTGK * counts_WT[:, :, None, None].to(weights_SWTGK.dtype)
+            pooled.append(cast(NextVlad, self.vlad[name]).pool(expanded_SWTX, weights_SWTGK))
+        return self._classify(torch.cat(pooled, dim=2), weights_WS)[0].sigmoid()
 
     def distillation_loss(self, mixed_BC: Tensor, logits_SBC: Tensor) -> Tensor:
         """Divergence of the branches' softened predictions from the mixture's; gradients flow through both."""

@@ -117,6 +117,14 @@ def test_overlapping_windows_share_their_frames_exactly(key):
     torch.testing.assert_close(shared, plain, rtol=0, atol=1e-12)
 
 
+def test_windows_longer_than_the_draws_score_as_they_are():
+    model = small_model("mix_nextvlad_iter60", num_sampled_frames=3).double().eval()
+    frames_NF, index_WT = small_batch(1, 9)[0][0].double(), torch.arange(5)[None] + torch.arange(4)[:, None]
+    shared = model.score_windows(model.embed_frames(frames_NF), index_WT, torch.full((4,), 5))
+    plain = model(frames_NF[index_WT], torch.full((4,), 5)).probabilities
+    torch.testing.assert_close(shared, plain, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("key", [key for key in KEYS if "bert" in key])
 def test_what_is_shared_between_windows_is_really_computed_once(key):
     """The first layers' projections run over the frames, not over the windows."""
