@@ -22,7 +22,10 @@ STYLES = {"current": "green", "stale": "yellow", "missing": "red"}
 
 
 def states(recipe: Recipe, cache: ManifestCache) -> dict[Node, str]:
-    """Every required node: current, stale (something it is made from has changed) or missing."""
+    """Every required node: current, stale (something it is made from has changed, or is missing) or missing.
+
+    As on Dagster's pages, a node is not stale because a parent is: the parent may turn out the same when it is redone.
+    """
     found: dict[Node, str] = {}
     for asset in ASSETS:
         for node in nodes(recipe, asset):

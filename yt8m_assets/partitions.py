@@ -37,7 +37,11 @@ def cell_partitions(recipe: Recipe) -> dg.MultiPartitionsDefinition:
 
 
 def by_model() -> dg.MultiToSingleDimensionPartitionMapping:
-    """Maps a model to its cells and a cell to its model."""
+    """Maps a model to its cells and a cell to its model.
+
+    A ranking needs only the shifts of its recipe row. No mapping that Dagster's server takes over from the definitions
+    (it takes its own classes only) can say so between a grid and one of its sides.
+    """
     return dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name=MODEL)
 
 

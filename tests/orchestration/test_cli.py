@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from orchestration.cli import COMMANDS, main, report
+from orchestration.plan import required_nodes
 from tests.orchestration.conftest import Graph
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.storage import ArtifactStore
@@ -130,9 +131,18 @@ def test_status_shows_current_stale_and_missing(run: Run, own_graph: Graph, tmp_
     assert (code, error) == (0, "")
     assert "stale" not in out
     assert "missing" not in out
-    one = next(line for line in out.splitlines() if line.startswith("one "))
-    best = own_graph.store.require("finetuned_model/one").metadata["map"]
-    assert one.split() == ["one", "current", "current", "2/2", "2/2", "2/2", f"{best:.4f}"]
+    best = {key: f"{own_graph.store.require(f'finetuned_model/{key}').metadata['map']:.4f}" for key in ("one", "two")}
+    ensemble = f"{own_graph.store.require('ensemble_weights').metadata['map_at_100000']:.4f}"
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
+    assert rows["one"] == ["current", "current", "2/2", "2/2", "2/2", best["one"]]
+    assert rows["two"] == ["current", "current", "3/3", "3/3", "2/2", best["two"]]
+    assert rows["segment_shards"] == rows["submission"] == ["current"]
+    assert rows["ensemble_weights"] == ["current", ensemble]
+    assert set(rows) - {"recipe"} == {
+        "one",
+        "two",
+        *(node.asset for node in required_nodes(own_graph.recipe) if not node.model),
+    }
     own_graph.store.delete("test_predictions/two/shift+1")
     (tmp_path / "tiny.py").write_text(
         "from dataclasses import replace\nfrom tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"
@@ -141,8 +151,9 @@ def test_status_shows_current_stale_and_missing(run: Run, own_graph: Graph, tmp_
     )
     out = run("status", "--state", state)[1]
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
-    assert rows["one"][:3] == ["current", "stale", "stale"] or rows["one"][:2] == ["current", "stale"]
-    assert rows["two"][3:5] == ["missing", "2/3"]
+    assert rows["one"] == ["current", "stale", "2/2", "2/2", "2/2", best["one"]]
+    assert rows["two"] == ["current", "current", "3/3", "missing", "2/3", "stale", "1/2", best["two"]]
+    assert rows["submission"] == ["current"]  # nothing that it is made from has changed yet
 
 
 def test_ablate_prints_a_table_or_json(run: Run, graph: Graph, tmp_path: Path) -> None:

@@ -91,7 +91,11 @@ def published(
 
 
 def _ranking(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefinition:
-    description = f"One ranking per class of the {_SEGMENTS[split]}: the shifts of a model, fused by rank."
+    description = (
+        f"One ranking per class of the {_SEGMENTS[split]}: the shifts of a model's recipe row, fused by rank.\n\n"
+        "When a shift outside that row is predicted, Dagster calls the ranking unsynced, because its partition "
+        "mappings can only name whole rows of the grid. Materialising it finds it up to date and clears the mark."
+    )
     deps = [dg.AssetDep(f"{split}_predictions", partition_mapping=by_model())]
     options = {"partitions_def": model_partitions(recipe), "deps": deps, "description": description}
 
