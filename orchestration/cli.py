@@ -52,6 +52,8 @@ def _add_graph_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
     materialize.add_argument("--until", help="the last asset wanted, such as finetuned_model")
     help_text = "resume training from an older checkpoint where the newest is damaged"
     materialize.add_argument("--allow-fallback", action="store_true", help=help_text)
+    help_text = "throw away half-trained models of another configuration"
+    materialize.add_argument("--start-afresh", action="store_true", help=help_text)
     predict = parsers["predict"]
     predict.add_argument("--split", choices=("oof", "test", "both"), default="both", help="which segments")
     predict.add_argument("--models", type=_names, default=(), help="models, separated by commas (default: all)")

@@ -55,8 +55,8 @@ def command_materialize(arguments: argparse.Namespace) -> int:
     progress = default_progress()
     started = time.monotonic()
     with open_driver(recipe, state, settings, progress) as driver:
-        options = {"until": arguments.until, "allow_fallback": arguments.allow_fallback}
-        outcome = driver.materialize(models=arguments.models, **options)
+        options = {"allow_fallback": arguments.allow_fallback, "start_afresh": arguments.start_afresh}
+        outcome = driver.materialize(models=arguments.models, until=arguments.until, **options)
     made = outcome.num_nodes - outcome.num_current
     elapsed = format_seconds(time.monotonic() - started)
     progress.log(f"recipe {recipe.name}: {made} made, {outcome.num_current} were up to date, in {elapsed}")
@@ -119,6 +119,7 @@ def command_demo(arguments: argparse.Namespace) -> int:
 
     arguments.recipe = arguments.recipe or "demo"
     arguments.models, arguments.until, arguments.allow_fallback = (), None, False
+    arguments.start_afresh = True  # the demo's training takes seconds, and nobody changed its recipe by mistake
     command_materialize(arguments)
     recipe, _, settings = prepare(arguments)
     console = make_console()

@@ -19,7 +19,7 @@ from orchestration.resources import FixedProgress, make_tracking
 from orchestration.settings import Settings
 from orchestration.state import State
 from yt8m_assets.assets.failures import DRIVER_TAG
-from yt8m_assets.assets.models import FALLBACK_TAG
+from yt8m_assets.assets.models import AFRESH_TAG, FALLBACK_TAG
 from yt8m_assets.lineage import Node
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
@@ -69,13 +69,20 @@ class Driver:
         self.instance.dispose()
 
     def materialize(
-        self, *, models: Sequence[str] = (), until: str | None = None, allow_fallback: bool = False
+        self,
+        *,
+        models: Sequence[str] = (),
+        until: str | None = None,
+        allow_fallback: bool = False,
+        start_afresh: bool = False,
     ) -> Outcome:
         """Bring the required nodes up to date. Raises the first error of a stage, or a failed check's failure.
 
-        `allow_fallback` lets training resume from an older checkpoint where the newest is damaged.
+        `allow_fallback` lets training resume from an older checkpoint where the newest is damaged; `start_afresh` lets
+        it throw away checkpoints of another configuration.
         """
         self.tags = {FALLBACK_TAG: "true"} if allow_fallback else {}
+        self.tags |= {AFRESH_TAG: "true"} if start_afresh else {}
         required = required_nodes(self.recipe, models, until)
         return self._materialize(required)
 

@@ -154,12 +154,17 @@ def test_f09_a_checkpoint_of_another_configuration_is_refused_field_by_field(cas
     changed = replace(recipe, models=(wider,))
     with pytest.raises(CheckpointMismatchError, match=r"config\.overrides\.hidden_size: the checkpoint has 16.* 32"):
         checkpoints_of(folder, changed).latest()
-    with pytest.raises(CheckpointMismatchError, match=rf"hidden_size: .*\n.*delete .*{KEY} to start afresh"):
+    with pytest.raises(CheckpointMismatchError, match=r"hidden_size: .*\n.*--start-afresh"):
         run_pretraining(changed, open_store(folder))
     assert checkpoints_of(folder, recipe).latest().state["loop"]["step"] == 9  # type: ignore[union-attr]
-    shutil.rmtree(folder / "artifacts" / KEY)
-    result = run_pretraining(changed, open_store(folder))
+    result = run_pretraining(changed, open_store(folder), start_afresh=True)
     assert result.manifest.metadata["resumed_from_step"] == 0
+
+
+def test_starting_afresh_keeps_what_belongs_to_the_run(case: tuple[Path, Recipe]) -> None:
+    folder, recipe = case
+    result = run_pretraining(recipe, open_store(folder), start_afresh=True)
+    assert result.manifest.metadata["resumed_from_step"] == 9
 
 
 def test_a_change_of_how_a_run_is_executed_keeps_its_checkpoints(case: tuple[Path, Recipe]) -> None:

@@ -92,7 +92,7 @@ def test_a_difference_is_described_field_by_field() -> None:
 def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
     open_checkpoints(tmp_path).save(1, checkpoint(1))
     other = open_checkpoints(tmp_path, {**IDENTITY, "parents": {"shards": "d2"}})
-    expected = r"parents\.shards: the checkpoint has .d1., this run has .d2.\n.*delete .*checkpoints/a/m to start"
+    expected = r"parents\.shards: the checkpoint has .d1., this run has .d2.\n.*--start-afresh"
     with pytest.raises(CheckpointMismatchError, match=expected):
         other.refuse_others()
     assert other.peek() is None

@@ -20,10 +20,13 @@ def _options(recipe: Recipe, name: str, deps: list[str]) -> dict[str, Any]:
 FALLBACK_TAG = "yt8m/allow_fallback"
 """Run tag: with the value "true", a damaged newest checkpoint is passed over for the one before it."""
 
+AFRESH_TAG = "yt8m/start_afresh"
+"""Run tag: with the value "true", training throws away checkpoints of another configuration instead of refusing."""
 
-def falls_back(context: dg.AssetExecutionContext) -> bool:
-    """Whether the run was launched with the fallback tag."""
-    return context.run.tags.get(FALLBACK_TAG) == "true"
+
+def has_tag(context: dg.AssetExecutionContext, tag: str) -> bool:
+    """Whether the run was launched with a tag of the value "true"."""
+    return context.run.tags.get(tag) == "true"
 
 
 @beta_accepted()
@@ -60,7 +63,11 @@ def _trained_model(recipe: Recipe, name: str, description: str, deps: list[str])
         shown = progress.open(context.log)
         with stage_errors(context):
             for key in context.partition_keys:
-                options: Any = {"run_tags": run_tags(context, key), "allow_fallback": falls_back(context)}
+                options: Any = {
+                    "run_tags": run_tags(context, key),
+                    "allow_fallback": has_tag(context, FALLBACK_TAG),
+                    "start_afresh": has_tag(context, AFRESH_TAG),
+                }
                 results[key] = train(recipe, store, key, tracking=tracking, progress=shown, **options)
         return materialization(context, store, results)
 

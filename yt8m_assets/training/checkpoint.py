@@ -137,16 +137,20 @@ class CheckpointStore:
                 continue
         return None
 
-    def refuse_others(self) -> None:
+    def refuse_others(self, start_afresh: bool = False) -> None:
         """Raise CheckpointMismatchError, field by field, if a checkpoint lying here is of another run.
 
-        Hours of training may be in it, so it is not for a changed recipe to throw it away.
+        Hours of training may be in it, so it is not for a changed recipe to throw it away: `start_afresh` does.
         """
         for key in reversed(self.store.list_keys(self.key)):
             try:
                 self.check_identity(self.store.require(key))
             except CheckpointMismatchError as error:
-                way_out = f"restore them to continue it, or delete {self.store.root_uri}/{self.key} to start afresh"
+                if start_afresh:
+                    logger.warning("%s is of another configuration, and removed as asked", key)
+                    self.discard()
+                    return
+                way_out = "restore them to continue it, or start afresh without it (--start-afresh)"
                 raise CheckpointMismatchError(f"{error}\n{way_out}") from error
             except CorruptArtifactError:
                 continue

@@ -54,15 +54,16 @@ def pretrain(
     progress: Progress,
     run_tags: Mapping[str, str],
     allow_fallback: bool = False,
+    start_afresh: bool = False,
 ) -> StageResult:
     """Train a model on video labels and publish it; an interrupted run is continued.
 
     Raises TrainingPreempted after SIGTERM or Ctrl-C, NonFiniteError, MissingArtifactError; CheckpointMismatchError when
-    checkpoints of another configuration lie there; CorruptArtifactError when the newest checkpoint is damaged, unless
-    `allow_fallback` continues from an older one.
+    checkpoints of another configuration lie there, unless `start_afresh` throws them away; CorruptArtifactError when
+    the newest checkpoint is damaged, unless `allow_fallback` continues from an older one.
     """
     node = Node("pretrained_model", model_key)
-    return _train(recipe, store, node, tracking, progress, run_tags, allow_fallback)
+    return _train(recipe, store, node, tracking, progress, run_tags, allow_fallback, start_afresh)
 
 
 def finetune(
@@ -74,13 +75,14 @@ def finetune(
     progress: Progress,
     run_tags: Mapping[str, str],
     allow_fallback: bool = False,
+    start_afresh: bool = False,
 ) -> StageResult:
     """Train a pre-trained model on rated segments, keep the weights with the best hold-out MAP, and publish them.
 
     Best checkpoint, EMA and SWA (where configured) compete; the metadata says which won. Errors as `pretrain`.
     """
     node = Node("finetuned_model", model_key)
-    return _train(recipe, store, node, tracking, progress, run_tags, allow_fallback)
+    return _train(recipe, store, node, tracking, progress, run_tags, allow_fallback, start_afresh)
 
 
 def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallback: bool) -> TrainingJob:
@@ -119,6 +121,7 @@ def _train(
     progress: Progress,
     run_tags: Mapping[str, str],
     allow_fallback: bool,
+    start_afresh: bool,
 ) -> StageResult:
     inputs = resolve_inputs(recipe, store, node)
     manifest = store.manifest(node.key)
@@ -128,7 +131,7 @@ def _train(
     with store.publish(node.key, **inputs.publish_arguments()) as publication:
         job = make_job(recipe, store, inputs, allow_fallback)
         checkpoints = job.checkpoints(store)
-        checkpoints.refuse_others()
+        checkpoints.refuse_others(start_afresh)
         checkpoints.sweep()
         _run(recipe, store, job, inputs, publication, tracking, progress, run_tags)
     checkpoints.discard()
