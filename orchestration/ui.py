@@ -34,6 +34,8 @@ def command_ui(arguments: argparse.Namespace) -> int:
     logs = state.root / "logs"
     logs.mkdir(exist_ok=True)
     servers: list[subprocess.Popen[bytes]] = []
+    # From here on there are servers to be ended, whoever ends this process.
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
 
     def launch(name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         servers.append(start(command, environment, logs / f"{name}.log"))
@@ -150,7 +152,6 @@ def answers(url: str) -> bool:
 
 def serve(servers: Sequence[subprocess.Popen[bytes]], logs: Path) -> int:
     """Wait for Ctrl-C, SIGTERM or the end of a server."""
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
         while all(server.poll() is None for server in servers):
             time.sleep(0.5)
