@@ -47,7 +47,7 @@ lint: $(INSTALLED)
 	$(RUN) -m mypy
 
 bench: $(INSTALLED)
-	@for name in reader models prediction training topk_to_search; do $(RUN) -m tests.benchmarks.bench_$$name || exit 1; done
+	@for name in reader models "prediction --models demo" prediction training topk_to_search; do $(RUN) -m tests.benchmarks.bench_$$name || exit 1; done
 
 rehearsal: $(INSTALLED)
 	$(RUN) -m tests.benchmarks.bench_rehearsal

@@ -210,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--num-classes", type=int, default=3862)
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--mix-batch-size", type=int, default=32)
     parser.add_argument("--train-batch-size", type=int, default=128)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
