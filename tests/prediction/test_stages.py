@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from tests.graph import QUIET, publish_untrained
 from yt8m_assets.data import read_shard, segment_windows
 from yt8m_assets.data.stages import read_segment_classes, read_shards
-from yt8m_assets.errors import ConfigError, CorruptArtifactError, MissingArtifactError
+from yt8m_assets.errors import ConfigError, CorruptArtifactError, MissingArtifactError, OutOfMemoryError
 from yt8m_assets.lineage import Node
 from yt8m_assets.prediction.ranking import read_ranking
 from yt8m_assets.prediction.stages import predict_cells, rank_model, run_name
@@ -203,3 +204,11 @@ def test_rank_model_fuses_the_models_own_shifts(graph: Graph):
     metadata = fused.manifest.metadata
     assert metadata["map_without_tta"] == results[1].manifest.metadata["map_at_100000"]
     assert metadata["gain_of_tta"] == pytest.approx(metadata["map_at_100000"] - metadata["map_without_tta"])
+
+
+def test_a_pass_that_will_not_fit_into_memory_does_not_start(graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    free = psutil.virtual_memory()._replace(available=1)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    with pytest.raises(OutOfMemoryError, match=r"of 2 cells take up to .* predict fewer cells in one run, about 1"):
+        predict(graph, "test", [("one", 0), ("two", 0)])
+    assert graph[1].manifest(Node("test_predictions", "one", 0).key) is None

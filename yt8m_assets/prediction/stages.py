@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from yt8m_assets.errors import ConfigError, DataError, ParentMismatchError, TransientError
+from yt8m_assets.errors import ConfigError, DataError, OutOfMemoryError, ParentMismatchError, TransientError
 from yt8m_assets.lineage import Inputs, Node, resolve_inputs
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
@@ -170,8 +170,7 @@ class _Pass:
             members.append(member)
             by_cell |= {(key, cell.shift): cell for cell in member.cells}
         if members:
-            needed = sum(cell.best.max_bytes for cell in by_cell.values())
-            self.progress.log(f"the best segments of {len(by_cell)} cells take up to {needed / 1e9:.2f} GB of memory")
+            require_memory([cell.best.max_bytes for cell in by_cell.values()], self.progress)
             self.statistics = score_videos(videos, index, members, options, device=device, progress=self.progress)
             self.metrics["prediction/segments_per_second"] = self.rate
         for cell, scores in by_cell.items():
@@ -241,6 +240,22 @@ class _Pass:
                 metadata["map_at_100000"] = quality
                 self.metrics[f"oof/map_at_100000/{cell[0]}/shift {cell[1]}"] = quality
         return publish_ranking(self.store, inputs, lambda folder: write_ranking(ranking, folder), metadata)
+
+
+def require_memory(sizes: Sequence[int], progress: Progress) -> None:
+    """Say how much memory the cells of a pass may take; raise OutOfMemoryError where this machine has not got it.
+
+    A pass would otherwise end hours later, when the last lists fill up.
+    """
+    import psutil
+
+    needed, free = sum(sizes), psutil.virtual_memory().available
+    progress.log(f"the best segments of {len(sizes)} cells take up to {needed / 1e9:.2f} GB of memory")
+    if needed > free:
+        raise OutOfMemoryError(
+            f"the best segments of {len(sizes)} cells take up to {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are "
+            f"free: predict fewer cells in one run, about {max(1, int(len(sizes) * free / needed))}"
+        )
 
 
 def publish_ranking(
