@@ -252,9 +252,10 @@ def require_memory(sizes: Sequence[int], progress: Progress) -> None:
     needed, free = sum(sizes), psutil.virtual_memory().available
     progress.log(f"the best segments of {len(sizes)} cells take up to {needed / 1e9:.2f} GB of memory")
     if needed > free:
+        fitting = max(1, int(len(sizes) * free / needed))
         raise OutOfMemoryError(
-            f"the best segments of {len(sizes)} cells take up to {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are "
-            f"free: predict fewer cells in one run, about {max(1, int(len(sizes) * free / needed))}"
+            f"the best segments of {len(sizes)} cells take up to {needed / 1e9:.1f} GB of memory, of which "
+            f"{free / 1e9:.1f} GB are free: predict fewer cells in one run, about {fitting}"
         )
 
 
