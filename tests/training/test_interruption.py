@@ -2,10 +2,19 @@ import os
 import pickle
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from yt8m_assets.training.interruption import PREEMPTED_EXIT_CODE, TrainingPreempted, stop_on_signals
+
+
+@pytest.fixture(autouse=True)
+def python_handles_ctrl_c() -> Iterator[None]:
+    """A shell's background jobs start with SIGINT ignored, and so would these tests there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
