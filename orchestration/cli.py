@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate-submission": ("orchestration.cli_files", "check a submission file, line by line"),
     "score-submission": ("orchestration.cli_files", "MAP of a submission file against ratings"),
     "timeline": ("orchestration.cli_files", "draw what the models see in one video, second by second"),
-    "inspect": ("orchestration.cli_files", "show what a shard holds"),
+    "inspect": ("orchestration.cli_files", "show what shards hold"),
     "import-checkpoint": ("orchestration.cli_files", "publish weights of the original (NPZ of its variables)"),
 }
 """Command -> module with `command_<name>(arguments)`, and its line of help."""
@@ -74,7 +74,7 @@ def _add_file_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
     timeline.add_argument("video", help="id of a video of the segment or test shards")
     timeline.add_argument("--models", type=_names, default=(), help="models, separated by commas (default: all)")
     inspect = parsers["inspect"]
-    inspect.add_argument("uri", help="a TFRecord shard or pattern: local path or gs:// URI")
+    inspect.add_argument("uri", nargs="+", help="TFRecord shards, patterns or folders: local paths or gs:// URIs")
     checkpoint = parsers["import-checkpoint"]
     checkpoint.add_argument("file", type=Path, help="NPZ file: the original's variable names -> arrays")
     checkpoint.add_argument("--model", required=True, help="model key")

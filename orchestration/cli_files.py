@@ -79,14 +79,20 @@ def command_timeline(arguments: argparse.Namespace) -> int:
 
 
 def command_inspect(arguments: argparse.Namespace) -> int:
-    """Describe what shards hold; exit code 1 if any record is damaged."""
+    """Describe what shards hold; exit code 1 if a record is damaged or a class lies outside the vocabulary."""
     from yt8m_assets.data.inspection import inspect, render
 
     recipe, _, _ = prepare(arguments)
     data = recipe.data
-    report = inspect(arguments.uri, feature_sizes=data.feature_sizes, progress=default_progress())
+    report = inspect(
+        arguments.uri,
+        feature_sizes=data.feature_sizes,
+        num_classes=data.num_classes,
+        vocabulary_uri=data.vocabulary_uri,
+        progress=default_progress(),
+    )
     sys.stdout.write(render(report))
-    return 1 if report.total("num_damaged") else 0
+    return 1 if report.total("num_damaged") or report.num_outside else 0
 
 
 def read_variables(path: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 
 from tests.data.factory import GOLDEN, REAL, SIZES, encode, make_video, write_records, write_shard
+from yt8m_assets.data.examples import encode_video_example
 from yt8m_assets.data.inspection import inspect, render
 from yt8m_assets.errors import MissingDataError
 
@@ -33,12 +35,12 @@ def test_a_real_record_and_a_damaged_copy(tmp_path):
     path = tmp_path / "SjJ3.tfrecord"
     path.write_bytes(damaged)
     report = inspect(str(path))
-    assert report.problems == [f"{path}: record 0 at byte 0: the checksum of the record's data is wrong"]
+    assert report.problems == [f"{path.name}: record 0 at byte 0: the checksum of the record's data is wrong"]
     assert report.total("num_damaged") == 1
 
 
 def test_what_a_person_should_know_is_listed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the report names shards by the paths given
+    monkeypatch.chdir(tmp_path)
     first = write_shard(
         tmp_path / "a.tfrecord", [make_video("aaaa", 3, [1, 40]), make_video("bbbb", 4, [], [(5, 1, 1.0)])]
     )
@@ -59,3 +61,38 @@ def test_what_a_person_should_know_is_listed(tmp_path, monkeypatch):
 def test_nothing_to_inspect_is_an_error(tmp_path):
     with pytest.raises(MissingDataError):
         inspect(str(tmp_path / "*.tfrecord"))
+
+
+def test_shards_patterns_and_folders_may_be_given_together(tmp_path):
+    write_shard(tmp_path / "run[1]" / "deep" / "a.tfrecord", [make_video("aaaa", 1)])
+    write_shard(tmp_path / "run1" / "b.tfrecord", [make_video("bbbb", 1)])
+    other = write_shard(tmp_path / "c.tfrecord", [make_video("cccc", 1)])
+    report = inspect([str(tmp_path / "run[1]"), other], feature_sizes=SIZES)
+    assert [report.name(shard.uri) for shard in report.shards] == ["c.tfrecord", "run[1]/deep/a.tfrecord"]
+    assert not report.problems
+
+
+def test_a_video_may_stand_in_both_releases_but_only_once_in_each(tmp_path):
+    labelled, rated = make_video("aaaa", 6, [1]), make_video("aaaa", 6, [1], [(0, 1, 1.0)])
+    for release, video in (("2", labelled), ("3", rated)):
+        write_shard(tmp_path / release / "frame" / "validate" / "validate00.tfrecord", [video])
+    report = inspect([str(tmp_path / "2"), str(tmp_path / "3")], feature_sizes=SIZES)
+    assert (report.problems, report.num_in_both) == ([], 1)
+    text = render(report)
+    assert "2/frame/validate/validate00.tfrecord" in text
+    assert "3/frame/validate/validate00.tfrecord" in text
+    assert "in both releases (2/ with labels, 3/ with ratings): 1," in text
+    write_shard(tmp_path / "3" / "frame" / "validate" / "validate10.tfrecord", [rated])
+    (problem,) = inspect(str(tmp_path), feature_sizes=SIZES).problems
+    assert problem == (
+        "video id twice: aaaa in 2/frame/validate/validate00.tfrecord, 3/frame/validate/validate00.tfrecord, "
+        "3/frame/validate/validate10.tfrecord"
+    )
+
+
+def test_mixed_levels_and_a_missing_vocabulary_are_said(tmp_path):
+    video = encode_video_example("bbbb", np.zeros(12, np.float32), feature_sizes=SIZES)
+    uri = write_records(tmp_path / "a.tfrecord", [encode(make_video("aaaa", 2)), video])
+    report = inspect(uri, feature_sizes=SIZES, vocabulary_uri=str(tmp_path / "none.csv"))
+    assert report.problems[0].startswith("no names of classes: ")
+    assert report.problems[1] == "a.tfrecord: mixes frame-level and 1 video-level records"

@@ -37,6 +37,27 @@ def test_patterns_are_expanded_once_and_sorted(tmp_path):
     assert expand_patterns(odd) == [odd]
 
 
+def test_one_shard_has_one_absolute_name_however_it_is_spelled(tmp_path, monkeypatch):
+    uris = write_split(tmp_path, [1, 1])
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spelled = [
+        "*.tfrecord",
+        "./train0000.tfrecord",
+        "sub/../train0000.tfrecord",
+        f"file://{tmp_path}//train0001.tfrecord",
+    ]
+    assert expand_patterns(spelled) == uris
+    assert list(list_shards("**/train0000.tfrecord")) == uris[:1]
+
+
+def test_a_bracket_in_a_name_that_exists_is_meant_literally(tmp_path):
+    (inside,) = write_split(tmp_path / "run[1]", [1])
+    write_split(tmp_path / "run1", [1, 1])
+    assert expand_patterns(str(tmp_path / "run[1]" / "*.tfrecord")) == [inside]
+    assert len(expand_patterns(str(tmp_path / "run[12]" / "*.tfrecord"))) == 2
+
+
 def test_a_pattern_without_a_match_names_the_nearest_folder(tmp_path):
     with pytest.raises(MissingDataError, match="is empty or does not exist"):
         expand_patterns(str(tmp_path / "train*"))

@@ -273,6 +273,8 @@ def test_f24_marks_and_line_ends_do_not_matter_and_the_order_is_kept(tmp_path):
         ("Index,TrainVideoCount,Name\n0,many,a\n", "TrainVideoCount is 'many'"),
         ('Index,Name\n0,"a\n', "not CSV"),
         ("Index,Name\n", "names no class"),
+        ("Index,Name\n0,a\n\n1,b\n", "line 3: is empty, and rows follow"),
+        ("Index,Name\n0,a\n ,\n", "line 3: expected a class number"),
     ],
 )
 def test_f24_a_doubtful_vocabulary_is_refused(tmp_path, content, reason):
@@ -280,6 +282,13 @@ def test_f24_a_doubtful_vocabulary_is_refused(tmp_path, content, reason):
     path.write_text(content)
     with pytest.raises(VocabularyError, match=reason):
         load_vocabulary(str(path))
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n\r\n"])
+def test_f24_empty_lines_at_the_end_of_a_vocabulary_do_not_matter(tmp_path, end):
+    path = tmp_path / "vocabulary.csv"
+    path.write_bytes(b"Index,Name\n7,a" + end.encode())
+    assert [row.name for row in load_vocabulary(str(path)).values()] == ["a"]
 
 
 def test_f25_ids_that_occur_twice_are_found_within_and_among_shards():

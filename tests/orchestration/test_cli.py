@@ -246,6 +246,8 @@ def test_timeline(run: Run, own_graph: Graph) -> None:
 
 
 def test_inspect(run: Run, graph: Graph, tmp_path: Path) -> None:
+    from yt8m_assets.data.examples import encode_sequence_example
+    from yt8m_assets.data.framing import frame_record
     from yt8m_assets.data.stages import read_shards
 
     uri = read_shards(graph.store, "segment_shards").shards[0].uri
@@ -260,6 +262,11 @@ def test_inspect(run: Run, graph: Graph, tmp_path: Path) -> None:
     code, out, _ = run("inspect", damaged, "--state", tmp_path / "state")
     assert code == 1
     assert "damaged.tfrecord: record 0" in out
+    record = encode_sequence_example("abcd", np.zeros((3, 1152), np.uint8), [9999])
+    (tmp_path / "outside.tfrecord").write_bytes(frame_record(record))
+    code, out, _ = run("inspect", Path(uri).parent, tmp_path / "outside.tfrecord", "--state", tmp_path / "state")
+    assert code == 1
+    assert "labels of classes outside the vocabulary: 9999" in out
 
 
 def test_import_checkpoint(run: Run, own_graph: Graph, tmp_path: Path) -> None:

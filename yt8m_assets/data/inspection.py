@@ -1,22 +1,26 @@
 """What a shard or pattern holds, in words and numbers for people."""
 
+import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 
 from yt8m_assets.data.examples import FEATURE_SIZES
-from yt8m_assets.data.folds import find_duplicates
+from yt8m_assets.data.folds import Duplicate, find_duplicates
 from yt8m_assets.data.parsing import RecordParser
 from yt8m_assets.data.reader import ReadReport, check_segments, iterate_records
 from yt8m_assets.data.shards import expand_patterns, shard_size
 from yt8m_assets.data.video import Video
 from yt8m_assets.data.vocabulary import load_vocabulary
-from yt8m_assets.errors import SchemaMismatchError
+from yt8m_assets.errors import SchemaMismatchError, Yt8mError
 from yt8m_assets.progress import NullProgress, Progress
 
 _SHOWN = 12
+_RELEASE = re.compile(r"/([0-9])/(?=frame/|video/)")
 KINDS = ("frame level, labelled", "frame level, rated segments", "frame level, no labels", "video level")
 
 
@@ -30,8 +34,10 @@ class ShardSummary:
     """Bytes."""
     num_videos: int = 0
     """Good records."""
+    num_video_level: int = 0
+    """Those of them that hold means instead of frames."""
     num_frames: int = 0
-    """Frames of them."""
+    """Frames of the others."""
     num_labels: int = 0
     """Video-level labels."""
     num_ratings: int = 0
@@ -48,6 +54,8 @@ class InspectionReport:
 
     pattern: str
     """What was asked for."""
+    folder: str = ""
+    """The folder that all shards share."""
     shards: list[ShardSummary] = field(default_factory=list)
     """One entry a shard, in order."""
     kinds: Counter[str] = field(default_factory=Counter)
@@ -60,6 +68,10 @@ class InspectionReport:
     """Ratings of each class."""
     num_protobuf: int = 0
     """Frame-level records whose unusual encoding needs the slow path."""
+    num_outside: int = 0
+    """Classes of labels or ratings that lie outside the vocabulary."""
+    num_in_both: int = 0
+    """Videos that stand in both releases, 2/ with labels and 3/ with ratings, as they should."""
     class_names: dict[int, str] = field(default_factory=dict)
     """Names of classes, where a vocabulary was given."""
     problems: list[str] = field(default_factory=list)
@@ -68,6 +80,10 @@ class InspectionReport:
     def total(self, name: str) -> int:
         """Sum of a shard's count over the shards."""
         return sum(getattr(shard, name) for shard in self.shards)
+
+    def name(self, uri: str) -> str:
+        """A shard's path below `folder`."""
+        return uri.removeprefix(self.folder).lstrip("/")
 
 
 def inspect(
@@ -80,12 +96,21 @@ def inspect(
 ) -> InspectionReport:
     """Read every record of the shards and describe them; damage is reported, not raised.
 
-    Raises MissingDataError when nothing matches. num_classes: report labels outside the vocabulary.
+    pattern: shards, patterns, or folders (every *.tfrecord below them). num_classes: report labels outside the
+    vocabulary. Raises MissingDataError when nothing matches.
     """
-    uris = expand_patterns(pattern)
-    report = InspectionReport(pattern=pattern if isinstance(pattern, str) else " ".join(pattern))
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    uris = expand_patterns(
+        [os.path.join(each, "**", "*.tfrecord") if os.path.isdir(each) else each for each in patterns]
+    )
+    steps = zip(*(uri.split("/")[:-1] for uri in uris), strict=False)
+    shared = [step[0] for step in takewhile(lambda step: len(set(step)) == 1, steps)]
+    report = InspectionReport(" ".join(patterns), "/".join(shared))
     if vocabulary_uri:
-        report.class_names = {index: row.name for index, row in load_vocabulary(vocabulary_uri).items()}
+        try:
+            report.class_names = {index: row.name for index, row in load_vocabulary(vocabulary_uri).items()}
+        except Yt8mError as error:
+            report.problems.append(f"no names of classes: {error}")
     reading = ReadReport(max_quarantined=2**31, quiet=True)
     ids: dict[str, list[str]] = {}
     with (progress or NullProgress()).task("inspecting", len(uris), "shards") as task:
@@ -125,6 +150,7 @@ def _count(video: Video, summary: ShardSummary, report: InspectionReport) -> Non
     report.labels.update(video.labels.tolist())
     if video.frames is None:
         report.kinds[KINDS[3]] += 1
+        summary.num_video_level += 1
         return
     report.lengths.append(video.num_frames)
     if video.segments is not None:
@@ -140,14 +166,26 @@ def _find_problems(
     report: InspectionReport, reading: ReadReport, ids: dict[str, list[str]], num_classes: int | None
 ) -> None:
     for record in reading.quarantined[:_SHOWN]:
-        report.problems.append(f"{record.uri}: record {record.record} at byte {record.offset}: {record.reason}")
+        place = f"{report.name(record.uri)}: record {record.record} at byte {record.offset}"
+        report.problems.append(f"{place}: {record.reason}")
     if len(reading.quarantined) > _SHOWN:
         report.problems.append(f"{len(reading.quarantined) - _SHOWN} more damaged records")
     report.problems.extend(
-        f"{shard.uri}: holds no record" for shard in report.shards if not shard.num_videos + shard.num_damaged
+        f"{report.name(shard.uri)}: holds no record"
+        for shard in report.shards
+        if not shard.num_videos + shard.num_damaged
     )
-    duplicates = find_duplicates(ids)
-    report.problems.extend(f"video id twice: {duplicate}" for duplicate in duplicates[:_SHOWN])
+    report.problems.extend(
+        f"{report.name(shard.uri)}: mixes frame-level and {shard.num_video_level} video-level records"
+        for shard in report.shards
+        if 0 < shard.num_video_level < shard.num_videos
+    )
+    found = find_duplicates(ids)
+    duplicates = [duplicate for duplicate in found if _is_odd(duplicate)]
+    report.num_in_both = len(found) - len(duplicates)
+    for duplicate in duplicates[:_SHOWN]:
+        places = ", ".join(report.name(uri) for uri in duplicate.uris)
+        report.problems.append(f"video id twice: {duplicate.video_id} in {places}")
     if len(duplicates) > _SHOWN:
         report.problems.append(f"{len(duplicates) - _SHOWN} more ids occur twice")
     if reading.num_segments_beyond_end:
@@ -156,6 +194,7 @@ def _find_problems(
         )
     for what, counts in (("label", report.labels), ("rating", report.rated)):
         outside = sorted(index for index in counts if index < 0 or (num_classes is not None and index >= num_classes))
+        report.num_outside += len(outside)
         if outside:
             shown = ", ".join(str(index) for index in outside[:_SHOWN])
             report.problems.append(f"{what}s of classes outside the vocabulary: {shown}")
@@ -163,14 +202,20 @@ def _find_problems(
         report.problems.append(f"{report.num_protobuf} records have an unusual encoding and are read the slow way")
 
 
+def _is_odd(duplicate: Duplicate) -> bool:
+    """Whether an id stands more than once within a release: that 2/ and 3/ share videos is how the data is laid out."""
+    releases = [found.group(1) if (found := _RELEASE.search(uri)) else "" for uri in duplicate.uris]
+    return len(set(releases)) < len(releases)
+
+
 def render(report: InspectionReport) -> str:
     """The report as text of at most 120 columns."""
-    lines = [report.pattern, ""]
+    lines = [report.pattern, f"in {report.folder}", ""]
     lines += _table(
         ("shard", "MB", "videos", "frames", "labels", "ratings", "damaged"),
         [
             (
-                shard.uri.rsplit("/", 1)[-1],
+                report.name(shard.uri),
                 f"{shard.size / 1e6:.2f}",
                 *(f"{n:,}" for n in (shard.num_videos, shard.num_frames, shard.num_labels, shard.num_ratings)),
                 f"{shard.num_damaged:,}",
@@ -199,6 +244,10 @@ def _totals(report: InspectionReport) -> list[str]:
         low, middle, high = np.percentile(report.lengths, (0, 50, 100)).astype(int)
         lines.append(
             f"lengths: {low} to {high} frames (seconds), median {middle}; {report.total('num_frames'):,} in all"
+        )
+    if report.num_in_both:
+        lines.append(
+            f"videos in both releases (2/ with labels, 3/ with ratings): {report.num_in_both:,}, as it should be"
         )
     ratings = report.total("num_ratings")
     if ratings:

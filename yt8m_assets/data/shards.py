@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +17,9 @@ SCHEMA = 1
 def list_shards(patterns: str | Sequence[str]) -> dict[str, str]:
     """URI -> version of the shards that patterns (local or gs:// globs, or plain names) match: sorted, each once.
 
-    A version is the size in bytes, in a bucket also the store's crc32c. One listing for each gs:// pattern, however
-    many shards it matches. Raises MissingDataError naming the pattern that matches nothing, and what its folder holds.
+    Local URIs are absolute and normalised; what exists by its literal name is meant literally, a `[` included. A
+    version is the size in bytes, in a bucket also the store's crc32c. One listing for each gs:// pattern, however many
+    shards it matches. Raises MissingDataError naming the pattern that matches nothing, and what its folder holds.
     """
     found: dict[str, str] = {}
     for pattern in dict.fromkeys([patterns] if isinstance(patterns, str) else patterns):
@@ -38,9 +40,15 @@ def _list(pattern: str) -> dict[str, str]:
         from yt8m_assets.data.remote import glob_uris
 
         return {uri: _version(found.size, found.crc32c) for uri, found in glob_uris(pattern).items()}
-    pattern = pattern.removeprefix("file://")
-    names = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)
+    names = map(os.path.abspath, glob.glob(_literal_start(pattern.removeprefix("file://")), recursive=True))
     return {name: _version(Path(name).stat().st_size) for name in names if Path(name).is_file()}
+
+
+def _literal_start(pattern: str) -> str:
+    """The pattern with its longest part that exists by that very name escaped, so that `glob` takes it literally."""
+    path = Path(pattern)
+    literal = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
+    return os.path.join(glob.escape(str(literal)), *path.parts[len(literal.parts) :])
 
 
 def _version(size: int, crc32c: int | None = None) -> str:

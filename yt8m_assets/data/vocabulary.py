@@ -90,7 +90,13 @@ def load_vocabulary(uri: str) -> dict[int, VocabularyClass]:
         count_column = header.index("TrainVideoCount") if "TrainVideoCount" in header else None
         seen: dict[int, int] = {}
         classes = {}
+        blank = 0  # the line of an empty row: only at the end of the file is it no row
         for row in rows:
+            if not row:
+                blank = blank or rows.line_num
+                continue
+            if blank:
+                raise VocabularyError(f"{uri}, line {blank}: is empty, and rows follow")
             if len(row) != len(header):
                 raise VocabularyError(f"{uri}, line {rows.line_num}: {len(row)} columns, the header has {len(header)}")
             index = _index(row[header.index("Index")].strip(), uri, rows.line_num, seen)
