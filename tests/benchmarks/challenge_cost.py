@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import create_model
 from yt8m_assets.recipes.challenge import RECIPE
 from yt8m_assets.recipes.schema import ModelRecipe
-from yt8m_assets.training.pacing import evaluation_interval
+from yt8m_assets.training.holdout import evaluations_by
 
 WIDTH = 1152
 MEAN_FRAMES = 230
@@ -151,7 +151,7 @@ class ModelCost:
         """Hours of the stages on a GPU, without reading; prediction always in bfloat16, as the recipe says."""
         before, after = self.row.pretraining, self.row.finetuning
         update = PARAMETER_BYTES * self.parameters / gpu.bandwidth
-        evaluations = after.num_steps // evaluation_interval(after, RATINGS) + 1
+        evaluations = evaluations_by(after.num_steps, after) + 1
         scoring = self.forward.seconds(512, gpu, "bfloat16", bound) / 512
         seconds = {
             "pretraining": before.num_steps

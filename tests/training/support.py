@@ -22,7 +22,7 @@ RATED = (0, 1, 2, 3)
 PRETRAINING = TrainingConfig(
     num_steps=12, batch_size=8, learning_rate=3e-3, checkpoint_every=5, log_every=1, shuffle_buffer=16
 )
-FINETUNING = replace(PRETRAINING, num_steps=12, evaluate_every=4, evaluation_share=None, label_weighting="rated")
+FINETUNING = replace(PRETRAINING, num_steps=12, evaluate_every=4, label_weighting="rated")
 MIX = ModelRecipe(
     key="mix",
     title="Mix (tiny)",

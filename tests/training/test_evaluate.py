@@ -1,15 +1,19 @@
-from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.training.support import NUM_CLASSES, RATED
-from yt8m_assets.data.batches import Batch
+from tests.training.support import FEATURE_SIZES, NUM_CLASSES, RATED
+from yt8m_assets.data.features import model_inputs
+from yt8m_assets.data.segments import SegmentTable, load_segments
 from yt8m_assets.errors import DataError, NonFiniteError
+from yt8m_assets.training import evaluate
 from yt8m_assets.training.artifacts import ModelSpec
-from yt8m_assets.training.evaluate import HoldoutEvaluation, HoldoutPairs, collect_pairs, mean_average_precision
+from yt8m_assets.training.evaluate import HoldoutEvaluation, HoldoutPairs, mean_average_precision, rated_pairs
+from yt8m_assets.training.interruption import EvaluationInterrupted, StopRequest
 
 SPEC = ModelSpec(
     architecture="mix_nextvlad_iter60",
@@ -20,42 +24,26 @@ SPEC = ModelSpec(
 )
 
 
-def make_batches(num_segments: int = 23, size: int = 8) -> list[Batch]:
-    generator = torch.Generator().manual_seed(1)
-    batches = []
-    for first in range(0, num_segments, size):
-        count = min(size, num_segments - first)
-        labels, weights = torch.zeros(count, NUM_CLASSES), torch.zeros(count, NUM_CLASSES)
-        for row in range(count):
-            for column in (RATED[(first + row) % 4], RATED[(first + row * 2) % 3]):
-                weights[row, column] = 1
-                labels[row, column] = float(torch.rand((), generator=generator) > 0.4)
-        batches.append(
-            Batch(
-                frames=torch.randint(0, 256, (count, 5, 24), dtype=torch.uint8, generator=generator),
-                valid=torch.ones(count, 5, dtype=torch.bool),
-                num_frames=torch.full((count,), 5),
-                labels=labels,
-                label_weights=weights,
-                video_ids=tuple(f"v{first + row:03d}" for row in range(count)),
-                starts=torch.full((count,), 5),
-            )
-        )
-    return batches
+@pytest.fixture(scope="module")
+def table(shards: Path) -> SegmentTable:
+    return segment_table(shards)
 
 
-BATCHES = make_batches()
+def segment_table(shards: Path) -> SegmentTable:
+    uris = sorted(map(str, shards.glob("validate*.tfrecord")))
+    return load_segments(uris, num_classes=NUM_CLASSES, max_frames=30, feature_sizes=FEATURE_SIZES)
 
 
-def one_pass() -> Iterator[Batch]:
-    return iter(BATCHES)
+@pytest.fixture(autouse=True)
+def several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "BATCH_SIZE", 20)  # of 72 segments
 
 
-def plain_map(scores: dict[tuple[int, int], float], labels: dict[tuple[int, int], bool]) -> float:
-    """The average precisions by the book, one class at a time; equal scores by segment."""
+def plain_map(scores: dict[tuple[int, int], float], labels: dict[tuple[int, int], bool], ids: list[Any]) -> float:
+    """The average precisions by the book, one class at a time; equal scores by id."""
     precisions = []
     for column in sorted({c for _, c in scores}):
-        ranked = sorted((s for s, c in scores if c == column), key=lambda s: (-scores[s, column], s))
+        ranked = sorted((s for s, c in scores if c == column), key=lambda s: (-scores[s, column], ids[s]))
         hits, total = 0, 0.0
         for rank, segment in enumerate(ranked, start=1):
             if labels[segment, column]:
@@ -66,16 +54,17 @@ def plain_map(scores: dict[tuple[int, int], float], labels: dict[tuple[int, int]
     return sum(precisions) / len(precisions)
 
 
-def test_map_equals_the_plain_loop_with_ties_by_id() -> None:
-    pairs = collect_pairs(one_pass())
+def test_map_equals_the_plain_loop_with_ties_by_id(table: SegmentTable) -> None:
+    pairs = rated_pairs(table)
     assert pairs.class_ids.tolist() == sorted(RATED)
+    ids = list(zip(table.video_ids, table.starts.tolist(), strict=True))
     rng = np.random.default_rng(0)
     for digits in (1, 6):
         values = rng.random(len(pairs.rows)).round(digits)
         keys = list(zip(pairs.rows.tolist(), pairs.columns.tolist(), strict=True))
         scores = dict(zip(keys, values.tolist(), strict=True))
         labels = dict(zip(keys, pairs.positive.tolist(), strict=True))
-        assert mean_average_precision(pairs, values) == pytest.approx(plain_map(scores, labels), abs=1e-12)
+        assert mean_average_precision(pairs, values) == pytest.approx(plain_map(scores, labels, ids), abs=1e-12)
 
 
 def test_a_class_without_a_positive_is_left_out() -> None:
@@ -89,24 +78,40 @@ def test_a_class_without_a_positive_is_left_out() -> None:
     assert mean_average_precision(pairs, np.array([0.1, 0.9, 0.5, 0.5])) == 0.5
 
 
-def test_scores_are_those_of_the_whole_head() -> None:
-    model = SPEC.build(3)
-    evaluation = HoldoutEvaluation(one_pass, torch.device("cpu"))
-    scores = evaluation.scores(model.eval())
-    from yt8m_assets.data.features import model_inputs
+def test_the_pairs_are_the_ratings_of_the_table(table: SegmentTable) -> None:
+    pairs, ratings = rated_pairs(table), table.ratings
+    found = zip(pairs.rows.tolist(), pairs.class_ids[pairs.columns].tolist(), pairs.positive.tolist(), strict=True)
+    segments = table.rating_segments.tolist()
+    assert sorted(found) == sorted(zip(segments, ratings.class_ids.tolist(), ratings.scores > 0, strict=True))
+    named = sorted(range(len(table)), key=lambda segment: (table.video_ids[segment], table.starts[segment]))
+    assert pairs.tie_order[named].tolist() == list(range(len(table)))
 
+
+def test_scores_are_those_of_the_whole_head(table: SegmentTable) -> None:
+    model = SPEC.build(3)
+    evaluation = HoldoutEvaluation(table, torch.device("cpu"))
+    scores = evaluation.scores(model.eval())
+    batch = table.batch(np.arange(len(table)))
     with torch.no_grad():
-        whole = torch.cat([model(model_inputs(b.frames, b.valid), b.num_frames).probabilities for b in BATCHES])
+        whole = model(model_inputs(batch.frames, batch.valid), batch.num_frames).probabilities
     pairs = evaluation.pairs
     np.testing.assert_allclose(scores, whole.numpy()[pairs.rows, pairs.class_ids[pairs.columns]], atol=1e-6)
 
 
-def test_the_training_state_is_untouched() -> None:
+def test_only_frames_are_made_and_shipped(table: SegmentTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dense labels of 3862 classes cost many times what the frames of a segment do, and nothing needs them."""
+    evaluation = HoldoutEvaluation(table, torch.device("cpu"))
+    score = evaluation(SPEC.build(3))
+    monkeypatch.delattr(SegmentTable, "annotations")
+    assert HoldoutEvaluation(table, torch.device("cpu"))(SPEC.build(3)) == score
+
+
+def test_the_training_state_is_untouched(table: SegmentTable) -> None:
     model = SPEC.build(3).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random_state = torch.get_rng_state()
     numpy_state = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
-    HoldoutEvaluation(one_pass, torch.device("cpu"))(model)
+    HoldoutEvaluation(table, torch.device("cpu"))(model)
     assert model.training
     assert all(module.training for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -115,15 +120,31 @@ def test_the_training_state_is_untouched() -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-def test_evaluation_fails_by_name() -> None:
+def test_an_evaluation_is_left_between_two_batches(table: SegmentTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, read, inputs = StopRequest(), [], SegmentTable.inputs
+
+    def stopping(self: SegmentTable, segments: np.ndarray) -> Any:
+        read.append(int(segments[0]))
+        if len(read) == 2:
+            stop.set()
+        return inputs(self, segments)
+
+    monkeypatch.setattr(SegmentTable, "inputs", stopping)
+    model = SPEC.build(3).train()
+    with pytest.raises(EvaluationInterrupted):
+        HoldoutEvaluation(table, torch.device("cpu"))(model, stop)
+    assert read == [0, 20]
+    assert model.training
+
+
+def test_evaluation_fails_by_name(shards: Path) -> None:
+    table = segment_table(shards)
     model = SPEC.build(3)
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
-    with pytest.raises(NonFiniteError, match="hold-out scores are not finite, among the videos v000"):
-        HoldoutEvaluation(one_pass, torch.device("cpu"))(model)
-    unrated = [replace(batch, label_weights=None) for batch in BATCHES]
-    with pytest.raises(DataError, match="video labels, not segment ratings"):
-        collect_pairs(iter(unrated))
-    negative = [replace(batch, labels=torch.zeros_like(batch.labels)) for batch in BATCHES]
+    first = table.video_ids[0]
+    with pytest.raises(NonFiniteError, match=f"hold-out scores are not finite, among the videos {first}"):
+        HoldoutEvaluation(table, torch.device("cpu"))(model)
+    table.ratings = replace(table.ratings, scores=np.zeros_like(table.ratings.scores))
     with pytest.raises(DataError, match="no positively rated segment"):
-        collect_pairs(iter(negative))
+        rated_pairs(table)

@@ -37,8 +37,6 @@ CHANGED: dict[str, Any] = {
     "windows_per_video": 2,
     "shuffle_buffer": 16,
     "evaluate_every": 4,
-    "evaluation_share": 2.5,
-    "evaluation_seconds": 30.0,
     "checkpoint_every": 5,
     "log_every": 1,
     "early_stopping": 4,

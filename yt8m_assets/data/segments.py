@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from yt8m_assets.data.reader import OnCorrupt, ReadReport
 from yt8m_assets.data.videos import Videos
 from yt8m_assets.data.windows import MAX_VIDEO_FRAMES, SEGMENT_FRAMES
 from yt8m_assets.progress import NullProgress, Progress
+
+if TYPE_CHECKING:
+    import torch
 
 
 class SegmentTable:
@@ -90,17 +93,31 @@ class SegmentTable:
         scores = [self._scores[span] for span in spans]
         return multi_hot(classes, scores, self.num_classes), multi_hot(classes, None, self.num_classes)
 
-    def batch(self, segments: np.ndarray) -> Batch:
-        """A batch of the segments' own 5 rows; `num_frames` is 5 for all, as in the original."""
+    def inputs(self, segments: np.ndarray) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+        """The segments' own 5 rows: frames uint8 [B, 5, F], validity bool [B, 5], `num_frames` int64 [B].
+
+        `num_frames` is 5 for all, as in the original.
+        """
         import torch
 
         frames, valid = self.frames(segments)
         inner = slice(self.context_frames, self.context_frames + SEGMENT_FRAMES)
+        return (
+            torch.from_numpy(np.ascontiguousarray(frames[:, inner])),
+            torch.from_numpy(np.ascontiguousarray(valid[:, inner])),
+            torch.full((len(segments),), SEGMENT_FRAMES, dtype=torch.int64),
+        )
+
+    def batch(self, segments: np.ndarray) -> Batch:
+        """A training batch: `inputs`, and labels and weights over all classes."""
+        import torch
+
+        frames, valid, num_frames = self.inputs(segments)
         labels, weights = self.annotations(segments)
         return Batch(
-            frames=torch.from_numpy(np.ascontiguousarray(frames[:, inner])),
-            valid=torch.from_numpy(np.ascontiguousarray(valid[:, inner])),
-            num_frames=torch.full((len(segments),), SEGMENT_FRAMES, dtype=torch.int64),
+            frames=frames,
+            valid=valid,
+            num_frames=num_frames,
             labels=torch.from_numpy(labels),
             label_weights=torch.from_numpy(weights),
             video_ids=tuple(self.video_ids[segment] for segment in segments.tolist()),

@@ -12,7 +12,6 @@ EXECUTION_FIELDS = (
     "activation_checkpointing",
     "checkpoint_every",
     "log_every",
-    "evaluation_seconds",
     "deterministic",
 )
 """Fields of TrainingConfig that say how a run is executed, not what it computes: changing them redoes nothing."""
@@ -67,11 +66,7 @@ class TrainingConfig:
     shuffle_buffer: int = 1024
     """Examples held for shuffling."""
     evaluate_every: int | None = None
-    """Steps between two hold-out evaluations (fine-tuning); None: only at the end."""
-    evaluation_share: float | None = 0.25
-    """Most arithmetic evaluations may cost, as a share of training's; evaluate_every is stretched to it. None: any."""
-    evaluation_seconds: float | None = 600.0
-    """Longest an evaluation may take; it is then ended without a MAP and logged. The last one takes what it needs."""
+    """Least steps between two hold-out evaluations (fine-tuning), which lie evenly; None: only at the end."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints."""
     log_every: int = 50
@@ -103,7 +98,7 @@ class TrainingConfig:
             _require(getattr(self, field) > 0, field, getattr(self, field), "must be above zero")
         for field in ("num_steps", "warmup_steps", "weight_decay", "regularization_weight", "swa_last"):
             _require(getattr(self, field) >= 0, field, getattr(self, field), "must not be negative")
-        for field in ("window_frames", "evaluate_every", "evaluation_share", "evaluation_seconds", "early_stopping"):
+        for field in ("window_frames", "evaluate_every", "early_stopping"):
             value = getattr(self, field)
             _require(value is None or value > 0, field, value, "must be above zero, or None")
         _require(0 < self.decay_rate <= 1, "decay_rate", self.decay_rate, "must lie in (0, 1]")

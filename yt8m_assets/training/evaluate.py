@@ -4,27 +4,29 @@ Only rated segments are scored, at shift 0, and of the head only the rated class
 wherever the cut at 100,000 drops no rated segment. Shapes: S segments, R rated classes, P rated pairs.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from yt8m_assets.data.batches import Batch
 from yt8m_assets.data.features import model_inputs
+from yt8m_assets.data.segments import SegmentTable
 from yt8m_assets.errors import DataError, NonFiniteError
 from yt8m_assets.evaluation.average_precision import grouped_average_precision
-from yt8m_assets.training.pacing import EvaluationLimit
+from yt8m_assets.training.interruption import EvaluationInterrupted, StopRequest
 from yt8m_assets.training.randomness import isolated_randomness
+
+BATCH_SIZE = 512
+"""Segments that are scored together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HoldoutPairs:
-    """The rated pairs of the hold-out, in the order in which `batches` brings their segments."""
+    """The rated pairs of the hold-out, by segment."""
 
     rows: np.ndarray
-    """int64 [P]: segment number."""
+    """int64 [P]: segment number, ascending."""
     columns: np.ndarray
     """int64 [P]: place of the class among the rated ones."""
     positive: np.ndarray
@@ -35,31 +37,19 @@ class HoldoutPairs:
     """int64 [S]: rank of each segment by video id and start; equal scores are ranked by it, as in a ranking."""
 
 
-def collect_pairs(batches: Iterator[Batch]) -> HoldoutPairs:
-    """Read the ratings of one pass over the hold-out. Raises DataError where nothing is rated."""
-    rows: list[np.ndarray] = []
-    classes: list[np.ndarray] = []
-    positive: list[np.ndarray] = []
-    names: list[str] = []
-    starts: list[int] = []
-    for batch in batches:
-        if batch.label_weights is None:
-            raise DataError("the hold-out has video labels, not segment ratings; give the segment shards")
-        found_rows, found_classes = np.nonzero(batch.label_weights.numpy())
-        rows.append(found_rows + len(names))
-        classes.append(found_classes)
-        positive.append(batch.labels.numpy()[found_rows, found_classes] > 0.5)
-        names += batch.video_ids
-        starts += batch.starts.tolist()
-    if not names or not any(part.any() for part in positive):
+def rated_pairs(table: SegmentTable) -> HoldoutPairs:
+    """The ratings of all segments of a table, by segment. Raises DataError where no rating is positive."""
+    ratings = table.ratings
+    if not (ratings.scores > 0).any():
         raise DataError("the hold-out has no positively rated segment; check data.holdout")
-    class_ids, columns = np.unique(np.concatenate(classes), return_inverse=True)
-    tie_order = np.empty(len(names), np.int64)
-    tie_order[np.lexsort((np.array(starts), np.array(names)))] = np.arange(len(names))
+    order = np.argsort(table.rating_segments, kind="stable")
+    class_ids, columns = np.unique(ratings.class_ids[order], return_inverse=True)
+    tie_order = np.empty(len(table), np.int64)
+    tie_order[np.lexsort((table.starts, np.array(table.video_ids)))] = np.arange(len(table))
     return HoldoutPairs(
-        rows=np.concatenate(rows),
+        rows=table.rating_segments[order],
         columns=columns.reshape(-1),
-        positive=np.concatenate(positive),
+        positive=ratings.scores[order] > 0,
         class_ids=class_ids,
         tie_order=tie_order,
     )
@@ -74,54 +64,43 @@ def mean_average_precision(pairs: HoldoutPairs, scores: np.ndarray) -> float:
 
 
 class HoldoutEvaluation:
-    """Scores a model on the hold-out; call it with the model.
+    """Scores a model on the rated segments of a table; call it with the model."""
 
-    `batches` makes one pass over the rated segments, the same order each time.
-    """
+    def __init__(self, table: SegmentTable, device: torch.device, precision: str = "float32") -> None:
+        self.table, self.device, self.precision = table, device, precision
+        self.pairs = rated_pairs(table)
 
-    def __init__(
-        self, batches: Callable[[], Iterator[Batch]], device: torch.device, precision: str = "float32"
-    ) -> None:
-        self.batches, self.device, self.precision = batches, device, precision
-        self.pairs = collect_pairs(batches())
-
-    @property
-    def num_segments(self) -> int:
-        """Segments that one evaluation scores."""
-        return len(self.pairs.tie_order)
-
-    def __call__(self, model: nn.Module, limit: EvaluationLimit | None = None) -> float:
+    def __call__(self, model: nn.Module, stop: StopRequest | None = None) -> float:
         """MAP of the model's present weights, over the whole hold-out.
 
         Weights, batch-norm statistics, mode and random generators are afterwards what they were. Raises NonFiniteError
-        naming a segment without a finite score, EvaluationEnded when `limit` ends the evaluation between two batches.
+        naming a segment without a finite score, EvaluationInterrupted between two batches when a stop is asked for.
         """
         training = model.training
         try:
             with isolated_randomness(self.device, 0):
-                scores = self.scores(model, limit)
+                scores = self.scores(model, stop)
         finally:
             model.train(training)
         return mean_average_precision(self.pairs, scores)
 
     @torch.no_grad()
-    def scores(self, model: nn.Module, limit: EvaluationLimit | None = None) -> np.ndarray:
+    def scores(self, model: nn.Module, stop: StopRequest | None = None) -> np.ndarray:
         """Probabilities of the rated pairs, float32 [P]."""
-        restricted = model.restrict_classes(torch.from_numpy(self.pairs.class_ids))  # type: ignore[operator]
+        pairs = self.pairs
+        restricted = model.restrict_classes(torch.from_numpy(pairs.class_ids))  # type: ignore[operator]
         found = []
-        num_segments = 0
-        for batch in self.batches():
-            if limit is not None:
-                limit.check()
-            part = batch.to(self.device, non_blocking=True)
+        for first in range(0, len(self.table), BATCH_SIZE):
+            if stop is not None and stop.requested:
+                raise EvaluationInterrupted
+            segments = np.arange(first, min(first + BATCH_SIZE, len(self.table)))
+            frames, valid, num_frames = (part.to(self.device) for part in self.table.inputs(segments))
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
-                output = restricted(model_inputs(part.frames, part.valid), part.num_frames)
-            chosen = (self.pairs.rows >= num_segments) & (self.pairs.rows < num_segments + len(batch))
+                output = restricted(model_inputs(frames, valid), num_frames)
+            begin, end = np.searchsorted(pairs.rows, [first, first + len(segments)])
             probabilities = output.probabilities.float().cpu().numpy()
-            found.append(probabilities[self.pairs.rows[chosen] - num_segments, self.pairs.columns[chosen]])
-            num_segments += len(batch)
+            found.append(probabilities[pairs.rows[begin:end] - first, pairs.columns[begin:end]])
             if not np.isfinite(found[-1]).all():
-                raise NonFiniteError(
-                    f"the model's hold-out scores are not finite, among the videos {', '.join(batch.video_ids[:5])} ..."
-                )
+                names = ", ".join(self.table.video_ids[first : first + 5])
+                raise NonFiniteError(f"the model's hold-out scores are not finite, among the videos {names} ...")
         return np.concatenate(found)

@@ -5,12 +5,24 @@ import time
 from typing import TYPE_CHECKING
 
 from yt8m_assets.training.checkpoint import Checkpoint
-from yt8m_assets.training.pacing import EvaluationEnded, EvaluationInterrupted, EvaluationLimit, is_due
+from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.interruption import EvaluationInterrupted
 
 if TYPE_CHECKING:
     from yt8m_assets.training.loop import TrainingLoop
 
 logger = logging.getLogger(__name__)
+
+
+def evaluations_by(step: int, config: TrainingConfig) -> int:
+    """How many evaluations are due up to a step: as many as `evaluate_every` allows, evenly, the last one at the end.
+
+    It is a count of steps and never of seconds, so that the same run evaluates, and publishes, the same weights.
+    """
+    if not config.num_steps:
+        return 0
+    total = config.num_steps // (config.evaluate_every or config.num_steps)
+    return step * max(total, 1) // config.num_steps
 
 
 def evaluate_first(loop: "TrainingLoop") -> bool:
@@ -32,14 +44,12 @@ def evaluate_first(loop: "TrainingLoop") -> bool:
 
 def evaluate_if_due(loop: "TrainingLoop") -> bool:
     """Score the hold-out where due (rank 0); whether early stopping says enough."""
-    config, state = loop.config, loop.state
-    if loop.evaluate is None or not is_due(state.step, loop.interval, config.num_steps):
+    config, step = loop.config, loop.state.step
+    number = evaluations_by(step, config)
+    if loop.evaluate is None or number == evaluations_by(step - 1, config):
         return False
-    points_to_come = -(-(config.num_steps - state.step) // loop.interval)
-    if loop.swa is not None and points_to_come < config.swa_last:
+    if loop.swa is not None and evaluations_by(config.num_steps, config) - number < config.swa_last:
         loop.swa.update()
-    if not is_due(state.step, loop.interval * 2 ** len(state.ended), config.num_steps):
-        return False  # each evaluation that took too long doubles the interval
     evaluate_now(loop)
     return has_enough(loop)
 
@@ -62,26 +72,20 @@ def evaluate_now(loop: "TrainingLoop") -> None:
 
 
 def score_hold_out(loop: "TrainingLoop") -> float | None:
-    """The hold-out MAP of the present weights; None when the evaluation was ended, which is logged and noted."""
+    """The hold-out MAP of the present weights; None when training was asked to stop meanwhile, which is noted."""
     assert loop.evaluate is not None
-    config, state = loop.config, loop.state
+    state = loop.state
     started = time.perf_counter()
-    score, state.unevaluated, too_long = None, False, False
+    score, state.unevaluated = None, False
     try:
-        last = state.step == config.num_steps
-        score = loop.evaluate(loop.model, EvaluationLimit(loop.stop, None if last else config.evaluation_seconds))
-    except EvaluationEnded as ended:
-        state.unevaluated = isinstance(ended, EvaluationInterrupted)
-        too_long = not state.unevaluated
-        logger.warning("no hold-out MAP at step %d: %s", state.step, ended)
+        score = loop.evaluate(loop.model, loop.stop)
+    except EvaluationInterrupted:
+        state.unevaluated = True
+        logger.warning("asked to stop while the hold-out was scored at step %d: the rerun scores it again", state.step)
     seconds = time.perf_counter() - started
     state.evaluation_seconds += seconds
     loop.watch.started += seconds  # rates and training time are those of training alone
     loop.session_start += seconds
-    if too_long:
-        state.ended.append({"step": state.step, "seconds": seconds})
-        if loop.tracked is not None:
-            loop.tracked.log_metrics({"holdout/evaluations_ended": len(state.ended)}, state.step)
     return score
 
 

@@ -25,6 +25,10 @@ class TrainingPreempted(TransientError):
         return type(self), (self.step,)
 
 
+class EvaluationInterrupted(Exception):
+    """An evaluation was left because training was asked to stop; there is no score, and the rerun makes it again."""
+
+
 class StopRequest:
     """Whether somebody asked training to stop."""
 

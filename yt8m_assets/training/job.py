@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from yt8m_assets.data.batches import Batch, BatchStream
+from yt8m_assets.data.batches import BatchStream
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.lineage import Node
 from yt8m_assets.recipes.schema import DataConfig
@@ -187,14 +187,7 @@ def start_from(job: TrainingJob, model: nn.Module) -> dict[str, Any]:
 def holdout_evaluation(job: TrainingJob, store: ArtifactStore, device: torch.device) -> HoldoutEvaluation:
     """Evaluation on the held-out rated segments."""
     table = load_segment_table(store, job.data, job.holdout_uris, job.shards_digest)
-
-    def one_pass() -> Iterator[Batch]:
-        import numpy as np
-
-        for first in range(0, len(table), 512):
-            yield table.batch(np.arange(first, min(first + 512, len(table))))
-
-    return HoldoutEvaluation(one_pass, device, job.config.precision)
+    return HoldoutEvaluation(table, device, job.config.precision)
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from yt8m_assets.training.evaluate import HoldoutEvaluation
 from yt8m_assets.training.holdout import evaluate_first, evaluate_if_due
 from yt8m_assets.training.interruption import StopRequest, TrainingPreempted
 from yt8m_assets.training.meter import LossMeter, PendingValues, Stopwatch
-from yt8m_assets.training.pacing import evaluation_interval
 from yt8m_assets.training.schedule import Schedule
 from yt8m_assets.training.step import Stepper
 from yt8m_assets.training.team import Team
@@ -57,8 +56,6 @@ class LoopState:
     """Logged points: step, loss, learning_rate."""
     evaluations: list[dict[str, float]] = field(default_factory=list)
     """Hold-out evaluations: step, map, seconds."""
-    ended: list[dict[str, float]] = field(default_factory=list)
-    """Evaluations that were ended for their time, without a MAP: step, seconds."""
     unevaluated: bool = False
     """Whether the evaluation of this step was interrupted, and is to be made before the next step."""
     best: dict[str, float] | None = None
@@ -68,7 +65,7 @@ class LoopState:
     train_seconds: float = 0.0
     """Seconds spent training, over all sessions of the run; without evaluations."""
     evaluation_seconds: float = 0.0
-    """Seconds spent on evaluations, the first and those without a result included."""
+    """Seconds spent on evaluations, the first and interrupted ones included."""
     run_id: str | None = None
     """The tracker's run, continued after an interruption."""
 
@@ -96,7 +93,6 @@ class TrainingLoop:
         self.ema = WeightAverage(self.model, decay) if decay is not None else None
         self.swa = WeightAverage(self.model, None) if self.config.swa_last else None
         self.pending: list[tuple[PendingValues, dict[str, float]]] = []
-        self.interval = evaluation_interval(self.config, self.evaluate.num_segments if self.evaluate else 0)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint: weights, moments, averages, data position, counters."""

@@ -8,9 +8,8 @@ from torch import nn
 
 from yt8m_assets.training.averaging import WeightAverage
 from yt8m_assets.training.config import TrainingConfig
-from yt8m_assets.training.interruption import TrainingPreempted
+from yt8m_assets.training.interruption import EvaluationInterrupted, TrainingPreempted
 from yt8m_assets.training.loop import LoopState, TrainingLoop
-from yt8m_assets.training.pacing import EvaluationInterrupted, EvaluationLimit
 from yt8m_assets.training.tensors import load_weights
 
 
@@ -40,7 +39,7 @@ def score_average(loop: TrainingLoop, average: WeightAverage, name: str) -> floa
     kept = {key: value.clone() for key, value in loop.model.state_dict().items()}
     load_weights(loop.model, average.tensors(), name)
     try:
-        return loop.evaluate(loop.model, EvaluationLimit(loop.stop))
+        return loop.evaluate(loop.model, loop.stop)
     finally:
         load_weights(loop.model, kept, "training")
 
@@ -70,7 +69,6 @@ def describe_training(loop: TrainingLoop, winner: str, candidates: Mapping[str, 
         "start_map": state.start_map,
         "best": state.best,
         "evaluations": [{"step": entry["step"], "map": entry["map"]} for entry in state.evaluations],
-        "evaluations_ended": [entry["step"] for entry in state.ended],
     }
 
 
@@ -89,7 +87,6 @@ def summarise(
         "examples_per_second": round(state.step * config.batch_size / max(state.train_seconds, 1e-9), 2),
         "evaluation_seconds": round(state.evaluation_seconds, 3),
         "evaluation_share": round(state.evaluation_seconds / max(state.train_seconds, 1e-9), 3),
-        "evaluations_ended": [int(entry["step"]) for entry in state.ended],
         "weights": winner,
         "candidates": dict(candidates),
         "map": candidates[winner],

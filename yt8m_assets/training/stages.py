@@ -34,7 +34,6 @@ REPORTED = (
     "examples_per_second",
     "evaluation_seconds",
     "evaluation_share",
-    "evaluations_ended",
     "resumed_from_step",
     "weights",
     "candidates",
