@@ -4,8 +4,6 @@ What is up to date - published, of the fingerprint that recipe, code and parents
 that content - is left alone without starting a run; so a killed pass continues, and a second one ends in seconds.
 """
 
-import os
-import socket
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +11,9 @@ from dataclasses import dataclass
 import dagster as dg
 
 from orchestration.failures import interrupted, original_error
-from orchestration.instance import Records, driver_instance, end_dead_runs
+from orchestration.instance import Records, driver_instance
 from orchestration.plan import ManifestCache, Step, groups, required_nodes, steps, with_dependents
+from orchestration.pools import process_mark, tidy, wait_aloud
 from orchestration.resources import FixedProgress, make_tracking
 from orchestration.settings import Settings
 from orchestration.state import State
@@ -119,7 +118,7 @@ class Driver:
 
     def run(self, step: Step) -> str:
         """Run a step; returns the run's id. Raises the stage's own error, KeyboardInterrupt where a signal ended it."""
-        tags = {DRIVER_TAG: driver_mark(), **self.tags}
+        tags = {DRIVER_TAG: process_mark(), **self.tags}
         if step.first is not None and step.last != step.first:
             tags |= {RANGE_START: step.first, RANGE_END: str(step.last)}
         try:
@@ -141,17 +140,11 @@ class Driver:
         return result.run_id
 
 
-def driver_mark() -> str:
-    """Names this process, so that a later one can tell whether a run's driver still lives."""
-    import psutil
-
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
-
-
 def open_driver(recipe: Recipe, state: State, settings: Settings, progress: Progress) -> Driver:
-    """A driver over the prepared state; runs that a killed driver left behind are ended first."""
+    """A driver over the prepared state; runs that dead processes left behind are ended first."""
     instance = driver_instance(state)
-    end_dead_runs(instance)
+    tidy(instance)
+    wait_aloud(instance, progress.log)
     store = ArtifactStore(settings.storage_uri, settings.cache_path)
     tracking = make_tracking(
         settings.tracking_uri, settings.artifact_location, settings.spool_path, settings.mlflow_ui_url

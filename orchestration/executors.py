@@ -1,12 +1,13 @@
 """The executor that `YT8M_EXECUTOR` names, and how torch's threads are shared between steps on one machine."""
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from importlib.util import find_spec
 from typing import Any
 
 import dagster as dg
 
+from orchestration.pools import PROCESS_TAG, process_mark
 from orchestration.settings import EXECUTORS
 from yt8m_assets.errors import ConfigError
 
@@ -38,7 +39,7 @@ def executor_for(name: str) -> dg.ExecutorDefinition:
     Raises ConfigError for another name, and for one whose extra is not installed.
     """
     if name == "in_process":
-        return dg.in_process_executor
+        return in_process_executor
     if name == "multiprocess":
         return multiprocess_executor
     if name == "k8s":
@@ -59,6 +60,44 @@ def _require(module: str, extra: str) -> None:
         raise ConfigError(f"YT8M_EXECUTOR = {extra} needs {module}, which is not installed: pip install '.[{extra}]'")
 
 
+class MarkedExecutor(dg.Executor):
+    """An executor of this machine that writes down which process runs a run, so that its death can be noticed."""
+
+    def __init__(self, inner: dg.Executor) -> None:
+        self.inner = inner
+
+    @property
+    def retries(self) -> Any:
+        """The inner executor's."""
+        return self.inner.retries
+
+    @property
+    def step_dependency_config(self) -> Any:
+        """The inner executor's."""
+        return self.inner.step_dependency_config
+
+    def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+        """Mark the run, then what the inner executor does."""
+        run_id = plan_context.run_id
+        plan_context.instance.add_run_tags(run_id, {PROCESS_TAG: f"{run_id} {process_mark()}"})
+        yield from self.inner.execute(plan_context, execution_plan)
+
+
+def _in_process(init_context: dg.InitExecutorContext) -> Any:
+    create = dg.in_process_executor.executor_creation_fn
+    if create is None:
+        raise ConfigError("dagster.in_process_executor cannot be created: install the pinned version of dagster")
+    return MarkedExecutor(create(init_context))
+
+
+in_process_executor = dg.ExecutorDefinition(
+    name="in_process",
+    config_schema=dg.in_process_executor.config_schema.as_field(),
+    executor_creation_fn=_in_process,
+    description="The steps of a run one after another in its own process.",
+)
+
+
 def _multiprocess(init_context: dg.InitExecutorContext) -> Any:
     config: dict[str, Any] = dict(init_context.executor_config)
     cpus = num_cpus()
@@ -68,7 +107,7 @@ def _multiprocess(init_context: dg.InitExecutorContext) -> Any:
     create = dg.multiprocess_executor.executor_creation_fn
     if create is None:
         raise ConfigError("dagster.multiprocess_executor cannot be created: install the pinned version of dagster")
-    return create(init_context._replace(executor_config={**config, "max_concurrent": steps}))
+    return MarkedExecutor(create(init_context._replace(executor_config={**config, "max_concurrent": steps})))
 
 
 multiprocess_executor = dg.ExecutorDefinition(

@@ -1,6 +1,5 @@
-"""Dagster's instance as the command line uses it: what is recorded, and what a killed process left behind."""
+"""Dagster's instance as the command line uses it, and what is recorded there."""
 
-import socket
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,11 +7,8 @@ from dataclasses import dataclass
 import dagster as dg
 
 from orchestration.state import DRIVER_CONFIG, State
-from yt8m_assets.assets.failures import DRIVER_TAG, runs_in_driver
 from yt8m_assets.lineage import Node
 from yt8m_assets.partitions import partition_key
-
-_UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 def driver_instance(state: State) -> dg.DagsterInstance:
@@ -21,30 +17,6 @@ def driver_instance(state: State) -> dg.DagsterInstance:
         warnings.simplefilter("ignore")
         own = (state.dagster_home / DRIVER_CONFIG).is_file()
         return dg.DagsterInstance.from_config(str(state.dagster_home), DRIVER_CONFIG if own else "dagster.yaml")
-
-
-def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark the runs of dead command-line processes on this host as failed and free their pool slots; their ids."""
-    ended = []
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
-        if runs_in_driver(run) and not driver_lives(run.tags[DRIVER_TAG]):
-            instance.report_run_failed(run, "The process that executed this run ended without a word.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            ended.append(run.run_id)
-    return ended
-
-
-def driver_lives(mark: str) -> bool:
-    """Whether the process of a run's tag still runs; a process of another host is taken to."""
-    import psutil
-
-    host, process_id, started = mark.split(" ")
-    if host != socket.gethostname():
-        return True
-    try:
-        return abs(psutil.Process(int(process_id)).create_time() - float(started)) < 2
-    except psutil.NoSuchProcess:
-        return False
 
 
 class Records:
