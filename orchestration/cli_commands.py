@@ -44,7 +44,7 @@ def make_console() -> "Console":
 
 def open_store(settings: Settings) -> ArtifactStore:
     """The artifact store of the settings."""
-    return ArtifactStore(settings.storage_uri, settings.cache_path)
+    return ArtifactStore(settings.storage_uri, settings.cache_path, settings.keep_generations)
 
 
 def command_materialize(arguments: argparse.Namespace) -> int:

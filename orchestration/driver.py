@@ -145,7 +145,7 @@ def open_driver(recipe: Recipe, state: State, settings: Settings, progress: Prog
     instance = driver_instance(state)
     tidy(instance)
     wait_aloud(instance, progress.log)
-    store = ArtifactStore(settings.storage_uri, settings.cache_path)
+    store = ArtifactStore(settings.storage_uri, settings.cache_path, settings.keep_generations)
     tracking = make_tracking(
         settings.tracking_uri, settings.artifact_location, settings.spool_path, settings.mlflow_ui_url
     )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from orchestration.settings import Settings
 from yt8m_assets.progress import LogProgress, Progress
-from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.storage import KEEP_GENERATIONS, ArtifactStore
 from yt8m_assets.tracking import Tracking
 
 EXPERIMENT = "yt8m"
@@ -19,10 +19,11 @@ class StoreResource(dg.ConfigurableResource):
 
     root_uri: str = Field(description="Root of the artifacts: an absolute folder, or gs://bucket/folder.")
     cache_path: str = Field(description="Folder of verified copies and indexes, which can be made again.")
+    keep_generations: int = Field(default=KEEP_GENERATIONS, description="Generations of an artifact that stay.")
 
     def create_resource(self, context: dg.InitResourceContext) -> ArtifactStore:
         """What assets get."""
-        return ArtifactStore(self.root_uri, Path(self.cache_path))
+        return ArtifactStore(self.root_uri, Path(self.cache_path), self.keep_generations)
 
 
 class TrackingResource(dg.ConfigurableResource):
@@ -81,7 +82,11 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     """Resources by the names that assets ask for. A tracking URI from the environment stays a reference to it."""
     from_environment = settings.artifact_location is None
     return {
-        "store": StoreResource(root_uri=settings.storage_uri, cache_path=str(settings.cache_path)),
+        "store": StoreResource(
+            root_uri=settings.storage_uri,
+            cache_path=str(settings.cache_path),
+            keep_generations=settings.keep_generations,
+        ),
         "tracking": TrackingResource(
             tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI") if from_environment else settings.tracking_uri,
             artifact_location=settings.artifact_location,

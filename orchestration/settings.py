@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestration.state import State
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.storage import KEEP_GENERATIONS
 
 EXECUTORS = ("in_process", "multiprocess", "k8s", "vertex")
 """How Dagster may run steps: see `orchestration.executors`."""
@@ -36,12 +37,16 @@ class Settings:
     """YT8M_EXECUTOR: how Dagster runs steps."""
     backfill: str
     """YT8M_BACKFILL: whether backfilled predictions and rankings share runs, and so passes over the data."""
+    keep_generations: int = KEEP_GENERATIONS
+    """YT8M_KEEP_GENERATIONS: how many generations of an artifact stay, so that going back to a recipe costs nothing."""
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
             raise ConfigError(f"YT8M_EXECUTOR = {self.executor!r}: choose one of {', '.join(EXECUTORS)}")
         if self.backfill not in BACKFILLS:
             raise ConfigError(f"YT8M_BACKFILL = {self.backfill!r}: choose one of {', '.join(BACKFILLS)}")
+        if self.keep_generations < 2:
+            raise ConfigError(f"YT8M_KEEP_GENERATIONS = {self.keep_generations}: must be at least 2")
 
     @classmethod
     def from_environment(cls, state: State, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -62,4 +67,13 @@ class Settings:
             mlflow_ui_url=values.get("YT8M_MLFLOW_UI_URL") or served,
             executor=values.get("YT8M_EXECUTOR") or "multiprocess",
             backfill=values.get("YT8M_BACKFILL") or "single_run",
+            keep_generations=_whole_number(values, "YT8M_KEEP_GENERATIONS", KEEP_GENERATIONS),
         )
+
+
+def _whole_number(values: Mapping[str, str], name: str, default: int) -> int:
+    text = values.get(name) or str(default)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} = {text!r}: give a whole number") from error

@@ -1,8 +1,10 @@
+import contextlib
 import json
 import multiprocessing
 import os
 import signal
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -66,12 +68,136 @@ def test_a_missing_artifact_is_named(store: ArtifactStore) -> None:
         store.require("asset/none")
 
 
-def test_the_previous_generation_stays_for_readers_and_older_ones_go(store: ArtifactStore) -> None:
+def kept(store: ArtifactStore, key: str) -> list[int]:
+    return store.numbers(key)
+
+
+def test_the_previous_generation_stays_for_readers_and_older_ones_go(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path / "root"), tmp_path / "cache", keep_generations=2)
     manifests = [publish(store, text=f"text {number}") for number in range(4)]
     assert (store.fetch(manifests[2]) / "sub/file.txt").read_text() == "text 2"
     names = sorted(path.name for path in (Path(store.root_uri) / "asset/model").iterdir())
     assert [name for name in names if name.startswith("manifest")] == ["manifest-000003.json", "manifest-000004.json"]
     assert not [name for name in names if name.startswith(("000001", "000002"))]
+
+
+def test_an_artifact_is_found_by_its_fingerprint_among_the_kept_generations(store: ArtifactStore) -> None:
+    """Two recipes in one store do not replace each other's results, and switching back costs nothing."""
+    first, second = publish(store, text="a", fingerprint="A"), publish(store, text="b", fingerprint="B")
+    assert store.find("asset/model", "A") == first
+    assert store.find("asset/model", "B") == second
+    assert store.find("asset/model", "C") is None
+    again = publish(store, text="a once more", fingerprint="A")
+    assert store.find("asset/model", "A") == again, "of two attempts the newer one counts"
+    path = Path(store.root_uri) / f"asset/model/manifest-{again.generation:06d}.json"
+    path.write_bytes(path.read_bytes()[:40])
+    assert store.find("asset/model", "A") == first, "a damaged manifest is as good as none"
+
+
+@pytest.mark.parametrize("keep", [2, 3, 5])
+def test_how_many_generations_are_kept_is_a_setting(tmp_path: Path, keep: int) -> None:
+    store = ArtifactStore(str(tmp_path), tmp_path / "cache", keep_generations=keep)
+    for number in range(7):
+        publish(store, text=f"text {number}", fingerprint=str(number))
+    assert kept(store, "asset/model") == list(range(8 - keep, 8))
+    folders = [path for path in (tmp_path / "asset/model").iterdir() if path.is_dir()]
+    assert len(folders) == keep
+
+
+def put(
+    store: ArtifactStore, key: str, text: str, parents: dict[str, str] | None = None, **metadata: float
+) -> Manifest:
+    with store.publish(key, fingerprint=text, parents=parents) as publication:
+        (publication.path / "file").write_text(text)
+        publication.metadata.update(metadata)
+    assert publication.manifest is not None
+    return publication.manifest
+
+
+def test_submissions_and_all_they_were_made_from_are_never_dropped(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path), tmp_path / "cache", keep_generations=2)
+    for number in range(5):
+        model = put(store, "pretrained_model/one", f"model {number}")
+        weights = put(store, "ensemble_weights", f"weights {number}", {model.key: model.digest})
+        if number < 2:
+            put(store, "submission", f"list {number}", {weights.key: weights.digest})
+    for number in range(3):
+        put(store, "submission", f"later list {number}", {weights.key: weights.digest})
+    assert kept(store, "submission") == [1, 2, 3, 4, 5]
+    assert kept(store, "ensemble_weights") == [1, 2, 4, 5], "the third was used by no submission"
+    assert kept(store, "pretrained_model/one") == [1, 2, 3, 4, 5], "parents of weights that were there at the time"
+    put(store, "pretrained_model/one", "model 5")
+    assert kept(store, "pretrained_model/one") == [1, 2, 4, 5, 6], "the third's weights are gone"
+
+
+def test_the_best_model_on_each_set_of_ratings_is_never_dropped(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path), tmp_path / "cache", keep_generations=2)
+    for number, (ratings, quality) in enumerate(
+        [("x", 0.7), ("x", 0.9), ("y", 0.1), ("x", 0.8), ("x", 0.2), ("x", 0.3)]
+    ):
+        put(store, "finetuned_model/one", f"model {number}", {"holdout_ratings": ratings}, map=quality)
+    assert kept(store, "finetuned_model/one") == [2, 3, 5, 6]
+
+
+def test_of_checkpoints_only_the_generation_before_stays(store: ArtifactStore) -> None:
+    for number in range(4):
+        with store.publish("checkpoints/model/best", fingerprint="f", scratch=True) as publication:
+            (publication.path / "file").write_text(str(number))
+    assert kept(store, "checkpoints/model/best") == [3, 4]
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), FileNotFoundError(2, "no such", "input.csv")])
+def test_what_a_publish_block_raises_keeps_its_kind(store: ArtifactStore, error: OSError) -> None:
+    """A reset connection may pass when it is tried again; as "cannot write" nobody would try."""
+    with pytest.raises(type(error)) as caught, store.publish("asset/model", fingerprint="f"):
+        raise error
+    assert caught.value is error
+    with pytest.raises(type(error)) as caught, atomic_write(Path(store.root_uri) / "file"):
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("root", ["local", "memory://bucket/overtaken"])
+def test_a_slow_writer_overtaken_by_three_is_told_what_is_current(tmp_path: Path, root: str) -> None:
+    root = str(tmp_path / "root") if root == "local" else root
+    slow = ArtifactStore(root, tmp_path / "cache", keep_generations=2)
+    slow.delete("asset/model")
+    others = ArtifactStore(root, tmp_path / "other cache", keep_generations=2)
+    no_lock = contextlib.nullcontext()  # as over a network file system that has none
+    publish(slow, text="start", fingerprint="start")
+    with mock.patch.object(type(slow.backend), "lock", return_value=no_lock):
+        with slow.publish("asset/model", fingerprint="slow") as publication:
+            (publication.path / "file.txt").write_text("slow")
+            staged = publication.path.rename(tmp_path / "staged")  # out of the reach of the others' sweeping
+            for number in range(3):
+                publish(others, text=f"other {number}", fingerprint=f"other {number}")
+            staged.rename(publication.path)
+        manifest = publication.manifest
+        assert manifest is not None
+        assert manifest.generation == 5
+        assert slow.require("asset/model") == manifest == slow.find("asset/model", "slow")
+        assert (slow.fetch(manifest) / "file.txt").read_text() == "slow"
+        with (
+            pytest.raises(PartitionBusyError, match=r"its result stands: generation 7"),
+            slow.publish("asset/model", fingerprint="same") as publication,
+        ):
+            (publication.path / "file.txt").write_text("slow")
+            staged = publication.path.rename(tmp_path / "staged")
+            publish(others, text="x", fingerprint="x")
+            publish(others, text="theirs", fingerprint="same")
+            staged.rename(publication.path)
+    found = slow.find("asset/model", "same")
+    assert found is not None
+    assert (slow.fetch(found) / "sub/file.txt").read_text() == "theirs"
+
+
+def test_a_folder_whose_writer_died_before_its_manifest_goes_with_the_next_publication(store: ArtifactStore) -> None:
+    publish(store)
+    orphan = Path(store.root_uri) / "asset/model/000002-0123abcd"
+    orphan.mkdir()
+    manifest = publish(store, text="next")
+    assert not orphan.exists()
+    assert (store.fetch(manifest) / "sub/file.txt").read_text() == "next"
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "append", "delete"])
@@ -186,7 +312,7 @@ def test_the_same_store_over_a_remote_filesystem(tmp_path: Path) -> None:
 
 
 def test_a_bucket_keeps_no_copies_of_what_is_gone_and_no_leftovers_of_the_dead(tmp_path: Path) -> None:
-    store = ArtifactStore("memory://bucket/swept", tmp_path / "cache")
+    store = ArtifactStore("memory://bucket/swept", tmp_path / "cache", keep_generations=2)
     folders = [store.fetch(publish(store, text=text)) for text in ("one", "two", "three")]
     assert [folder.is_dir() for folder in folders] == [False, True, True], "the generation before stays for its readers"
     store.delete("asset/model")

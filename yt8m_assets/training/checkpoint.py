@@ -59,7 +59,7 @@ class CheckpointStore:
         return [key for key in self.store.list_keys(self.key) if key.rsplit("/", 1)[-1].startswith("step-")]
 
     def _write(self, name: str, checkpoint: Checkpoint) -> Manifest:
-        arguments = {"fingerprint": self.fingerprint, "config": self.identity}
+        arguments: Any = {"fingerprint": self.fingerprint, "config": self.identity, "scratch": True}
         with self.store.publish(f"{self.key}/{name}", **arguments) as publication:
             for group, tensors in checkpoint.groups.items():
                 write_tensors(publication.path / f"{group}.safetensors", tensors)

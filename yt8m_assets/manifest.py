@@ -1,0 +1,132 @@
+"""What an artifact is, as one JSON file with a checksum; and the hashes and names that everything agrees on."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from yt8m_assets.errors import CorruptArtifactError, StorageError
+
+SCHEMA = 1
+REPORT_FOLDER = "report"
+"""Files below this folder (plots, logs) are shown to people and do not enter the digest."""
+_PART = re.compile(r"[A-Za-z0-9_.+=-]+")
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text. Refuses NaN and unknown types."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def sha256_text(text: str) -> str:
+    """Hex sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safe_join(*parts: str) -> str:
+    """Join name parts to a relative key. Raises StorageError for anything that could leave the root.
+
+    A part may hold letters, digits and `_ . + = -`, separated by `/`; `..`, absolute names and NUL are out.
+    """
+    names = [name for part in parts for name in part.split("/")]
+    for name in names:
+        if not _PART.fullmatch(name) or name.startswith("."):
+            raise StorageError(f"unsafe artifact name {'/'.join(parts)!r}: {name!r} is not allowed")
+    return "/".join(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an artifact is: its inputs, its files and what a person wants to know about it."""
+
+    key: str
+    """Name of the artifact below the store's root."""
+    generation: int
+    """Number of this publication, from 1."""
+    folder: str
+    """Folder of the files, beside the manifest."""
+    fingerprint: str
+    """Hash of everything that determined the content: config, code version, parents."""
+    digest: str
+    """Hash of the content: every file's name and sha256 (files below report/ excepted)."""
+    files: dict[str, dict[str, Any]]
+    """Relative name -> {"size": bytes, "sha256": hex}."""
+    parents: dict[str, str] = field(default_factory=dict)
+    """Key of each input artifact -> its digest."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The slice of the recipe that determined the content."""
+    code_version: str = ""
+    """Version of the code that made it."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """Numbers, texts and links for people."""
+    created_unix_seconds: float = 0.0
+    """When it was published; for people only, nothing is decided by it."""
+    schema: int = SCHEMA
+    """Version of this format."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry["size"] for entry in self.files.values())
+
+    def to_bytes(self) -> bytes:
+        """JSON with a checksum of the rest, so that a damaged manifest is noticed."""
+        content = asdict(self)
+        checksum = sha256_text(canonical_json(content))
+        return json.dumps({**content, "checksum": checksum}, indent=1, sort_keys=True, allow_nan=False).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str) -> "Manifest":
+        """Parse and check. Raises CorruptArtifactError naming the manifest."""
+        try:
+            values = json.loads(content)
+            checksum = values.pop("checksum")
+            schema = values["schema"]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CorruptArtifactError(f"{name}: not a manifest ({error}); delete the artifact and redo it") from error
+        if schema != SCHEMA:
+            raise CorruptArtifactError(f"{name}: written as schema {schema}, this version reads {SCHEMA}; redo it")
+        if checksum != sha256_text(canonical_json(values)):
+            raise CorruptArtifactError(f"{name}: its checksum does not match; delete the artifact and redo it")
+        for file in values["files"]:
+            safe_join(file)
+        safe_join(values["folder"])
+        return cls(**values)
+
+
+def content_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Hash of names and sha256 of the content files."""
+    content = {n: e["sha256"] for n, e in files.items() if PurePosixPath(n).parts[0] != REPORT_FOLDER}
+    return sha256_text(canonical_json(content))
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Relative name -> size and sha256 of every file below a folder. Raises StorageError for a link or an odd name."""
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise StorageError(f"{name}: an artifact holds plain files only, this is a link")
+        if path.is_file():
+            files[safe_join(name)] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    return files
+
+
+def check_file(path: Path, entry: Mapping[str, Any]) -> None:
+    """Compare a file with its manifest entry. Raises CorruptArtifactError naming path, expected and found."""
+    if not path.is_file():
+        raise CorruptArtifactError(f"{path}: is missing although its manifest lists it; redo the artifact")
+    if path.stat().st_size != entry["size"]:
+        raise CorruptArtifactError(f"{path}: {path.stat().st_size} bytes, its manifest says {entry['size']}; redo it")
+    found = sha256_file(path)
+    if found != entry["sha256"]:
+        raise CorruptArtifactError(f"{path}: sha256 {found[:12]}, its manifest says {entry['sha256'][:12]}; redo it")
