@@ -5,8 +5,9 @@ import json
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 
 from crc32c import crc32c
@@ -15,7 +16,8 @@ from crc32c import crc32c
 class FakeStore:
     """Objects in memory, and a list of faults: each request takes the next one (None: behave).
 
-    A fault is a status (int), "reset", "hang", "truncate", "corrupt", or a function of the handler.
+    A fault is a status (int, or with a message), "reset", "hang", "truncate", "corrupt", "half" (of a chunk is kept,
+    then the line is cut) or "unheard" (all is done, but the answer is lost).
     """
 
     def __init__(self) -> None:
@@ -26,6 +28,14 @@ class FakeStore:
         self.requests: list[tuple[str, str]] = []
         self.hang_seconds = 3.0
         self.page_size = 1000
+        self.tokens: set[str] | None = None
+        """Access tokens that are accepted; None: nobody is asked for one."""
+        self.token_faults: list[int] = []
+        """Statuses of the next requests for a token."""
+        self.sessions: dict[str, tuple[str, bytearray]] = {}
+        """Upload -> name and what has arrived."""
+        self.sent: list[tuple[int, int]] = []
+        """First byte and number of the bytes that arrived in chunks."""
         self._lock = threading.Lock()
         store = self
 
@@ -37,6 +47,9 @@ class FakeStore:
 
             def do_POST(self) -> None:
                 store.handle(self, "POST")
+
+            def do_PUT(self) -> None:
+                store.handle(self, "PUT")
 
             def do_DELETE(self) -> None:
                 store.handle(self, "DELETE")
@@ -76,16 +89,33 @@ class FakeStore:
             fault = None
             if self.only(method, handler.path):
                 fault = self.faults.pop(0) if self.faults else self.always
+        if path == "/token":
+            self._grant(handler)
+            return
+        if self.tokens is not None and handler.headers.get("Authorization", "")[7:] not in self.tokens:
+            anonymous = "Authorization" not in handler.headers
+            message = "Anonymous caller does not have access." if anonymous else "Invalid Credentials"
+            self._json(handler, 401, {"error": {"code": 401, "message": message}})
+            return
         if fault == "hang":
             time.sleep(self.hang_seconds)
         if fault in ("hang", "reset"):
             handler.close_connection = True
             handler.connection.close()
             return
+        if isinstance(fault, tuple):
+            self._json(handler, fault[0], {"error": {"code": fault[0], "message": fault[1]}})
+            return
         if isinstance(fault, int):
             self._json(handler, fault, {"error": {"code": fault, "message": f"scripted {fault}; Bearer SECRET-TOKEN"}})
             return
-        if method == "POST":
+        if "upload_id" in query:
+            self._receive(handler, query["upload_id"][0], body, fault)
+        elif query.get("uploadType") == ["resumable"]:
+            session = f"session{len(self.sessions)}"
+            self.sessions[session] = (f"{path.split('/b/')[1].split('/')[0]}/{query['name'][0]}", bytearray())
+            self._json(handler, 200, {}, {"Location": f"{self.url}/upload?upload_id={session}"})
+        elif method == "POST":
             self._upload(handler, path, query, body)
         elif method == "GET" and query.get("alt") == ["media"]:
             self._media(handler, self._name(path), fault)
@@ -162,9 +192,46 @@ class FakeStore:
         self.objects[name] = content[:-1] if content.endswith(b"\n") else content
         self._json(handler, 200, self._describe(name))
 
-    def _json(self, handler: Any, status: int, content: dict[str, Any]) -> None:
+    def _receive(self, handler: Any, session: str, body: bytes, fault: Any) -> None:
+        """A chunk or a question of a resumable upload."""
+        if session not in self.sessions:
+            self._json(handler, 410, {"error": {"code": 410, "message": "session is gone"}})
+            return
+        name, held = self.sessions[session]
+        place, _, size = handler.headers["Content-Range"].removeprefix("bytes ").partition("/")
+        if place != "*":
+            first = int(place.split("-")[0])
+            self.sent.append((first, len(body)))
+            assert first <= len(held), "a gap"
+            kept = body[: len(body) // 2 // 2**18 * 2**18] if fault == "half" else body
+            held += kept[len(held) - first :]
+        if len(held) == int(size):
+            self.objects[name] = bytes(held)
+        if fault in ("half", "unheard"):
+            handler.close_connection = True
+            handler.connection.close()
+        elif len(held) == int(size):
+            self._json(handler, 200, self._describe(name))
+        else:
+            self._json(handler, 308, {}, {"Range": f"bytes=0-{len(held) - 1}"} if held else {})
+
+    def _grant(self, handler: Any) -> None:
+        """A new access token, the only one that is good from now on."""
+        if self.token_faults:
+            status = self.token_faults.pop(0)
+            self._json(handler, status, {"error": "invalid_grant", "error_description": "SECRET-TOKEN revoked"})
+            return
+        token = f"token{sum(path == '/token' for _, path in self.requests)}"
+        self.tokens = {token}
+        self._json(handler, 200, {"access_token": token, "expires_in": 3600, "token_type": "Bearer"})
+
+    def _json(
+        self, handler: Any, status: int, content: dict[str, Any], headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         text = json.dumps(content).encode()
         handler.send_response(status)
+        for key, value in headers.items():
+            handler.send_header(key, value)
         handler.send_header("Content-Type", "application/json")
         handler.send_header("Content-Length", str(len(text)))
         handler.end_headers()

@@ -228,3 +228,35 @@ def test_an_index_is_known_to_fit_without_fetching_the_shard(store, tmp_path):
     assert len(changed) == len(SHARD)
     store.put("bucket/a/s.tfrecord", changed)
     assert load_index(uri, **options).video_ids == ["cccc", "dddd"]
+
+
+@pytest.mark.parametrize("fault", [503, "reset", "truncate", "short"])
+def test_f39_a_download_keeps_the_ranges_that_it_has(store, tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)
+    content = bytes(range(256)) * 40
+    uri = store.put("bucket/a/large", content)
+    store.only, store.faults = media, [None, None, fault]
+    remote.fetch_to(uri, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == content
+    downloads = [path for _, path in store.requests if "/download/" in path]
+    assert len(downloads) == 11 + 1
+
+
+def test_f35_a_listing_of_many_pages_keeps_the_pages_that_it_has(store):
+    """And its deadline is that of a page: all of them together may take longer."""
+    for number in range(40):
+        store.put(f"bucket/2/train{number:04d}.tfrecord", SHARD)
+    store.page_size, store.faults = 4, [None, "hang"] * 6
+    started = time.monotonic()
+    assert len(remote.glob_uris("gs://bucket/2/train*.tfrecord")) == 40
+    assert time.monotonic() - started > QUICK.deadline_seconds
+    assert listings(store) == 10 + 6
+
+
+def test_f37_a_request_without_answer_is_ended(store):
+    """However long the other side holds the line."""
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    store.hang_seconds, store.faults = 60.0, ["hang"]
+    started = time.monotonic()
+    assert remote.stat(uri).size == len(SHARD)
+    assert time.monotonic() - started < 5.0

@@ -1,6 +1,6 @@
-"""Objects in a bucket (gs://) through fsspec and gcsfs, with our own retries, deadlines and checksums.
+"""Objects in a bucket (gs://) through fsspec and gcsfs, with our own retries (connection.py) and checksums.
 
-gcsfs alone does not retry a time-out, has none by default, and hands over corrupt bytes (its checks cover other paths).
+gcsfs alone hands over corrupt bytes: its checks cover other paths.
 """
 
 import base64
@@ -9,14 +9,15 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from crc32c import crc32c
 
-from yt8m_assets.data.retry import ChangedBytesError, RetryPolicy, call
-from yt8m_assets.errors import ConfigError, CorruptShardError, MissingDataError
+from yt8m_assets.data.connection import connect, typed_error
+from yt8m_assets.data.retry import ChangedBytesError, RetryPolicy, asked_for
+from yt8m_assets.data.upload import SINGLE_BYTES, ResumableUpload, content_type
+from yt8m_assets.errors import ConfigError, CorruptShardError, MissingDataError, Yt8mError
 from yt8m_assets.storage import atomic_write
 
 CHUNK_BYTES = 8 * 2**20
@@ -44,31 +45,6 @@ def _describe(entry: Mapping[str, Any]) -> RemoteStat:
     return RemoteStat(int(entry["size"]), value, str(entry.get("generation", "")))
 
 
-@cache
-def _connect(scheme: str, emulator: str, request_seconds: float) -> Any:
-    """A filesystem of fsspec; for gs:// one that leaves all retrying to us."""
-    import fsspec
-
-    if scheme == "memory":
-        return fsspec.filesystem("memory")
-    # The preview features stall 23-60 s against anything but Google's own endpoint; read by gcsfs at its import.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    import aiohttp
-    from gcsfs.core import GCSFileSystem
-
-    class OneAttemptFileSystem(GCSFileSystem):
-        """Without the library's inner retries, which know no deadline."""
-
-        _request = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)
-
-    return OneAttemptFileSystem(
-        token="anon" if emulator else None,
-        requests_timeout=aiohttp.ClientTimeout(total=request_seconds),
-        use_listings_cache=False,
-        skip_instance_cache=True,
-    )
-
-
 def parse_uri(uri: str) -> tuple[str, str]:
     """(scheme, path) of a remote URI. Raises ConfigError for a scheme that is not supported."""
     scheme, _, path = uri.partition("://")
@@ -83,14 +59,35 @@ class RemoteFiles:
     def __init__(self, scheme: str = "gs", policy: RetryPolicy | None = None) -> None:
         self.scheme, self.policy = scheme, policy or RetryPolicy()
 
-    @property
-    def filesystem(self) -> Any:
-        """The fsspec filesystem below."""
-        return _connect(self.scheme, os.environ.get("STORAGE_EMULATOR_HOST", ""), self.policy.request_seconds)
+    def filesystem(self, path: str) -> Any:
+        """The fsspec filesystem that reads and writes a path."""
+        import fsspec
+
+        return fsspec.filesystem("memory") if self.scheme == "memory" else connect(path.split("/")[0], self.policy)
 
     def _call(self, path: str, permission: str, action: Callable[[Any], T]) -> T:
-        uri = f"{self.scheme}://{path}"
-        return call(lambda: action(self.filesystem), uri, f"storage.objects.{permission}", self.policy)
+        """Run `action` on the filesystem.
+
+        Raises MissingDataError (404), StorageError (401, 403, 400: names bucket and permission, never a token) and
+        TransientError (429, 5xx, time-outs, resets that did not pass). FileExistsError goes through.
+        """
+        uri, files = f"{self.scheme}://{path}", self.filesystem(path)
+        asked_for.set(uri)
+        try:
+            return action(files)
+        except MissingDataError:
+            raise
+        except FileNotFoundError:
+            raise MissingDataError(f"{uri}: no such object") from None
+        except (FileExistsError, Yt8mError):
+            raise
+        except Exception as error:
+            denied = (
+                None if self.scheme == "memory" else typed_error(error, uri, f"storage.objects.{permission}", files)
+            )
+            if denied is None:
+                raise
+            raise denied from None  # the original may quote headers
 
     def ls(self, path: str, detail: bool = False, **_: Any) -> list[Any]:
         """Entries directly below a folder. Raises FileNotFoundError where there is none."""
@@ -180,7 +177,7 @@ class RemoteFiles:
         """Upload a file, and compare the store's checksum with ours."""
 
         def upload(name: str) -> None:
-            self._call(name, "create", lambda files: files.put_file(str(local), name))
+            self._call(name, "create", lambda files: self._send(files, Path(local), name))
             described = self.stat(name)
             if described.size != Path(local).stat().st_size:
                 raise ChangedBytesError(f"the store holds {described.size} bytes of {Path(local).stat().st_size}")
@@ -188,6 +185,16 @@ class RemoteFiles:
                 raise ChangedBytesError("the store's crc32c is not that of the file")
 
         self._verified(path, upload)
+
+    def _send(self, files: Any, local: Path, path: str) -> None:
+        from fsspec.asyn import sync
+
+        if self.scheme == "memory":
+            files.put_file(str(local), path)
+        elif local.stat().st_size <= SINGLE_BYTES:
+            files.pipe_file(path, local.read_bytes(), content_type=content_type(local))
+        else:
+            sync(files.loop, ResumableUpload(files, local, path, self.policy).run)
 
     def pipe_file(self, path: str, content: bytes, mode: str = "overwrite") -> None:
         """Write an object. mode "create" raises FileExistsError where one with other content is there."""

@@ -1,19 +1,21 @@
-"""Retrying calls to a store: with jitter, a total deadline, and only where trying again can help."""
+"""Insisting on a request to a store: with jitter, until nothing has moved for too long, and only where it can help."""
 
 import asyncio
 import logging
 import random
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from yt8m_assets.errors import ConfigError, MissingDataError, StorageError, TransientError
+from yt8m_assets.errors import ConfigError, TransientError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
+asked_for: ContextVar[str] = ContextVar("asked_for", default="the store")
+"""URI that the call at hand is about, for warnings; it crosses into fsspec's own thread."""
 
 
 class ChangedBytesError(Exception):
@@ -27,7 +29,7 @@ class RetryPolicy:
     request_seconds: float = 60.0
     """Time for one request; a hang ends then."""
     deadline_seconds: float = 300.0
-    """Time for a call with all its attempts."""
+    """Time without progress (an answered request) before a call gives up; how long it takes in all is not limited."""
     first_delay_seconds: float = 0.5
     """Upper bound of the first pause; it doubles with every attempt."""
     max_delay_seconds: float = 30.0
@@ -44,38 +46,39 @@ class RetryPolicy:
         return bound * random.uniform(0.5, 1.0)
 
 
-def call(action: Callable[[], T], uri: str, permission: str, policy: RetryPolicy) -> T:
-    """Run `action` until it succeeds, the fault is permanent, or the deadline passes.
+async def insist(
+    attempt: Callable[[], Awaitable[T]], policy: RetryPolicy, renew: Callable[[], str | None] = lambda: None
+) -> T:
+    """Await `attempt` until it succeeds, its fault is permanent (which is raised as it is), or the deadline passes.
 
-    Raises MissingDataError (404), StorageError (401, 403: names bucket and permission, never a token) and
-    TransientError (429, 5xx, time-outs, resets that did not pass). FileExistsError goes through.
+    `renew` forgets the credentials in use, so that the next attempt asks for new ones, and says whose they are; None
+    where there are none to renew. Raises TransientError (429, 5xx, time-outs, resets that did not pass); a renewal of
+    credentials that keeps failing is raised as it is, for it then is no passing fault.
     """
     deadline = time.monotonic() + policy.deadline_seconds
-    attempt = 0
+    number = 0
     while True:
         try:
-            return action()
-        except FileNotFoundError as error:
-            if isinstance(error, MissingDataError):
-                raise
-            raise MissingDataError(f"{uri}: no such object") from None
+            return await attempt()
         except Exception as error:
+            refused = credentials_failed(error)
             cause = _transient_cause(error)
+            if refused and (owner := renew()) is not None:
+                cause = f"{owner} could not be renewed or is not accepted"
             if cause is None:
-                denied = _denied(error, uri, permission)
-                if denied is not None:
-                    raise denied from None  # the original may quote headers
                 raise
-            pause = policy.delay(attempt)
-            attempt += 1
+            pause = policy.delay(number)
+            number += 1
             if time.monotonic() + pause > deadline:
-                spent = f"{attempt} attempts in {policy.deadline_seconds:g} s"
-                raise TransientError(f"{uri}: {cause}; gave up after {spent}; try again later") from error
-            logger.warning("%s: %s; attempt %d follows in %.1f s", uri, cause, attempt + 1, pause)
-            time.sleep(pause)
+                if refused:
+                    raise
+                spent = f"{number} attempts in {policy.deadline_seconds:g} s"
+                raise TransientError(f"{asked_for.get()}: {cause}; gave up after {spent}; try again later") from error
+            logger.warning("%s: %s; attempt %d follows in %.1f s", asked_for.get(), cause, number + 1, pause)
+            await asyncio.sleep(pause)
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
     """HTTP status of an error of gcsfs, aiohttp or requests, where it has one."""
     code: Any = getattr(error, "code", None) or getattr(error, "status", None)
     if code is None and isinstance(error, OSError) and str(error).startswith("Forbidden"):
@@ -86,31 +89,28 @@ def _status(error: BaseException) -> int | None:
         return None
 
 
+def credentials_failed(error: BaseException) -> bool:
+    """Whether a token could not be renewed, or the store no longer takes it: what gcsfs itself tries again."""
+    from google.auth.exceptions import RefreshError
+
+    return isinstance(error, RefreshError) or (status_of(error) == 401 and "Invalid Credentials" in str(error))
+
+
 def _transient_cause(error: BaseException) -> str | None:
     """A few words when trying again may help, else None."""
     import aiohttp
-    import fsspec.exceptions
     import requests
+    from google.auth.exceptions import TransportError
 
-    status = _status(error)
+    status = status_of(error)
     if status is not None:
         return f"the store answered {status}" if status in _TRANSIENT_STATUS else None
     if isinstance(error, requests.exceptions.ProxyError):
         return "the store answered 502"  # gcsfs gives this name to every 502
-    if isinstance(error, asyncio.TimeoutError | TimeoutError | fsspec.exceptions.FSTimeoutError):
+    if isinstance(error, TransportError):
+        return "the server of access tokens cannot be reached"
+    if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientError | ConnectionError | requests.exceptions.RequestException):
         return f"the connection failed ({type(error).__name__})"
     return None
-
-
-def _denied(error: BaseException, uri: str, permission: str) -> Exception | None:
-    status = _status(error)
-    if status not in (401, 403):
-        return None
-    match = re.match(r"[a-z0-9]+://([^/]+)", uri)
-    bucket = match.group(1) if match else uri
-    return StorageError(
-        f"{uri}: access denied ({status}); the account in use needs {permission} on bucket {bucket!r}. "
-        "Grant it, or log in with `gcloud auth application-default login`"
-    )
