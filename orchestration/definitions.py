@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from orchestration.cluster import DeploymentOptions
 from orchestration.jobs import build_jobs
 from orchestration.resources import build_resources
 from orchestration.sensors import build_schedules, build_sensors
@@ -29,20 +30,25 @@ def build_assets(recipe: Recipe, backfill: str = "single_run") -> list[dg.Assets
 
 @beta_accepted()
 def build_definitions(
-    recipe: Recipe, resources: Mapping[str, Any], executor: str = "in_process", backfill: str = "single_run"
+    recipe: Recipe,
+    resources: Mapping[str, Any],
+    executor: str = "in_process",
+    backfill: str = "single_run",
+    deployment: DeploymentOptions | None = None,
 ) -> dg.Definitions:
     """The definitions of a recipe over any resources: nothing is read from the environment."""
     from orchestration.executors import executor_for
-    from orchestration.hints import apply_hints, hints_for
+    from orchestration.hints import apply_hints, hints_for, tags_for
 
+    needs = (executor, hints_for(recipe, deployment), deployment)
     return dg.Definitions(
-        assets=dg.with_source_code_references(apply_hints(build_assets(recipe, backfill), executor, hints_for(recipe))),
-        asset_checks=build_checks(recipe),
+        assets=dg.with_source_code_references(apply_hints(build_assets(recipe, backfill), *needs)),
+        asset_checks=apply_hints(build_checks(recipe), *needs),
         resources=resources,
-        jobs=build_jobs(recipe),
+        jobs=build_jobs(recipe, tags_for("ablate", *needs)),
         sensors=build_sensors(recipe),
         schedules=build_schedules(),
-        executor=executor_for(executor),
+        executor=executor_for(executor, deployment),
     )
 
 
@@ -50,6 +56,5 @@ def build_definitions(
 def defs() -> dg.Definitions:
     """What the environment asks for: see `Settings`."""
     settings = Settings.from_environment(prepare_state())
-    return build_definitions(
-        load_recipe(settings.recipe), build_resources(settings), settings.executor, settings.backfill
-    )
+    graph = (load_recipe(settings.recipe), build_resources(settings))
+    return build_definitions(*graph, settings.executor, settings.backfill, settings.deployment)

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from orchestration.cluster import DeploymentOptions
 from orchestration.pools import PROCESS_TAG, process_mark
 from orchestration.settings import EXECUTORS
 from yt8m_assets.errors import ConfigError
@@ -32,8 +33,8 @@ def share_threads(environment: MutableMapping[str, str], cpus: int, num_steps: i
         environment.setdefault(name, str(max(1, cpus // num_steps)))
 
 
-def executor_for(name: str) -> dg.ExecutorDefinition:
-    """The executor of a name: in_process, multiprocess, k8s or vertex.
+def executor_for(name: str, deployment: DeploymentOptions | None = None) -> dg.ExecutorDefinition:
+    """The executor of a name: in_process, multiprocess, k8s (with the deployment's patience) or vertex.
 
     For k8s and vertex the run launcher belongs to the instance: see the examples in `orchestration/deploy/`.
     Raises ConfigError for another name, and for one whose extra is not installed.
@@ -44,7 +45,7 @@ def executor_for(name: str) -> dg.ExecutorDefinition:
         return multiprocess_executor
     if name == "k8s":
         _require("dagster_k8s", "k8s")
-        return _k8s_executor()
+        return _k8s_executor(deployment or DeploymentOptions())
     if name == "vertex":
         _require("google.cloud.aiplatform_v1", "vertex")
         return vertex_executor
@@ -119,8 +120,10 @@ multiprocess_executor = dg.ExecutorDefinition(
 )
 
 
-def _k8s_executor() -> dg.ExecutorDefinition:
+def _k8s_executor(deployment: DeploymentOptions) -> dg.ExecutorDefinition:
     from dagster_k8s import k8s_job_executor
+
+    from orchestration.launchers.pending import PendingLimit
 
     def create_owned(init_context: dg.InitExecutorContext) -> Any:
         create = k8s_job_executor.executor_creation_fn
@@ -131,7 +134,9 @@ def _k8s_executor() -> dg.ExecutorDefinition:
         # Where runs may be resumed, Dagster does not pass a cancellation on to the steps' pods: a GPU pod would go on
         # to its end. As property of the run's pod they are taken away with it.
         config = {**init_context.executor_config, "enable_owner_references": True}
-        return create(init_context._replace(executor_config=config))
+        executor: Any = create(init_context._replace(executor_config=config))
+        executor._step_handler = PendingLimit(executor._step_handler, deployment.pending_minutes * 60)
+        return executor
 
     return dg.ExecutorDefinition(
         name="k8s",

@@ -4,13 +4,15 @@
 already built. The Kubernetes step executor reads `dagster-k8s/config`, `VertexAIRunLauncher` reads `vertex-ai/config`.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from orchestration.launchers.machines import ACCELERATORS, choose_machine
+from orchestration.cluster import VARIABLE, ClusterOptions, DeploymentOptions
+from orchestration.launchers.machines import ACCELERATORS, MIN_BOOT_DISK_GB, choose_machine
 from yt8m_assets.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,16 +21,10 @@ if TYPE_CHECKING:
 
 K8S_TAG = "dagster-k8s/config"
 VERTEX_TAG = "vertex-ai/config"
-
-GKE_ACCELERATORS = {
-    "t4": "nvidia-tesla-t4",
-    "l4": "nvidia-l4",
-    "a100": "nvidia-tesla-a100",
-    "a100-80gb": "nvidia-a100-80gb",
-    "h100": "nvidia-h100-80gb",
-    "h200": "nvidia-h200-141gb",
-}
-"""GPU type -> value of the node label by which GKE marks its GPU nodes."""
+REQUIRE_GPU = "YT8M_REQUIRE_GPU"
+"""Environment variable of steps that must not start without a GPU."""
+IMAGE_GB = 40
+"""Of a Vertex AI job's boot disk: the system, and the image unpacked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +41,8 @@ class ResourceHints:
     """Memory, shared memory included."""
     shared_memory_gib: float = 0
     """Size of /dev/shm, which reader processes and NCCL use; 0 leaves the container's own."""
-    disk_gib: int = 100
-    """Local disk."""
+    disk_gib: int = 60
+    """Local disk for copies of artifacts, indexes and temporary files; the image is not part of it."""
     spot: bool = False
     """May run on machines that can be taken away; training resumes from its last checkpoint."""
 
@@ -62,24 +58,9 @@ class ResourceHints:
             raise ConfigError(f"shared_memory_gib = {self.shared_memory_gib}: must lie in [0, memory_gib)")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClusterOptions:
-    """How a Kubernetes cluster names what the hints ask for; the defaults are GKE's."""
-
-    gpu_node_label: str | None = "cloud.google.com/gke-accelerator"
-    """Node label with the GPU's type; None: any node with a free GPU."""
-    gpu_node_values: Mapping[str, str] = field(default_factory=lambda: dict(GKE_ACCELERATORS))
-    """GPU type -> value of that label."""
-    spot_node_label: str = "cloud.google.com/gke-spot"
-    """Node label, and taint, of machines that can be taken away."""
-    service_account: str | None = None
-    """Kubernetes service account of GPU steps; None: the run launcher's."""
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    """Further labels a node must carry."""
-
-
-_GPU = ResourceHints(num_gpus=1, gpu_type="l4", num_cpus=7, memory_gib=26, shared_memory_gib=8, disk_gib=200)
+_GPU = ResourceHints(num_gpus=1, gpu_type="l4", num_cpus=7, memory_gib=26, shared_memory_gib=8, disk_gib=80)
 _LIGHT = ResourceHints(num_cpus=2, memory_gib=8)
+_LARGE = ResourceHints(num_cpus=4, memory_gib=16)
 
 RESOURCE_HINTS: Mapping[str, ResourceHints] = {
     "pretraining_shards": _LIGHT,
@@ -92,60 +73,80 @@ RESOURCE_HINTS: Mapping[str, ResourceHints] = {
     "test_predictions": _GPU,
     "oof_ranking": _LIGHT,
     "test_ranking": _LIGHT,
-    "ensemble_weights": ResourceHints(num_cpus=4, memory_gib=16),
+    "ensemble_weights": _LARGE,
     "submission": ResourceHints(num_cpus=2, memory_gib=16),
     "leaderboard": ResourceHints(num_cpus=2, memory_gib=16),
+    "checks": _LIGHT,
+    "ablate": _LARGE,
 }
-"""Asset -> needs, for the challenge's real data: a node with one L4, 8 vCPU and 32 GiB holds every GPU step."""
+"""Asset (or `checks`: each asset check, or `ablate`: the job's step) -> needs, for the challenge's real data.
+
+A node with one L4, 8 vCPU and 32 GiB holds every GPU step; a node of 8 vCPU and 32 GiB every other one.
+"""
 
 
-def hints_for(recipe: "Recipe") -> dict[str, ResourceHints]:
+def hints_for(recipe: "Recipe", deployment: DeploymentOptions | None = None) -> dict[str, ResourceHints]:
     """The hints of a recipe: as many GPUs as its training has processes, and none for a simulated data set.
 
-    A simulated recipe is sized for CPUs, so that it also runs on a cluster that has no GPU node.
+    A simulated recipe is sized for CPUs, so that it also runs on a cluster that has no GPU node. What the deployment
+    says comes last. Raises ConfigError for an asset or a field that does not exist.
     """
+    deployment = deployment or DeploymentOptions()
     hints = dict(RESOURCE_HINTS)
     if recipe.data.simulation is not None:
-        return dict.fromkeys(hints, _LIGHT)
-    for asset, stage in (("pretrained_model", "pretraining"), ("finetuned_model", "finetuning")):
-        num_gpus = max(getattr(model, stage).num_processes for model in recipe.models)
-        base = hints[asset]
-        scale = num_gpus / base.num_gpus
-        hints[asset] = replace(
-            base, num_gpus=num_gpus, num_cpus=base.num_cpus * scale, memory_gib=base.memory_gib * scale
-        )
+        hints = dict.fromkeys(hints, _LIGHT)
+    else:
+        for asset, stage in (("pretrained_model", "pretraining"), ("finetuned_model", "finetuning")):
+            hints[asset] = _scaled(hints[asset], max(getattr(model, stage).num_processes for model in recipe.models))
+    for asset, hint in hints.items():
+        if hint.num_gpus:
+            hints[asset] = replace(hint, gpu_type=deployment.gpu_type or hint.gpu_type, spot=deployment.spot)
+    for asset, changes in deployment.hints.items():
+        if asset not in hints:
+            raise ConfigError(f"{VARIABLE}: hints: {asset} is not known; known: {', '.join(hints)}")
+        try:
+            hints[asset] = replace(hints[asset], **changes)
+        except TypeError as error:
+            raise ConfigError(f"{VARIABLE}: hints: {asset}: {error}") from error
     return hints
 
 
-def k8s_config(hints: ResourceHints, options: ClusterOptions | None = None) -> dict[str, Any]:
+def _scaled(base: ResourceHints, num_gpus: int) -> ResourceHints:
+    scale = num_gpus / base.num_gpus
+    return replace(base, num_gpus=num_gpus, num_cpus=base.num_cpus * scale, memory_gib=base.memory_gib * scale)
+
+
+def k8s_config(hints: ResourceHints, deployment: DeploymentOptions | None = None) -> dict[str, Any]:
     """The value of the `dagster-k8s/config` tag for a step: one container and its pod."""
-    options = options or ClusterOptions()
+    deployment = deployment or DeploymentOptions()
+    cluster = deployment.cluster
     memory = f"{hints.memory_gib * 1024:.0f}Mi"
     limits = {"memory": memory}
-    requests = {"cpu": f"{hints.num_cpus:g}", "memory": memory, "ephemeral-storage": f"{hints.disk_gib // 2}Gi"}
-    selector = dict(options.node_selector)
+    requests = {"cpu": f"{hints.num_cpus:g}", "memory": memory, "ephemeral-storage": f"{hints.disk_gib}Gi"}
+    selector = dict(cluster.node_selector)
     tolerations = []
+    env = {"OMP_NUM_THREADS": str(max(1, int(hints.num_cpus / max(1, hints.num_gpus))))}
     if hints.num_gpus:
         limits["nvidia.com/gpu"] = str(hints.num_gpus)
         tolerations.append({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"})
-        if options.gpu_node_label:
-            selector[options.gpu_node_label] = options.gpu_node_values[str(hints.gpu_type)]
+        if cluster.gpu_node_label:
+            selector[cluster.gpu_node_label] = _label_value(cluster, str(hints.gpu_type))
+        env |= _gpu_environment(hints, deployment)
     if hints.spot:
-        selector[options.spot_node_label] = "true"
-        tolerations.append(
-            {"key": options.spot_node_label, "operator": "Equal", "value": "true", "effect": "NoSchedule"}
-        )
+        selector[cluster.spot_node_label] = "true"
+        spot = {"key": cluster.spot_node_label, "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        tolerations.append(spot)
     container: dict[str, Any] = {
         "resources": {"limits": limits, "requests": requests},
-        "env": [{"name": "OMP_NUM_THREADS", "value": str(max(1, int(hints.num_cpus / max(1, hints.num_gpus))))}],
+        "env": [{"name": name, "value": value} for name, value in env.items()],
     }
     pod: dict[str, Any] = {"tolerations": tolerations, "node_selector": selector}
     if hints.shared_memory_gib:
         size = f"{hints.shared_memory_gib * 1024:.0f}Mi"
         container["volume_mounts"] = [{"name": "shared-memory", "mount_path": "/dev/shm"}]
         pod["volumes"] = [{"name": "shared-memory", "empty_dir": {"medium": "Memory", "size_limit": size}}]
-    if options.service_account:
-        pod["service_account_name"] = options.service_account
+    if cluster.service_account:
+        pod["service_account_name"] = cluster.service_account
     # An autoscaler that moves a training pod to pack its nodes would cost a checkpoint interval for nothing.
     annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
     return {
@@ -155,18 +156,33 @@ def k8s_config(hints: ResourceHints, options: ClusterOptions | None = None) -> d
     }
 
 
-def vertex_config(hints: ResourceHints) -> dict[str, Any]:
+def _label_value(cluster: ClusterOptions, gpu_type: str) -> str:
+    try:
+        return cluster.gpu_node_values[gpu_type]
+    except KeyError:
+        known = ", ".join(cluster.gpu_node_values) or "none"
+        raise ConfigError(f"{VARIABLE}: cluster.gpu_node_values has no {gpu_type}; it has {known}") from None
+
+
+def _gpu_environment(hints: ResourceHints, deployment: DeploymentOptions) -> dict[str, str]:
+    return {REQUIRE_GPU: "1"} if hints.num_gpus and deployment.require_gpu else {}
+
+
+def vertex_config(hints: ResourceHints, deployment: DeploymentOptions | None = None) -> dict[str, Any]:
     """The value of the `vertex-ai/config` tag: machine, accelerator and disk. /dev/shm cannot be set there.
 
     Raises ConfigError when no machine type holds what is asked.
     """
     try:
-        machine = choose_machine(hints.num_cpus, hints.memory_gib, hints.num_gpus, hints.gpu_type)
+        machine = choose_machine(hints.num_cpus, hints.memory_gib, hints.num_gpus, hints.gpu_type, spot=hints.spot)
     except ValueError as error:
         raise ConfigError(f"{hints}: {error}") from error
-    config: dict[str, Any] = {"machine_type": machine.name, "boot_disk_size_gb": hints.disk_gib}
+    disk = max(MIN_BOOT_DISK_GB, hints.disk_gib + IMAGE_GB)
+    config: dict[str, Any] = {"machine_type": machine.name, "boot_disk_size_gb": disk}
     if hints.num_gpus:
         config |= {"accelerator_type": ACCELERATORS[str(hints.gpu_type)], "accelerator_count": hints.num_gpus}
+        variables = _gpu_environment(hints, deployment or DeploymentOptions())
+        config |= {"env_vars": [f"{name}={value}" for name, value in variables.items()]} if variables else {}
     if hints.spot:
         config["scheduling_strategy"] = "SPOT"
     return config
@@ -176,15 +192,15 @@ def tags_for(
     asset: str,
     executor: str,
     hints: Mapping[str, ResourceHints] = RESOURCE_HINTS,
-    options: ClusterOptions | None = None,
+    deployment: DeploymentOptions | None = None,
 ) -> dict[str, Any]:
     """The op tags of an asset under an executor; none for in_process and multiprocess, or without a hint."""
     if asset not in hints:
         return {}
     if executor == "k8s":
-        return {K8S_TAG: k8s_config(hints[asset], options)}
+        return {K8S_TAG: k8s_config(hints[asset], deployment)}
     if executor == "vertex":
-        return {VERTEX_TAG: vertex_config(hints[asset])}
+        return {VERTEX_TAG: vertex_config(hints[asset], deployment)}
     return {}
 
 
@@ -192,10 +208,11 @@ def apply_hints(
     assets: Iterable[dg.AssetsDefinition],
     executor: str,
     hints: Mapping[str, ResourceHints] = RESOURCE_HINTS,
-    options: ClusterOptions | None = None,
-) -> list[dg.AssetsDefinition]:
-    """The same assets with their hints as op tags; an asset's own tags of the same name win."""
-    return [_with_op_tags(asset, tags_for(asset.op.name, executor, hints, options)) for asset in assets]
+    deployment: DeploymentOptions | None = None,
+) -> list[Any]:
+    """The same assets or asset checks with their hints as op tags; their own tags of the same name win."""
+    named = [(asset, asset.op.name if asset.keys else "checks") for asset in assets]
+    return [_with_op_tags(asset, tags_for(name, executor, hints, deployment)) for asset, name in named]
 
 
 def _with_op_tags(asset: dg.AssetsDefinition, tags: Mapping[str, Any]) -> dg.AssetsDefinition:
@@ -217,4 +234,8 @@ def _with_op_tags(asset: dg.AssetsDefinition, tags: Mapping[str, Any]) -> dg.Ass
         code_version=op._version,
         pool=op.pool,
     )
-    return dg.AssetsDefinition.dagster_internal_init(**{**asset.get_attributes_dict(), "node_def": tagged})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=dg.BetaWarning)
+        warnings.simplefilter("ignore", category=dg.PreviewWarning)
+        # Of the same class: Dagster takes assets and asset checks through different doors.
+        return type(asset)(**{**asset.get_attributes_dict(), "node_def": tagged})

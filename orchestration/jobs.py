@@ -1,5 +1,6 @@
 """Jobs: the parts of the graph that share partitions and are worth a name, each with a limit on its run time."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -21,7 +22,7 @@ MAX_RUNTIME_SECONDS = {
 """A worker that dies unseen ends its run after this long."""
 
 
-def build_jobs(recipe: Recipe) -> list[Any]:
+def build_jobs(recipe: Recipe, ablation_tags: Mapping[str, Any] | None = None) -> list[Any]:
     """The jobs; their partitions are those of their assets. `ablate` makes no asset: its table is its output."""
     return [
         _job("prepare_data", ["pretraining_shards", "segment_shards", "test_shards", "holdout_ratings"],
@@ -35,12 +36,16 @@ def build_jobs(recipe: Recipe) -> list[Any]:
              "Fuse the shifts of the chosen model into one ranking a split."),
         _job("ensemble", ["ensemble_weights", "submission", "leaderboard"],
              "Search the weights, write the submission and the report."),
-        _ablation_job(recipe),
+        _ablation_job(recipe, ablation_tags or {}),
     ]  # fmt: skip
 
 
-def _ablation_job(recipe: Recipe) -> dg.JobDefinition:
-    @dg.op(out=dg.Out(dg.Nothing), description="Compare the settings of every switch on the out-of-fold rankings.")
+def _ablation_job(recipe: Recipe, step_tags: Mapping[str, Any]) -> dg.JobDefinition:
+    @dg.op(
+        out=dg.Out(dg.Nothing),
+        description="Compare the settings of every switch on the out-of-fold rankings.",
+        tags=step_tags,
+    )
     def compare_switches(
         context: dg.OpExecutionContext,
         store: dg.ResourceParam[ArtifactStore],

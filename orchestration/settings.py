@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestration.cluster import DeploymentOptions, read_deployment
 from orchestration.state import State
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.storage import KEEP_GENERATIONS
@@ -39,6 +40,8 @@ class Settings:
     """YT8M_BACKFILL: whether backfilled predictions and rankings share runs, and so passes over the data."""
     keep_generations: int = KEEP_GENERATIONS
     """YT8M_KEEP_GENERATIONS: how many generations of an artifact stay, so that going back to a recipe costs nothing."""
+    deployment: DeploymentOptions = field(default_factory=DeploymentOptions)
+    """YT8M_DEPLOYMENT: JSON, or the path of a JSON file, with what this deployment has of its own."""
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
@@ -68,6 +71,7 @@ class Settings:
             executor=values.get("YT8M_EXECUTOR") or "multiprocess",
             backfill=values.get("YT8M_BACKFILL") or "single_run",
             keep_generations=_whole_number(values, "YT8M_KEEP_GENERATIONS", KEEP_GENERATIONS),
+            deployment=read_deployment(values.get("YT8M_DEPLOYMENT")),
         )
 
 

@@ -26,6 +26,12 @@ ACCELERATORS = {
     "h200": "NVIDIA_H200_141GB",
 }
 """GPU type -> Vertex AI's AcceleratorType."""
+MIN_BOOT_DISK_GB = 100
+"""Smallest boot disk of a custom job, and its default."""
+MAX_BOOT_DISK_GB = 64_000
+"""Largest boot disk of a custom job."""
+SPOT_OR_FLEX_ONLY = frozenset({"a3-highgpu-1g", "a3-highgpu-2g", "a3-highgpu-4g"})
+"""Parts of an H100 machine, which are not offered on demand."""
 
 CPU_MACHINES = (
     Machine("e2-standard-4", 4, 16),
@@ -76,8 +82,10 @@ GPU_MACHINES = {
 }
 
 
-def choose_machine(num_cpus: float, memory_gib: float, num_gpus: int = 0, gpu_type: str | None = None) -> Machine:
-    """The smallest machine with at least these vCPUs and GiB and exactly these GPUs.
+def choose_machine(
+    num_cpus: float, memory_gib: float, num_gpus: int = 0, gpu_type: str | None = None, *, spot: bool = False
+) -> Machine:
+    """The smallest machine with at least these vCPUs and GiB and exactly these GPUs, of those that are offered so.
 
     Raises ValueError that lists what there is when none fits.
     """
@@ -87,10 +95,13 @@ def choose_machine(num_cpus: float, memory_gib: float, num_gpus: int = 0, gpu_ty
     counts = sorted({machine.num_gpus for machine in offered})
     if num_gpus not in counts:
         raise ValueError(f"num_gpus = {num_gpus}: machines with {gpu_type} come with {', '.join(map(str, counts))}")
-    fitting = [m for m in offered if m.num_gpus == num_gpus and m.num_cpus >= num_cpus and m.memory_gib >= memory_gib]
+    counted = [machine for machine in offered if machine.num_gpus == num_gpus]
+    fitting = [m for m in counted if m.num_cpus >= num_cpus and m.memory_gib >= memory_gib]
     if not fitting:
-        names = ", ".join(
-            f"{m.name} ({m.num_cpus} vCPU, {m.memory_gib} GiB)" for m in offered if m.num_gpus == num_gpus
-        )
+        names = ", ".join(f"{m.name} ({m.num_cpus} vCPU, {m.memory_gib} GiB)" for m in counted)
         raise ValueError(f"no machine has {num_cpus:g} vCPU and {memory_gib:g} GiB: there are {names}")
+    if not spot:
+        fitting = [machine for machine in fitting if machine.name not in SPOT_OR_FLEX_ONLY]
+    if not fitting:
+        raise ValueError(f"{num_gpus} x {gpu_type} is offered as Spot or Flex-start only: set spot, or take 8")
     return min(fitting, key=lambda machine: (machine.num_cpus, machine.memory_gib))

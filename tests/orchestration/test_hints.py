@@ -1,13 +1,16 @@
 """Resource hints: checks, translation to Kubernetes and Vertex AI, and their way onto assets."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from orchestration.cluster import ClusterOptions, DeploymentOptions, read_deployment
+from orchestration.definitions import build_definitions
 from orchestration.hints import (
     RESOURCE_HINTS,
-    ClusterOptions,
     ResourceHints,
     apply_hints,
     hints_for,
@@ -23,7 +26,7 @@ from yt8m_assets.recipes import load_recipe
 GPU = ResourceHints(num_gpus=2, gpu_type="a100", num_cpus=20, memory_gib=100, shared_memory_gib=16, spot=True)
 
 
-def manifest(hints: ResourceHints, options: ClusterOptions | None = None) -> dict:
+def manifest(hints: ResourceHints, deployment: DeploymentOptions | None = None) -> dict:
     """The Kubernetes job that dagster-k8s makes of a hint, as JSON."""
     import kubernetes
     from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
@@ -32,13 +35,13 @@ def manifest(hints: ResourceHints, options: ClusterOptions | None = None) -> dic
         DagsterK8sJobConfig(job_image="image:1", dagster_home="/opt/dagster/dagster_home"),
         args=["dagster", "api", "execute_step"],
         job_name="dagster-step-1",
-        user_defined_k8s_config=UserDefinedDagsterK8sConfig.from_dict(k8s_config(hints, options)),
+        user_defined_k8s_config=UserDefinedDagsterK8sConfig.from_dict(k8s_config(hints, deployment)),
     )
     return kubernetes.client.ApiClient().sanitize_for_serialization(job)
 
 
 def test_every_asset_has_a_hint():
-    assert set(RESOURCE_HINTS) == set(ASSETS)
+    assert set(RESOURCE_HINTS) == {*ASSETS, "checks", "ablate"}
 
 
 @pytest.mark.parametrize("asset", ASSETS)
@@ -54,8 +57,8 @@ def test_the_schema_notices_a_wrong_manifest():
 
 
 def test_gpu_spot_and_shared_memory_reach_the_pod():
-    options = ClusterOptions(service_account="trainer", node_selector={"pool": "big"})
-    pod = manifest(GPU, options)["spec"]["template"]["spec"]
+    cluster = ClusterOptions(service_account="trainer", node_selector={"pool": "big"})
+    pod = manifest(GPU, DeploymentOptions(cluster=cluster))["spec"]["template"]["spec"]
     container = pod["containers"][0]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "2", "memory": "102400Mi"}
     assert pod["nodeSelector"] == {
@@ -67,14 +70,21 @@ def test_gpu_spot_and_shared_memory_reach_the_pod():
     assert pod["volumes"][0]["emptyDir"] == {"medium": "Memory", "sizeLimit": "16384Mi"}
     assert pod["serviceAccountName"] == "trainer"
     assert {"name": "OMP_NUM_THREADS", "value": "10"} in container["env"]
+    assert {"name": "YT8M_REQUIRE_GPU", "value": "1"} in container["env"]
+    assert container["resources"]["requests"]["ephemeral-storage"] == "60Gi"
 
 
 def test_another_cluster_may_name_its_gpu_nodes_otherwise():
     labels = {"a100": "NVIDIA-A100-PCIE-40GB"}
-    options = ClusterOptions(gpu_node_label="nvidia.com/gpu.product", gpu_node_values=labels)
-    assert k8s_config(GPU, options)["pod_spec_config"]["node_selector"]["nvidia.com/gpu.product"] == labels["a100"]
+    product = ClusterOptions(gpu_node_label="nvidia.com/gpu.product", gpu_node_values=labels)
+    pod = k8s_config(GPU, DeploymentOptions(cluster=product))["pod_spec_config"]
+    assert pod["node_selector"]["nvidia.com/gpu.product"] == labels["a100"]
+    other = dataclasses.replace(GPU, gpu_type="l4")
+    with pytest.raises(ConfigError, match=r"cluster\.gpu_node_values has no l4; it has a100"):
+        k8s_config(other, DeploymentOptions(cluster=product))
     bare = dataclasses.replace(GPU, spot=False)
-    assert "node_selector" not in k8s_config(bare, ClusterOptions(gpu_node_label=None))["pod_spec_config"]
+    anywhere = DeploymentOptions(cluster=ClusterOptions(gpu_node_label=None))
+    assert "node_selector" not in k8s_config(bare, anywhere)["pod_spec_config"]
 
 
 def test_vertex_gets_machine_accelerator_and_strategy():
@@ -84,8 +94,15 @@ def test_vertex_gets_machine_accelerator_and_strategy():
         "accelerator_count": 2,
         "boot_disk_size_gb": 100,
         "scheduling_strategy": "SPOT",
+        "env_vars": ["YT8M_REQUIRE_GPU=1"],
     }
-    assert vertex_config(RESOURCE_HINTS["finetuned_model"])["machine_type"] == "g2-standard-8"
+    assert "env_vars" not in vertex_config(GPU, DeploymentOptions(require_gpu=False))
+    finetuned = vertex_config(RESOURCE_HINTS["finetuned_model"])
+    assert (finetuned["machine_type"], finetuned["boot_disk_size_gb"]) == ("g2-standard-8", 120)
+    part = dataclasses.replace(GPU, gpu_type="h100", num_gpus=1)
+    assert vertex_config(part)["machine_type"] == "a3-highgpu-1g"
+    with pytest.raises(ConfigError, match="1 x h100 is offered as Spot or Flex-start only"):
+        vertex_config(dataclasses.replace(part, spot=False))
     with pytest.raises(ConfigError, match="no machine has 200 vCPU"):
         vertex_config(ResourceHints(num_cpus=200))
 
@@ -121,6 +138,63 @@ def test_hints_follow_the_recipe():
     hints = hints_for(wider)
     assert (hints["finetuned_model"].num_gpus, hints["pretrained_model"].num_gpus) == (4, 1)
     assert vertex_config(hints["finetuned_model"])["machine_type"] == "g2-standard-48"
+
+
+def test_a_deployment_changes_type_price_and_sizes_without_an_edit(tmp_path: Path):
+    text = json.dumps(
+        {
+            "gpu_type": "a100",
+            "spot": True,
+            "pending_minutes": 5,
+            "hints": {"submission": {"memory_gib": 24}, "checks": {"num_cpus": 1}},
+            "cluster": {"gpu_node_label": None, "node_selector": {"team": "video"}},
+        }
+    )
+    (tmp_path / "deployment.json").write_text(text)
+    deployment = read_deployment(text)
+    assert read_deployment(str(tmp_path / "deployment.json")) == deployment
+    hints = hints_for(load_recipe("challenge"), deployment)
+    assert (hints["finetuned_model"].gpu_type, hints["finetuned_model"].spot) == ("a100", True)
+    assert not hints["submission"].spot
+    assert (hints["submission"].memory_gib, hints["submission"].num_cpus, hints["checks"].num_cpus) == (24, 2, 1)
+    assert tags_for("submission", "k8s", hints, deployment)["dagster-k8s/config"]["pod_spec_config"] == {
+        "node_selector": {"team": "video"}
+    }
+    assert read_deployment(None) == read_deployment("") == DeploymentOptions()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "neither JSON nor the path"),
+        ("/nowhere.json", "neither JSON nor the path"),
+        ('{"gpu": "l4"}', "gpu is not known; known: gpu_type, spot"),
+        ('{"gpu_type": "v5"}', "gpu_type = 'v5': choose one of t4"),
+        ('{"spot": "yes"}', "spot = 'yes': must be bool"),
+        ('{"cluster": {"label": "x"}}', r"cluster\.label is not known"),
+        ('{"cluster": []}', r"cluster\. must be an object"),
+        ('{"hints": {"model": {}}}', "hints: model is not known; known: pretraining_shards"),
+        ('{"hints": {"submission": {"cpus": 1}}}', "hints: submission: .*'cpus'"),
+        ('{"hints": {"submission": {"num_cpus": 0}}}', "num_cpus = 0"),
+        ('{"pending_minutes": -1}', "pending_minutes = -1"),
+    ],
+)
+def test_a_wrong_deployment_names_the_field(text: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        hints_for(load_recipe("challenge"), read_deployment(text))
+
+
+def test_every_step_of_the_graph_has_hints_checks_and_ablate_too():
+    from tests.tiny import tiny_recipe
+
+    resources = dict.fromkeys(("store", "tracking", "progress"), dg.ResourceDefinition.none_resource())
+    resolved = build_definitions(tiny_recipe(), resources, "k8s")
+    steps = {}
+    for job in resolved.resolve_all_job_defs():
+        steps.update({node.name: node.definition.tags for node in job.nodes})
+    assert len(steps) > len(ASSETS) + 10
+    assert "compare_switches" in steps
+    assert {name for name, tags in steps.items() if "dagster-k8s/config" not in tags} == set()
 
 
 def test_applied_hints_keep_everything_else_of_an_asset():

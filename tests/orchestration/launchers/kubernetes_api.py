@@ -49,6 +49,8 @@ class KubernetesApi(JsonServer):
         self.route("GET", rf"{pods}{_NAME}/log", lambda match, _q, _b: (200, self.containers[match["name"]].log))
         self.route("DELETE", rf"{pods}{_NAME}", self._delete_pod)
         self.route("GET", rf"/api/v1{_NAMESPACE}/events", lambda *_: (200, {"kind": "EventList", "items": []}))
+        self.unschedulable = False
+        """New pods of steps stay pending, as where no node can hold them."""
 
     def __exit__(self, *error: object) -> None:
         for container in self.containers.values():
@@ -109,6 +111,9 @@ class KubernetesApi(JsonServer):
         container = template["spec"]["containers"][0]
         env = {item["name"]: item["value"] for item in container.get("env", []) if "value" in item}
         command = [*container.get("command", []), *container.get("args", [])]
+        if self.unschedulable and template["metadata"]["labels"].get("app.kubernetes.io/component") == "step_worker":
+            command = ["sleep", "600"]
+            self.pods[name]["pending"] = "0/3 nodes are available: 3 Insufficient ephemeral-storage."
         self.containers[name] = Container(command, env | {"HOSTNAME": name}, self.folder / f"{name}.log")
         self.jobs[name]["status"] = {"startTime": _now()}
         return 201, self._with_status(self.jobs[name])
@@ -119,6 +124,10 @@ class KubernetesApi(JsonServer):
         if item["kind"] == "Job":
             count = "active" if code is None else "succeeded" if code == 0 else "failed"
             return item | {"status": {**item["status"], count: 1}}
+        if "pending" in item:
+            condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+            status = {"phase": "Pending", "conditions": [condition | {"message": item["pending"]}]}
+            return {name: value for name, value in item.items() if name != "pending"} | {"status": status}
         phase = "Running" if code is None else "Succeeded" if code == 0 else "Failed"
         state: dict[str, Any] = {"running": {"startedAt": _now()}}
         if code is not None:

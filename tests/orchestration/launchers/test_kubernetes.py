@@ -155,3 +155,21 @@ def test_a_lost_run_pod_takes_its_step_along_and_both_are_replaced(
     assert steps.wait(run_id) == SUCCESS
     assert sorted(set(history(tmp_path))) == list(range(1, 13))
     assert len(history(tmp_path)) <= 13, "more than the interrupted number was counted again"
+
+
+def test_a_step_that_no_node_can_hold_fails_with_the_schedulers_reason(
+    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Dagster calls a pending job healthy: without a limit of its own the run would wait for ever, and say nothing."""
+    monkeypatch.setenv("TINY_PENDING_MINUTES", "0.02")
+    monkeypatch.setattr(api, "unschedulable", True)
+    launcher = run_launcher(api, "k8s")
+    launcher["config"]["env_vars"].append("TINY_PENDING_MINUTES=0.02")
+    monkeypatch.setenv("TINY_EXECUTOR", "k8s")
+    with deploy(tmp_path / "full", launcher) as deployment:
+        run_id = deployment.start("sum_up", {})
+        assert deployment.wait(run_id) == FAILURE
+        told = deployment.messages(run_id)
+    assert "has not started after 0.02 minutes: 0/3 nodes are available: 3 Insufficient ephemeral-storage." in told
+    assert "it asks for cpu 2, ephemeral-storage 60Gi, memory 4096Mi" in told
+    assert not [name for name in step_pods(api, run_id, "summed") if name in api.jobs], "the job waits on"

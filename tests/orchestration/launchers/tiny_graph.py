@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from orchestration.cluster import DeploymentOptions
 from orchestration.executors import executor_for
 from orchestration.hints import ResourceHints, apply_hints
 from yt8m_assets.assets.failures import stage_errors
@@ -61,8 +62,13 @@ def defs() -> dg.Definitions:
     """The graph under the executor of TINY_EXECUTOR, with its hints as op tags."""
     name = os.environ.get("TINY_EXECUTOR", "in_process")
     hinted = os.environ.get("TINY_HINTS", name)
+    pending = float(os.environ.get("TINY_PENDING_MINUTES", "60"))
     return dg.Definitions(
         assets=apply_hints([counted, summed], hinted, HINTS),
-        jobs=[dg.define_asset_job("count", [counted]), dg.define_asset_job("both", [counted, summed])],
-        executor=executor_for(name),
+        jobs=[
+            dg.define_asset_job("count", [counted]),
+            dg.define_asset_job("sum_up", [summed]),
+            dg.define_asset_job("both", [counted, summed]),
+        ],
+        executor=executor_for(name, DeploymentOptions(pending_minutes=pending)),
     )
