@@ -43,13 +43,16 @@ BERT = ModelRecipe(
 
 
 def write_shards(folder: Path, num_videos: int = 36, num_shards: int = 6) -> None:
-    """Shards `train*.tfrecord` with video labels and `validate*.tfrecord` with ratings, from which one can learn."""
+    """Shards from which one can learn: `train*.tfrecord` with video labels, `validate*.tfrecord` with ratings.
+
+    `labelled/validate*.tfrecord` holds the videos of the latter with video labels, as the challenge's 2/ does.
+    """
     rng = np.random.default_rng(5)
     size = sum(FEATURE_SIZES)
     looks = rng.normal(0, 45, (NUM_CLASSES, size))
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "labelled").mkdir(parents=True, exist_ok=True)
     for shard in range(num_shards):
-        train, rated = [], []
+        train, rated, labelled = [], [], []
         for number in range(shard, num_videos, num_shards):
             labels = sorted({int(rng.integers(NUM_CLASSES)), int(rng.integers(len(RATED)))})
             frames = rng.normal(128, 30, (int(rng.integers(12, 30)), size)) + looks[labels].sum(0)
@@ -61,7 +64,8 @@ def write_shards(folder: Path, num_videos: int = 36, num_shards: int = 6) -> Non
                 scores=np.array([c in labels for c in (number % 4, (number + 1) % 4, number % 4)], np.float32),
             )
             rated.append((f"v{number:05d}", pixels, None, ratings))
-        for name, records in (("train", train), ("validate", rated)):
+            labelled.append((f"v{number:05d}", pixels, labels, None))
+        for name, records in (("train", train), ("validate", rated), ("labelled/validate", labelled)):
             content = b"".join(
                 frame_record(encode_sequence_example(i, p, labels, s, feature_sizes=FEATURE_SIZES))
                 for i, p, labels, s in records
@@ -70,12 +74,13 @@ def write_shards(folder: Path, num_videos: int = 36, num_shards: int = 6) -> Non
     (folder / "classes.csv").write_text("Index\n" + "".join(f"{c}\n" for c in RATED))
 
 
-def make_recipe(folder: Path, *models: ModelRecipe, **data: Any) -> Recipe:
-    """A recipe over the shards of `write_shards`."""
+def make_recipe(folder: Path, *models: ModelRecipe, holds_out_labels: bool = False, **data: Any) -> Recipe:
+    """A recipe over the shards of `write_shards`; with `holds_out_labels` some video labels are held out, too."""
+    labelled = (str(folder / "labelled/validate*.tfrecord"),) if holds_out_labels else ()
     return Recipe(
         name="tiny",
         data=DataConfig(
-            pretraining=(str(folder / "train*.tfrecord"),),
+            pretraining=(str(folder / "train*.tfrecord"), *labelled),
             segments=(str(folder / "validate*.tfrecord"),),
             test=(str(folder / "validate*.tfrecord"),),
             segment_classes_uri=str(folder / "classes.csv"),

@@ -104,6 +104,7 @@ def test_only_frames_are_made_and_shipped(table: SegmentTable, monkeypatch: pyte
     score = evaluation(SPEC.build(3))
     monkeypatch.delattr(SegmentTable, "annotations")
     assert HoldoutEvaluation(table, torch.device("cpu"))(SPEC.build(3)) == score
+    assert set(score) == {"map"}
 
 
 def test_the_training_state_is_untouched(table: SegmentTable) -> None:

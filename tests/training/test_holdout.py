@@ -63,7 +63,7 @@ def numbered(monkeypatch: pytest.MonkeyPatch, before: Any) -> list[int]:
     numbers: list[int] = []
     evaluate = HoldoutEvaluation.__call__
 
-    def changed(self: HoldoutEvaluation, model: torch.nn.Module, stop: StopRequest) -> float:
+    def changed(self: HoldoutEvaluation, model: torch.nn.Module, stop: StopRequest) -> dict[str, float]:
         numbers.append(len(numbers))
         before(numbers[-1], stop)
         return evaluate(self, model, stop)
@@ -135,12 +135,12 @@ def test_early_stopping_is_remembered_by_a_checkpoint_of_that_step(runs: Runs, m
     scores = iter([0.1, 0.5, 0.4])  # start, step 2, step 4
     evaluate = HoldoutEvaluation.__call__
 
-    def scripted(self: HoldoutEvaluation, model: torch.nn.Module, stop: StopRequest) -> float:
+    def scripted(self: HoldoutEvaluation, model: torch.nn.Module, stop: StopRequest) -> dict[str, float]:
         evaluate(self, model, stop)
         score = next(scores, None)
         if score is None:
             raise KeyboardInterrupt
-        return score
+        return {"map": score}
 
     with monkeypatch.context() as patch:
         patch.setattr(HoldoutEvaluation, "__call__", scripted)

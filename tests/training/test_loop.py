@@ -77,9 +77,9 @@ class Counted:
     def __get__(self, instance: Any, owner: Any) -> Any:
         return lambda *arguments: self.keep(self.method(instance, *arguments))
 
-    def keep(self, score: float) -> float:
-        self.scores.append(score)
-        return score
+    def keep(self, scores: dict[str, float]) -> dict[str, float]:
+        self.scores.append(scores["map"])
+        return scores
 
 
 def test_the_published_weights_have_the_best_map(runs: Runs) -> None:
@@ -105,7 +105,7 @@ def test_best_ema_and_swa_compete_and_the_winner_is_published(runs: Runs, monkey
 @pytest.mark.parametrize("winner", ["ema", "swa"])
 def test_a_better_average_is_published(runs: Runs, monkeypatch: pytest.MonkeyPatch, winner: str) -> None:
     scores = iter([0.1] * 5 + [0.9 if winner == "ema" else 0.2, 0.8])  # start, four evaluations, EMA, SWA
-    monkeypatch.setattr(HoldoutEvaluation, "__call__", lambda self, model, limit: next(scores))
+    monkeypatch.setattr(HoldoutEvaluation, "__call__", lambda self, model, stop: {"map": next(scores)})
     manifest = runs.finetune(evaluate_every=3, swa_last=3, ema_decay=0.8)
     assert (manifest.metadata["weights"], manifest.metadata["map"]) == (winner, 0.9 if winner == "ema" else 0.8)
     assert runs.tracking.runs[-1].tags["weights"] == winner
@@ -115,9 +115,9 @@ def test_swa_averages_the_last_evaluated_points(runs: Runs, monkeypatch: pytest.
     """One point averaged is that point; two are their mean."""
     seen: list[dict[str, torch.Tensor]] = []
 
-    def remember(self: HoldoutEvaluation, model: torch.nn.Module, limit: Any) -> float:
+    def remember(self: HoldoutEvaluation, model: torch.nn.Module, stop: Any) -> dict[str, float]:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
-        return len(seen) / 100  # the later the better, so SWA wins
+        return {"map": len(seen) / 100}  # the later the better, so SWA wins
 
     monkeypatch.setattr(HoldoutEvaluation, "__call__", remember)
     manifest = runs.finetune(evaluate_every=4, swa_last=2)
@@ -132,7 +132,7 @@ def test_early_stopping_ends_after_evaluations_without_a_better_map(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.1, 0.5, 0.6, 0.4, 0.6, 0.7])
-    monkeypatch.setattr(HoldoutEvaluation, "__call__", lambda self, model, limit: next(scores))
+    monkeypatch.setattr(HoldoutEvaluation, "__call__", lambda self, model, stop: {"map": next(scores)})
     manifest = runs.finetune(evaluate_every=2, early_stopping=2)
     assert (manifest.metadata["steps"], manifest.metadata["best_step"], manifest.metadata["map"]) == (8, 4, 0.6)
 

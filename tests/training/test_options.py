@@ -37,6 +37,8 @@ CHANGED: dict[str, Any] = {
     "windows_per_video": 2,
     "shuffle_buffer": 16,
     "evaluate_every": 4,
+    "evaluation_videos": 16,
+    "keep_best": True,
     "checkpoint_every": 5,
     "log_every": 1,
     "early_stopping": 4,

@@ -8,7 +8,8 @@ SUMMARY: dict[str, Any] = {
     "history": [{"step": step, "loss": 5 / (step + 1), "learning_rate": 1e-3} for step in range(5)],
     "evaluations": [],
     "candidates": {"last": None},
-    "start_map": None,
+    "headline": None,
+    "start": None,
     "weights": "last",
 }
 
@@ -17,7 +18,8 @@ def test_curves_are_drawn_with_and_without_evaluations(tmp_path: Path) -> None:
     evaluated = {
         "evaluations": [{"step": 2, "map": 0.5, "seconds": 0.1}, {"step": 4, "map": 0.6, "seconds": 0.1}],
         "candidates": {"best": 0.6, "ema": 0.61},
-        "start_map": 0.4,
+        "headline": "map",
+        "start": {"map": 0.4},
         "weights": "ema",
     }
     sizes = []

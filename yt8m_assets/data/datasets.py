@@ -120,6 +120,16 @@ class PretrainingDataset(BatchStream):
             frames, valid = self._windows(numbers, lengths, starts)
         return self._batch(numbers, frames, valid, starts)
 
+    def examples(self, numbers: np.ndarray) -> Batch:
+        """Some videos (int64 [B]) for evaluation, the same rows each time: whole, or the window in their middle."""
+        lengths = self.videos.num_frames[numbers]
+        if self.window_frames is None:
+            frames, valid = self._whole_videos(numbers.tolist(), lengths)
+            return self._batch(numbers.tolist(), frames, valid, np.zeros(len(numbers), np.int64))
+        starts = np.maximum(lengths - self.window_frames, 0) // 2
+        frames, valid = self._windows(numbers.tolist(), lengths, starts)
+        return self._batch(numbers.tolist(), frames, valid, starts)
+
     def _windows(self, numbers: list[int], lengths: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         size = self.window_frames or 0
         frames = np.zeros((len(numbers), size, self.videos.feature_size), np.uint8)

@@ -21,6 +21,7 @@ PRETRAINING = TrainingConfig(
     schedule="cosine",
     warmup_steps=16,
     window_frames=5,
+    evaluate_every=40,
     checkpoint_every=40,
     log_every=10,
     precision="bfloat16",

@@ -66,13 +66,17 @@ class TrainingConfig:
     shuffle_buffer: int = 1024
     """Examples held for shuffling."""
     evaluate_every: int | None = None
-    """Least steps between two hold-out evaluations (fine-tuning), which lie evenly; None: only at the end."""
+    """Least steps between two hold-out evaluations, which lie evenly; None: only at the end."""
+    evaluation_videos: int = 8192
+    """In pre-training: held-out videos with video labels that an evaluation scores, at most; 0: no evaluation."""
+    keep_best: bool | None = None
+    """Publish the best evaluated weights instead of the last; None: in fine-tuning."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints."""
     log_every: int = 50
     """Steps between two metric points."""
     early_stopping: int | None = None
-    """Evaluations without a better MAP after which training ends; None: never."""
+    """Evaluations without a better score (MAP, in pre-training GAP@20) after which training ends; None: never."""
     ema_decay: float | None = None
     """Decay of an exponential moving average of the weights; None: no average is kept."""
     swa_last: int = 0
@@ -96,7 +100,14 @@ class TrainingConfig:
         positive = ("batch_size", "learning_rate", "decay_examples", "clip_norm", "checkpoint_every", "log_every")
         for field in (*positive, "windows_per_video", "shuffle_buffer", "accumulation", "num_processes"):
             _require(getattr(self, field) > 0, field, getattr(self, field), "must be above zero")
-        for field in ("num_steps", "warmup_steps", "weight_decay", "regularization_weight", "swa_last"):
+        for field in (
+            "num_steps",
+            "warmup_steps",
+            "weight_decay",
+            "regularization_weight",
+            "swa_last",
+            "evaluation_videos",
+        ):
             _require(getattr(self, field) >= 0, field, getattr(self, field), "must not be negative")
         for field in ("window_frames", "evaluate_every", "early_stopping"):
             value = getattr(self, field)

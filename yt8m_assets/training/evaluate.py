@@ -4,7 +4,10 @@ Only rated segments are scored, at shift 0, and of the head only the rated class
 wherever the cut at 100,000 drops no rated segment. Shapes: S segments, R rated classes, P rated pairs.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +22,32 @@ from yt8m_assets.training.randomness import isolated_randomness
 
 BATCH_SIZE = 512
 """Segments that are scored together."""
+
+
+class Evaluation(Protocol):
+    """What a training calls to score a model on held-out data.
+
+    Weights, batch-norm statistics, mode and random generators are afterwards what they were. Raises NonFiniteError
+    naming videos without finite scores, EvaluationInterrupted between two batches when a stop is asked for.
+    """
+
+    headline: str
+    """The score by which weights are compared."""
+    scores_start: bool
+    """Whether the weights that training starts from are worth scoring."""
+
+    def __call__(self, model: nn.Module, stop: StopRequest | None = None) -> dict[str, float]: ...
+
+
+@contextmanager
+def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Put a model's mode and torch's generators back after the block, and compute no gradients in it."""
+    training = model.training
+    try:
+        with isolated_randomness(device, 0), torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,25 +93,19 @@ def mean_average_precision(pairs: HoldoutPairs, scores: np.ndarray) -> float:
 
 
 class HoldoutEvaluation:
-    """Scores a model on the rated segments of a table; call it with the model."""
+    """Scores a model on the rated segments of a table."""
+
+    headline = "map"
+    scores_start = True
 
     def __init__(self, table: SegmentTable, device: torch.device, precision: str = "float32") -> None:
         self.table, self.device, self.precision = table, device, precision
         self.pairs = rated_pairs(table)
 
-    def __call__(self, model: nn.Module, stop: StopRequest | None = None) -> float:
-        """MAP of the model's present weights, over the whole hold-out.
-
-        Weights, batch-norm statistics, mode and random generators are afterwards what they were. Raises NonFiniteError
-        naming a segment without a finite score, EvaluationInterrupted between two batches when a stop is asked for.
-        """
-        training = model.training
-        try:
-            with isolated_randomness(self.device, 0):
-                scores = self.scores(model, stop)
-        finally:
-            model.train(training)
-        return mean_average_precision(self.pairs, scores)
+    def __call__(self, model: nn.Module, stop: StopRequest | None = None) -> dict[str, float]:
+        """`map` of the model's present weights, over the whole hold-out; raises what `Evaluation` says."""
+        with undisturbed(model, self.device):
+            return {"map": mean_average_precision(self.pairs, self.scores(model, stop))}
 
     @torch.no_grad()
     def scores(self, model: nn.Module, stop: StopRequest | None = None) -> np.ndarray:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TRACKED_NAMES = {"map": "map_at_100000"}
+
 
 def evaluations_by(step: int, config: TrainingConfig) -> int:
     """How many evaluations are due up to a step: as many as `evaluate_every` allows, evenly, the last one at the end.
@@ -33,10 +35,10 @@ def evaluate_first(loop: "TrainingLoop") -> bool:
     state = loop.state
     if loop.evaluate is None:
         return False
-    if state.step == 0 and state.start_map is None:
-        state.start_map = score_hold_out(loop)
-        if loop.tracked is not None and state.start_map is not None:
-            loop.tracked.log_metrics({"holdout/map_at_100000": state.start_map}, 0)
+    if state.step == 0 and state.start is None and loop.evaluate.scores_start:
+        state.start = score_hold_out(loop)
+        if loop.tracked is not None and state.start is not None:
+            loop.tracked.log_metrics(tracked_names(state.start), 0)
     elif state.unevaluated:
         evaluate_now(loop)
     return has_enough(loop)
@@ -55,30 +57,40 @@ def evaluate_if_due(loop: "TrainingLoop") -> bool:
 
 
 def evaluate_now(loop: "TrainingLoop") -> None:
-    """Evaluate this step and keep the best weights."""
-    state = loop.state
+    """Evaluate this step, and keep the weights if they are the best and wanted."""
+    assert loop.evaluate is not None
+    state, headline = loop.state, loop.evaluate.headline
     loop.stepper.check()
     before = state.evaluation_seconds
-    score = score_hold_out(loop)
-    if score is None:
+    scores = score_hold_out(loop)
+    if scores is None:
         return
     seconds = state.evaluation_seconds - before
-    state.evaluations.append({"step": state.step, "map": score, "seconds": seconds})
-    if state.best is None or score > state.best["map"]:
-        state.best = {"step": state.step, "map": score}
-        if loop.checkpoints is not None:
-            loop.checkpoints.save_best(Checkpoint(dict(state.best), {"model": dict(loop.model.state_dict())}))
-    report_evaluation(loop, score, seconds)
+    state.evaluations.append({"step": state.step, **scores, "seconds": seconds})
+    if state.best is None or scores[headline] > state.best[headline]:
+        state.best = {"step": state.step, **scores}
+        if loop.checkpoints is not None and loop.keeps_best:
+            loop.checkpoints.save_best(best_checkpoint(loop))
+    report_evaluation(loop, scores, seconds)
 
 
-def score_hold_out(loop: "TrainingLoop") -> float | None:
-    """The hold-out MAP of the present weights; None when training was asked to stop meanwhile, which is noted."""
+def best_checkpoint(loop: "TrainingLoop") -> Checkpoint:
+    """The present weights with their scores, and with the optimiser's state where a later stage goes on from it."""
+    assert loop.state.best is not None
+    optimizer, groups = loop.stepper.optimizer, {"model": dict(loop.model.state_dict())}
+    if loop.hands_on:
+        groups["optimizer"] = optimizer.state_tensors()
+    return Checkpoint({"best": dict(loop.state.best), "optimizer_steps": optimizer.num_steps}, groups)
+
+
+def score_hold_out(loop: "TrainingLoop") -> dict[str, float] | None:
+    """The hold-out scores of the present weights; None when training was asked to stop meanwhile, which is noted."""
     assert loop.evaluate is not None
     state = loop.state
     started = time.perf_counter()
-    score, state.unevaluated = None, False
+    scores, state.unevaluated = None, False
     try:
-        score = loop.evaluate(loop.model, loop.stop)
+        scores = loop.evaluate(loop.model, loop.stop)
     except EvaluationInterrupted:
         state.unevaluated = True
         logger.warning("asked to stop while the hold-out was scored at step %d: the rerun scores it again", state.step)
@@ -86,28 +98,35 @@ def score_hold_out(loop: "TrainingLoop") -> float | None:
     state.evaluation_seconds += seconds
     loop.watch.started += seconds  # rates and training time are those of training alone
     loop.session_start += seconds
-    return score
+    return scores
 
 
 def has_enough(loop: "TrainingLoop") -> bool:
-    """Whether the last `early_stopping` evaluations brought no better MAP."""
+    """Whether the last `early_stopping` evaluations brought no better score."""
     config, best = loop.config, loop.state.best
     if config.early_stopping is None or best is None:
         return False
     return sum(entry["step"] > best["step"] for entry in loop.state.evaluations) >= config.early_stopping
 
 
-def report_evaluation(loop: "TrainingLoop", score: float, seconds: float) -> None:
+def report_evaluation(loop: "TrainingLoop", scores: dict[str, float], seconds: float) -> None:
     """Show and track one evaluation."""
     assert loop.state.best is not None
-    best = loop.state.best["map"]
+    assert loop.evaluate is not None
+    headline = loop.evaluate.headline
+    best = loop.state.best[headline]
     metrics = {
-        "holdout/map_at_100000": score,
-        "holdout/best_map_at_100000": best,
+        **tracked_names(scores),
+        **tracked_names({headline: best}, "best_"),
         "holdout/evaluation_seconds": seconds,
         "holdout/evaluation_share": loop.state.evaluation_seconds / max(loop.train_seconds(), 1e-9),
     }
     if loop.tracked is not None:
         loop.tracked.log_metrics(metrics, loop.state.step)
     if loop.task is not None:
-        loop.task.update(map=score, best=best)
+        loop.task.update(**{headline: scores[headline], "best": best})
+
+
+def tracked_names(scores: dict[str, float], prefix: str = "") -> dict[str, float]:
+    """Scores under the names that the tracker shows."""
+    return {f"holdout/{prefix}{TRACKED_NAMES.get(name, name)}": value for name, value in scores.items()}

@@ -48,6 +48,22 @@ def pretraining_source(
     )
 
 
+def holdout_videos(
+    store: ArtifactStore, data: DataConfig, config: TrainingConfig, uris: Sequence[str]
+) -> PretrainingDataset:
+    """Held-out videos to evaluate on, in batches as large as those of training, read from their files each time."""
+    return PretrainingDataset(
+        uris,
+        num_classes=data.num_classes,
+        batch_size=config.batch_size // (config.num_processes * config.accumulation),
+        window_frames=config.window_frames,
+        max_frames=data.max_frames,
+        feature_sizes=data.feature_sizes,
+        on_corrupt=data.on_corrupt,
+        index_cache_path=index_cache(store),
+    )
+
+
 def segment_source(
     store: ArtifactStore,
     data: DataConfig,

@@ -1,5 +1,6 @@
 """One training run with everything resolved: plain values that can be sent to another process, and how to run them."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,19 +19,22 @@ from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.artifacts import OPTIMIZER, TRAINING, WEIGHTS, ModelSpec, read_json, write_model
 from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.config import TrainingConfig
-from yt8m_assets.training.evaluate import HoldoutEvaluation
-from yt8m_assets.training.inputs import load_segment_table, pretraining_source, segment_source
+from yt8m_assets.training.evaluate import Evaluation, HoldoutEvaluation
+from yt8m_assets.training.evaluate_videos import VideoEvaluation
+from yt8m_assets.training.inputs import holdout_videos, load_segment_table, pretraining_source, segment_source
 from yt8m_assets.training.interruption import StopRequest
 from yt8m_assets.training.loop import TrainingLoop
 from yt8m_assets.training.losses import Objective
 from yt8m_assets.training.optimizer import Optimizer
 from yt8m_assets.training.randomness import derive_seed, isolated_randomness
 from yt8m_assets.training.recompute import recompute_activations
-from yt8m_assets.training.result import compare_weights, describe_training, select_weights, summarise
+from yt8m_assets.training.result import compare_weights, describe_training, pick, select_weights, summarise
 from yt8m_assets.training.schedule import Schedule
 from yt8m_assets.training.step import Stepper
 from yt8m_assets.training.team import Team
 from yt8m_assets.training.tensors import load_weights, read_tensors
+
+logger = logging.getLogger(__name__)
 
 
 def checkpoint_key(node: Node) -> str:
@@ -55,7 +59,7 @@ class TrainingJob:
     train_uris: tuple[str, ...]
     """Shards to train on."""
     holdout_uris: tuple[str, ...] = ()
-    """Shards to evaluate on (fine-tuning)."""
+    """Shards to evaluate on: rated segments in fine-tuning, video labels in pre-training."""
     shards_digest: str
     """Digest of the shards' artifact."""
     seed: int
@@ -117,17 +121,17 @@ def run_job(
             loop.state.run_id = tracked.run_id
         if task is not None and resumed_from:
             task.advance(resumed_from)
-        state = loop.run()
+        loop.run()
         if not team.leads:
             return {}
         candidates = compare_weights(loop)
-        winner = max(candidates, key=lambda name: candidates[name] or 0.0)
+        winner = pick(loop, candidates)
         select_weights(loop, winner)
         optimizer = None if job.finetunes else loop.stepper.optimizer.state_tensors()
         write_model(
             output_path, job.spec, loop.model.state_dict(), describe_training(loop, winner, candidates), optimizer
         )
-        return {**summarise(state, job.config, winner, candidates, loop.model), "resumed_from_step": resumed_from}
+        return {**summarise(loop, winner, candidates), "resumed_from_step": resumed_from}
 
 
 def prepare_loop(job: TrainingJob, store: ArtifactStore, device: torch.device, team: Team) -> tuple[TrainingLoop, int]:
@@ -165,7 +169,8 @@ def prepare_loop(job: TrainingJob, store: ArtifactStore, device: torch.device, t
         source=job.source(store, team, pin=device.type == "cuda"),
         device=device,
         checkpoints=job.checkpoints(store),
-        evaluate=holdout_evaluation(job, store, device) if job.finetunes and team.leads else None,
+        evaluate=holdout_evaluation(job, store, device) if team.leads else None,
+        hands_on=not job.finetunes,
         team=team,
     )
     assert loop.checkpoints is not None
@@ -184,10 +189,17 @@ def start_from(job: TrainingJob, model: nn.Module) -> dict[str, Any]:
     return read_json(job.initial_path / TRAINING)
 
 
-def holdout_evaluation(job: TrainingJob, store: ArtifactStore, device: torch.device) -> HoldoutEvaluation:
-    """Evaluation on the held-out rated segments."""
-    table = load_segment_table(store, job.data, job.holdout_uris, job.shards_digest)
-    return HoldoutEvaluation(table, device, job.config.precision)
+def holdout_evaluation(job: TrainingJob, store: ArtifactStore, device: torch.device) -> Evaluation | None:
+    """Evaluation on the held-out rated segments, or in pre-training on held-out videos; None where there are none."""
+    config = job.config
+    if job.finetunes:
+        table = load_segment_table(store, job.data, job.holdout_uris, job.shards_digest)
+        return HoldoutEvaluation(table, device, config.precision)
+    if not job.holdout_uris:
+        logger.info("%s: no held-out video with video labels to score pre-training on", job.model_key)
+        return None
+    videos = holdout_videos(store, job.data, config, job.holdout_uris)
+    return VideoEvaluation(videos, config.evaluation_videos, device, config.precision)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from yt8m_assets.tracking import TrackedRun
 from yt8m_assets.training.averaging import WeightAverage
 from yt8m_assets.training.checkpoint import Checkpoint, CheckpointStore
 from yt8m_assets.training.config import TrainingConfig
-from yt8m_assets.training.evaluate import HoldoutEvaluation
+from yt8m_assets.training.evaluate import Evaluation
 from yt8m_assets.training.holdout import evaluate_first, evaluate_if_due
 from yt8m_assets.training.interruption import StopRequest, TrainingPreempted
 from yt8m_assets.training.meter import LossMeter, PendingValues, Stopwatch
@@ -55,13 +55,13 @@ class LoopState:
     history: list[dict[str, float]] = field(default_factory=list)
     """Logged points: step, loss, learning_rate."""
     evaluations: list[dict[str, float]] = field(default_factory=list)
-    """Hold-out evaluations: step, map, seconds."""
+    """Hold-out evaluations: step, scores by name, seconds."""
     unevaluated: bool = False
     """Whether the evaluation of this step was interrupted, and is to be made before the next step."""
     best: dict[str, float] | None = None
-    """Step and MAP of the best evaluation."""
-    start_map: float | None = None
-    """MAP of the weights that training started from."""
+    """Step and scores of the best evaluation."""
+    start: dict[str, float] | None = None
+    """Scores of the weights that training started from."""
     train_seconds: float = 0.0
     """Seconds spent training, over all sessions of the run; without evaluations."""
     evaluation_seconds: float = 0.0
@@ -72,7 +72,10 @@ class LoopState:
 
 @dataclass(kw_only=True)
 class TrainingLoop:
-    """One run: give it its parts, then `resume` (optional) and `run`."""
+    """One run: give it its parts, then `restore` (optional) and `run`.
+
+    `hands_on`: a later stage goes on from what is published, so the best weights keep their optimiser state.
+    """
 
     config: TrainingConfig
     model: nn.Module
@@ -83,7 +86,8 @@ class TrainingLoop:
     tracked: TrackedRun | None = None
     task: Any = None
     checkpoints: CheckpointStore | None = None
-    evaluate: HoldoutEvaluation | None = None
+    evaluate: Evaluation | None = None
+    hands_on: bool = False
     stop: StopRequest = field(default_factory=StopRequest)
     team: Team = field(default_factory=Team)
     state: LoopState = field(default_factory=LoopState)
@@ -93,6 +97,11 @@ class TrainingLoop:
         self.ema = WeightAverage(self.model, decay) if decay is not None else None
         self.swa = WeightAverage(self.model, None) if self.config.swa_last else None
         self.pending: list[tuple[PendingValues, dict[str, float]]] = []
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best evaluated weights are kept to be published."""
+        return not self.hands_on if self.config.keep_best is None else self.config.keep_best
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint: weights, moments, averages, data position, counters."""
@@ -106,7 +115,7 @@ class TrainingLoop:
         self.state = LoopState(**values["loop"])
         best = self.checkpoints.best() if self.checkpoints else None
         if best is not None:  # may be of a later step: evaluated before the interruption, after this checkpoint
-            self.state.best = {"step": best.state["step"], "map": best.state["map"]}
+            self.state.best = best.state["best"]
 
     def save(self, *, alone: bool = False) -> None:
         """Write a checkpoint of this moment (rank 0); refuses to save after a non-finite step.
@@ -151,7 +160,7 @@ class TrainingLoop:
                 self.after_step(loss)
                 finished = self.agree(evaluate_if_due(self), saves=state.step % config.checkpoint_every == 0)
         if state.step < config.num_steps:
-            logger.info("stopped at step %d: no better MAP in %s evaluations", state.step, config.early_stopping)
+            logger.info("stopped at step %d: no better score in %s evaluations", state.step, config.early_stopping)
         self.flush()
         self.stepper.check()
         return state

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+TITLES = {"map": "MAP", "gap_at_20": "GAP@20"}
+
 
 def write_report(folder: Path, summary: Mapping[str, Any], title: str) -> list[Path]:
-    """Write `history.json` and `curves.png` (loss, learning rate, hold-out MAP over steps); the paths."""
+    """Write `history.json` and `curves.png` (loss, learning rate, hold-out score over steps); the paths."""
     history = folder / "history.json"
-    names = ("history", "evaluations", "candidates", "start_map", "weights")
+    names = ("history", "evaluations", "candidates", "headline", "start", "weights")
     history.write_text(json.dumps({name: summary[name] for name in names}, indent=1) + "\n")
     curves = folder / "curves.png"
     plot_curves(curves, summary, title)
@@ -17,7 +19,7 @@ def write_report(folder: Path, summary: Mapping[str, Any], title: str) -> list[P
 
 
 def plot_curves(path: Path, summary: Mapping[str, Any], title: str) -> None:
-    """Draw loss and learning rate, and where there are evaluations the MAP with the compared averages."""
+    """Draw loss and learning rate, and where there are evaluations their headline with the compared averages."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -33,12 +35,13 @@ def plot_curves(path: Path, summary: Mapping[str, Any], title: str) -> None:
     rates.plot(steps, [point["learning_rate"] for point in summary["history"]], color="tab:gray", linestyle=":")
     rates.set(ylabel="learning rate (dotted)", ylim=(0, None))
     if evaluations:
-        first = [] if summary["start_map"] is None else [(0, summary["start_map"])]
-        points = first + [(entry["step"], entry["map"]) for entry in evaluations]
+        headline = summary["headline"]
+        first = [{"step": 0, **summary["start"]}] if summary["start"] else []
+        points = [(entry["step"], entry[headline]) for entry in [*first, *evaluations]]
         panels[1].plot(*zip(*points, strict=True), marker="o", label="checkpoints")
         for name, value in summary["candidates"].items():
-            if name != "best":
+            if name not in ("best", "last"):
                 panels[1].axhline(value, linestyle="--", linewidth=1, label=f"{name} {value:.4f}", color="tab:orange")
-        panels[1].set(xlabel="step", ylabel="hold-out MAP", title=f"published: {summary['weights']}")
+        panels[1].set(xlabel="step", ylabel=f"hold-out {TITLES[headline]}", title=f"published: {summary['weights']}")
         panels[1].legend()
     figure.savefig(path, dpi=110)

@@ -7,34 +7,50 @@ from typing import Any
 from torch import nn
 
 from yt8m_assets.training.averaging import WeightAverage
-from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.interruption import EvaluationInterrupted, TrainingPreempted
-from yt8m_assets.training.loop import LoopState, TrainingLoop
+from yt8m_assets.training.loop import TrainingLoop
 from yt8m_assets.training.tensors import load_weights
 
+Scores = dict[str, float] | None
 
-def compare_weights(loop: TrainingLoop) -> dict[str, float | None]:
-    """Hold-out MAP of the candidates: best checkpoint, EMA, SWA; without an evaluation just what is to be published.
+
+def compare_weights(loop: TrainingLoop) -> dict[str, Scores]:
+    """Hold-out scores of the candidates: best or last checkpoint, EMA, SWA; None for what no evaluation compared.
 
     Raises TrainingPreempted after saving when asked to stop: the rerun begins with this comparison.
     """
+    state = loop.state
     if loop.evaluate is None:
         return {"ema": None} if loop.ema is not None else {"last": None}
-    if loop.state.best is None:  # a run of no steps
-        return {"last": loop.state.start_map}
-    candidates: dict[str, float | None] = {"best": loop.state.best["map"]}
+    if not state.evaluations or state.best is None:  # a run of no steps
+        return {"last": state.start}
+    kept = ("best", state.best) if loop.keeps_best else ("last", state.evaluations[-1])
+    candidates: dict[str, Scores] = {kept[0]: scores_of(kept[1])}
     for name, average in (("ema", loop.ema), ("swa", loop.swa)):
         if average is not None and average.count:
             try:
                 candidates[name] = score_average(loop, average, name)
             except EvaluationInterrupted as interrupted:
                 loop.save(alone=True)
-                raise TrainingPreempted(loop.state.step) from interrupted
+                raise TrainingPreempted(state.step) from interrupted
     return candidates
 
 
-def score_average(loop: TrainingLoop, average: WeightAverage, name: str) -> float:
-    """Hold-out MAP of averaged weights; the model's own are put back. Raises EvaluationInterrupted."""
+def scores_of(evaluation: Mapping[str, float]) -> dict[str, float]:
+    """An evaluation without its step and time."""
+    return {name: value for name, value in evaluation.items() if name not in ("step", "seconds")}
+
+
+def pick(loop: TrainingLoop, candidates: Mapping[str, Scores]) -> str:
+    """The candidate with the best score; of equals the first."""
+    if loop.evaluate is None:
+        return next(iter(candidates))
+    headline = loop.evaluate.headline
+    return max(candidates, key=lambda name: (candidates[name] or {}).get(headline, 0.0))
+
+
+def score_average(loop: TrainingLoop, average: WeightAverage, name: str) -> dict[str, float]:
+    """Hold-out scores of averaged weights; the model's own are put back. Raises EvaluationInterrupted."""
     assert loop.evaluate is not None
     kept = {key: value.clone() for key, value in loop.model.state_dict().items()}
     load_weights(loop.model, average.tensors(), name)
@@ -45,53 +61,55 @@ def score_average(loop: TrainingLoop, average: WeightAverage, name: str) -> floa
 
 
 def select_weights(loop: TrainingLoop, winner: str) -> None:
-    """Put the chosen weights into the model."""
+    """Put the chosen weights into the model, and what a later stage goes on from into the optimiser."""
     if winner == "best":
         assert loop.checkpoints is not None
         best = loop.checkpoints.best()
         assert best is not None
         load_weights(loop.model, best.groups["model"], "best checkpoint")
+        if loop.hands_on:
+            loop.stepper.optimizer.load_state(best.groups["optimizer"], best.state["optimizer_steps"])
     elif winner in ("ema", "swa"):
         average = loop.ema if winner == "ema" else loop.swa
         assert average is not None
         load_weights(loop.model, average.tensors(), winner)
 
 
-def describe_training(loop: TrainingLoop, winner: str, candidates: Mapping[str, float | None]) -> dict[str, Any]:
+def describe_training(loop: TrainingLoop, winner: str, candidates: Mapping[str, Scores]) -> dict[str, Any]:
     """The content of `training.json`: the same run gives the same values, so no times and no rates."""
     state = loop.state
+    goes_on_from = int(state.best["step"]) if winner == "best" and loop.hands_on and state.best else state.step
     return {
         "steps": state.step,
-        "examples": loop.schedule.first_examples + state.step * loop.config.batch_size,
+        "examples": loop.schedule.first_examples + goes_on_from * loop.config.batch_size,
         "optimizer_steps": loop.stepper.optimizer.num_steps,
         "weights": winner,
         "candidates": dict(candidates),
-        "start_map": state.start_map,
+        "start": state.start,
         "best": state.best,
-        "evaluations": [{"step": entry["step"], "map": entry["map"]} for entry in state.evaluations],
+        "evaluations": [{"step": entry["step"], **scores_of(entry)} for entry in state.evaluations],
     }
 
 
-def summarise(
-    state: LoopState,
-    config: TrainingConfig,
-    winner: str,
-    candidates: Mapping[str, float | None],
-    model: nn.Module,
-) -> dict[str, Any]:
-    """What people want to know of the run, as JSON values."""
+def summarise(loop: TrainingLoop, winner: str, candidates: Mapping[str, Scores]) -> dict[str, Any]:
+    """What people want to know of the run, as JSON values.
+
+    The scores of what is published stand under their names (`map`; in pre-training `gap_at_20`, ...).
+    """
+    state, headline = loop.state, loop.evaluate.headline if loop.evaluate else None
     summary = {
         "steps": state.step,
-        "parameters": num_parameters(model),
+        "parameters": num_parameters(loop.model),
         "seconds": round(state.train_seconds + state.evaluation_seconds, 3),
-        "examples_per_second": round(state.step * config.batch_size / max(state.train_seconds, 1e-9), 2),
+        "examples_per_second": round(state.step * loop.config.batch_size / max(state.train_seconds, 1e-9), 2),
         "evaluation_seconds": round(state.evaluation_seconds, 3),
         "evaluation_share": round(state.evaluation_seconds / max(state.train_seconds, 1e-9), 3),
         "weights": winner,
-        "candidates": dict(candidates),
-        "map": candidates[winner],
-        "start_map": state.start_map,
+        "headline": headline,
+        "candidates": {name: (scores or {}).get(str(headline)) for name, scores in candidates.items()},
+        "scores": candidates[winner] or {},
         "best_step": int(state.best["step"]) if state.best else None,
+        "start": state.start,
         "history": state.history,
         "evaluations": state.evaluations,
     }

@@ -18,6 +18,7 @@ from yt8m_assets.tracking import TrackedRun, Tracking
 from yt8m_assets.training.artifacts import ModelSpec, load_model, write_model
 from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.distributed import run_on_ranks
+from yt8m_assets.training.evaluate_videos import shards_to_score
 from yt8m_assets.training.interruption import stop_on_signals
 from yt8m_assets.training.job import TrainingJob, checkpoint_key, run_job
 from yt8m_assets.training.report import write_report
@@ -37,8 +38,6 @@ REPORTED = (
     "resumed_from_step",
     "weights",
     "candidates",
-    "map",
-    "start_map",
     "best_step",
 )
 """What of a run's summary becomes metadata of the artifact."""
@@ -56,6 +55,9 @@ def pretrain(
     start_afresh: bool = False,
 ) -> StageResult:
     """Train a model on video labels and publish it; an interrupted run is continued.
+
+    Where video labels are held out it is scored on them (GAP@20, Hit@1, PERR, MAP), and an average of the weights
+    (`ema_decay`) is published where it scores better.
 
     Raises TrainingPreempted after SIGTERM or Ctrl-C, NonFiniteError, MissingArtifactError; CheckpointMismatchError when
     checkpoints of another configuration lie there, unless `start_afresh` throws them away; CorruptArtifactError when
@@ -91,6 +93,7 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
     finetunes = node.asset == "finetuned_model"
     shards_asset = "segment_shards" if finetunes else "pretraining_shards"
     shards = read_shards(store, shards_asset)
+    num_scored = row.pretraining.evaluation_videos
     identity = {
         "code_version": CODE_VERSIONS[node.asset],
         "config": inputs.config,
@@ -103,7 +106,7 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
         config=row.finetuning if finetunes else row.pretraining,
         data=recipe.data,
         train_uris=tuple(shards.uris(held_out=False)),
-        holdout_uris=tuple(shards.uris(held_out=True)) if finetunes else (),
+        holdout_uris=tuple(shards.uris(held_out=True) if finetunes else shards_to_score(shards, num_scored)),
         shards_digest=inputs.parent(shards_asset).digest,
         seed=recipe.seed,
         initial_path=store.fetch(inputs.parent("pretrained_model", row.key)) if finetunes else None,
@@ -194,13 +197,15 @@ def _publish_report(
     title = recipe.model(job.model_key).title
     for path in write_report(publication.report_path, summary, title):
         tracked.log_artifact(path, "report")
-    tracked.log_dict({name: summary[name] for name in REPORTED}, "summary.json")
     metadata = {name: summary[name] for name in REPORTED}
+    metadata |= summary["scores"] | {f"start_{name}": value for name, value in (summary["start"] or {}).items()}
+    tracked.log_dict(metadata, "summary.json")
     metadata |= {"mlflow_run_id": tracked.run_id, "mlflow_url": tracked.url}
     if job.finetunes:
-        text = f"{title}: hold-out MAP@100000 {summary['map']:.4f} ({summary['weights']})"
+        score = summary["scores"]["map"]
+        text = f"{title}: hold-out MAP@100000 {score:.4f} ({summary['weights']})"
         name = registered_name(recipe, job.model_key)
-        version = tracked.register_model(name, publication.path, metric=summary["map"], description=text)
+        version = tracked.register_model(name, publication.path, metric=score, description=text)
         metadata["registered_version"] = version
         tracked.set_tags({"weights": summary["weights"]})
     publication.metadata.update(metadata)
@@ -246,7 +251,7 @@ def publish_imported(
         "optimizer_steps": 0,
         "weights": "imported",
         "candidates": {},
-        "start_map": None,
+        "start": None,
         "best": None,
         "evaluations": [],
     }
