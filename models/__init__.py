@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from models.base import FrameModel, ModelOutput
-    from models.registry import create_model, list_models, register_model
+    from models.registry import create_model, has_batch_norm, list_models, register_model
     from models.tf_variables import export_tf_variables, load_tf_variables
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "ModelOutput",
     "create_model",
     "export_tf_variables",
+    "has_batch_norm",
     "list_models",
     "load_tf_variables",
     "register_model",
@@ -25,6 +26,7 @@ _HOMES = {
     "FrameModel": "models.base",
     "ModelOutput": "models.base",
     "create_model": "models.registry",
+    "has_batch_norm": "models.registry",
     "list_models": "models.registry",
     "register_model": "models.registry",
     "export_tf_variables": "models.tf_variables",

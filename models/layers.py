@@ -136,7 +136,8 @@ def _total(x_SRF: Tensor, counts_R: Tensor | None, synchronized: bool) -> Tensor
     if counts_R is None:
         total_S1F = x_SRF.sum(1, keepdim=True)
     else:
-        total_S1F = (counts_R @ x_SRF)[:, None]
+        with torch.autocast(x_SRF.device.type, enabled=False):  # it would make a bfloat16 product of this sum
+            total_S1F = (counts_R @ x_SRF)[:, None]
     return _sum_over_processes(total_S1F) if synchronized else total_S1F
 
 

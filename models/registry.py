@@ -87,6 +87,23 @@ def create_model(
     return entry.model_class(num_classes, (sizes[0], sizes[1]), options)
 
 
+def has_batch_norm(
+    key: str, num_classes: int = 3862, feature_sizes: Sequence[int] = (1024, 128), **overrides: Any
+) -> bool:
+    """Whether what a model computes in training depends on which examples share a forward pass.
+
+    Builds the model without memory for its weights, and imports torch for it; arguments and errors as `create_model`.
+    """
+    import torch
+
+    from models.layers import BatchNorm
+
+    with torch.device("meta"):
+        model = create_model(key, num_classes, feature_sizes, **overrides)
+    kinds = (BatchNorm, torch.nn.modules.batchnorm._BatchNorm)
+    return any(isinstance(module, kinds) for module in model.modules())
+
+
 def _entry(key: str) -> _Entry:
     if key not in _REGISTRY:
         module = _registered_in_source().get(key)

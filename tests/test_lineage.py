@@ -108,8 +108,27 @@ def test_switched_on_candidates_are_part_of_a_cell_and_switched_off_ones_are_not
 def test_how_a_training_is_executed_makes_nothing_stale(recipe: Recipe, store: ArtifactStore) -> None:
     put_all(recipe, store)
     first, second = recipe.models
-    elsewhere = replace(second, finetuning=replace(second.finetuning, num_processes=2, log_every=7, compile=True))
-    assert stale(replace(recipe, models=(first, elsewhere)), store) == set()
+    split = replace(first, finetuning=replace(first.finetuning, num_processes=2, accumulation=2))
+    elsewhere = replace(second, finetuning=replace(second.finetuning, log_every=7, compile=True))
+    assert stale(replace(recipe, models=(split, elsewhere)), store) == set()
+
+
+@pytest.mark.parametrize("split", [{"accumulation": 4}, {"num_processes": 2}])
+def test_how_a_batch_is_split_makes_stale_a_model_with_batch_norm(
+    recipe: Recipe, store: ArtifactStore, split: dict[str, int]
+) -> None:
+    """Its statistics are those of each part: the losses differ from those of the whole batch."""
+    put_all(recipe, store)
+    models = tuple(replace(model, finetuning=replace(model.finetuning, **split)) for model in recipe.models)
+    assert stale(replace(recipe, models=models), store) == {"finetuned_model/mix_nextvlad_iter60"}
+    shared = replace(recipe.models[1], finetuning=replace(recipe.models[1].finetuning, num_processes=2))
+    shared = replace(shared, finetuning=replace(shared.finetuning, sync_batchnorm=True))
+    alone = replace(shared, finetuning=replace(shared.finetuning, num_processes=1))
+    slices = [
+        lineage.config_slice(replace(recipe, models=(recipe.models[0], model)), Node("finetuned_model", model.key))
+        for model in (shared, alone)
+    ]
+    assert slices[0] == slices[1]
 
 
 def test_a_parent_made_again_with_equal_bytes_changes_nothing(recipe: Recipe, store: ArtifactStore) -> None:

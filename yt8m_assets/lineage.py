@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
+from models import has_batch_norm
 from yt8m_assets.errors import MissingArtifactError
-from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.recipes.schema import ModelRecipe, Recipe
 from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_text
-from yt8m_assets.training.config import EXECUTION_FIELDS, TrainingConfig
+from yt8m_assets.training.config import TrainingConfig, computed_fields
 
 CODE_VERSIONS: Mapping[str, str] = {
     "pretraining_shards": "1",
@@ -132,9 +133,9 @@ def config_slice(recipe: Recipe, node: Node) -> dict[str, Any]:
     model = recipe.model(node.model)
     architecture = {"architecture": model.architecture, "overrides": plain(model.overrides), **record}
     if node.asset == "pretrained_model":
-        return {**architecture, "training": _computed(model.pretraining), "seed": recipe.seed}
+        return {**architecture, "training": _computed(recipe, model, model.pretraining), "seed": recipe.seed}
     if node.asset == "finetuned_model":
-        return {**architecture, "training": _computed(model.finetuning), "seed": recipe.seed}
+        return {**architecture, "training": _computed(recipe, model, model.finetuning), "seed": recipe.seed}
     if node.asset in ("oof_ranking", "test_ranking"):
         fusion = {"tta_w0": recipe.prediction.tta_w0, "top_k": recipe.prediction.top_k}
         return {**fusion, "shifts": sorted(model.shifts)}
@@ -147,8 +148,12 @@ def config_slice(recipe: Recipe, node: Node) -> dict[str, Any]:
     return settings
 
 
-def _computed(training: TrainingConfig) -> dict[str, Any]:
-    return {name: value for name, value in plain(training).items() if name not in EXECUTION_FIELDS}
+def _computed(recipe: Recipe, model: ModelRecipe, training: TrainingConfig) -> dict[str, Any]:
+    data = recipe.data
+    return computed_fields(
+        training,
+        lambda: has_batch_norm(model.architecture, data.num_classes, data.feature_sizes, **model.overrides),
+    )
 
 
 def _simulation(recipe: Recipe) -> dict[str, Any]:

@@ -169,9 +169,16 @@ def test_starting_afresh_keeps_what_belongs_to_the_run(case: tuple[Path, Recipe]
 
 def test_a_change_of_how_a_run_is_executed_keeps_its_checkpoints(case: tuple[Path, Recipe]) -> None:
     folder, recipe = case
-    other = replace(MIX, pretraining=replace(MIX.pretraining, log_every=2, checkpoint_every=7, accumulation=2))
+    other = replace(MIX, pretraining=replace(MIX.pretraining, log_every=2, checkpoint_every=7))
     result = run_pretraining(replace(recipe, models=(other,)), open_store(folder))
     assert result.manifest.metadata["resumed_from_step"] == 9
+
+
+def test_a_run_with_batch_norm_is_not_continued_with_batches_split_otherwise(case: tuple[Path, Recipe]) -> None:
+    folder, recipe = case
+    other = replace(MIX, pretraining=replace(MIX.pretraining, accumulation=2))
+    with pytest.raises(CheckpointMismatchError, match="accumulation"):
+        run_pretraining(replace(recipe, models=(other,)), open_store(folder))
 
 
 def test_f10_nothing_in_the_project_unpickles() -> None:

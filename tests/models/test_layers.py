@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import create_model
-from models.layers import BatchNorm, l2_normalize, synchronize_batch_norm
+from models.layers import BatchNorm, l2_normalize, stacked_batch_norm, synchronize_batch_norm
 from tests.models.small import small_batch, small_model
 
 
@@ -44,6 +44,23 @@ def test_counted_rows_equal_repeated_rows(unbiased):
     torch.testing.assert_close(counted(x, counts)[rows], repeated(x[rows]))
     torch.testing.assert_close(counted.running_mean, repeated.running_mean)
     torch.testing.assert_close(counted.running_var, repeated.running_var)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_statistics_under_autocast_are_those_of_a_float64_pass(counted):
+    """Also far from zero, where products rounded to bfloat16 would leave nothing of the variance."""
+    torch.manual_seed(0)
+    x = (torch.randn(3, 200, 8) + 6 * torch.randn(3, 1, 8).sign()).bfloat16()
+    counts = torch.randint(0, 4, (200,)).float() if counted else None
+    low = [BatchNorm(8, unbiased=True, momentum=1.0) for _ in range(3)]
+    exact = [BatchNorm(8, unbiased=True, momentum=1.0).double() for _ in range(3)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = stacked_batch_norm(low, x, counts)
+    expected = stacked_batch_norm(exact, x.double(), None if counts is None else counts.double())
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-5)
+    for one, other in zip(low, exact, strict=True):
+        torch.testing.assert_close(one.running_mean, other.running_mean.float(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(one.running_var, other.running_var.float(), rtol=1e-5, atol=1e-6)
 
 
 def test_batch_norm_of_a_single_row_stays_finite():

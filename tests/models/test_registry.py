@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import models
-from models import create_model, export_tf_variables, list_models, load_tf_variables, registry
+from models import create_model, export_tf_variables, has_batch_norm, list_models, load_tf_variables, registry
 from tests.models.small import KEYS, SIZES, small_model
 
 NINE = [
@@ -163,3 +163,8 @@ def test_defaults_are_those_of_the_table():
     assert options["mix_nextvlad_iter60"].num_sampled_frames == 60
     assert all(options[key].mask_padding is False for key in KEYS if "bert" in key)
     assert {options[key].l2 for key in KEYS} == {1e-6, 1e-8}
+
+
+def test_which_models_have_batch_norm():
+    assert [key for key in KEYS if has_batch_norm(key)] == [key for key in KEYS if "vlad" in key]
+    assert has_batch_norm("mix_nextvlad_iter60", 20, SIZES, num_clusters=6, hidden_size=32)

@@ -3,7 +3,7 @@ from dataclasses import fields, replace
 import pytest
 
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.config import EXECUTION_FIELDS, TrainingConfig, computed_fields
 
 CONFIG = TrainingConfig(num_steps=10)
 
@@ -83,3 +83,24 @@ def test_a_bad_value_is_refused_by_the_fields_name(field: str, value: object) ->
 def test_a_batch_must_split_over_ranks_and_pieces() -> None:
     with pytest.raises(ConfigError, match=r"training\.batch_size = 10: must be a multiple of .* = 4"):
         TrainingConfig(num_steps=1, batch_size=10, accumulation=2, num_processes=2)
+
+
+def test_micro_batches_cannot_share_statistics() -> None:
+    shared = TrainingConfig(num_steps=1, batch_size=8, num_processes=2, sync_batchnorm=True)
+    with pytest.raises(ConfigError, match=r"training\.sync_batchnorm = True: .* not over the 2 micro-batches"):
+        replace(shared, accumulation=2)
+
+
+def never() -> bool:
+    raise AssertionError("asked without need: the answer costs an import of torch")
+
+
+def test_how_a_batch_is_split_is_computed_with_batch_norm_alone() -> None:
+    assert not set(computed_fields(CONFIG, never)) & set(EXECUTION_FIELDS)
+    for split in ({"accumulation": 4}, {"num_processes": 4}):
+        config = replace(CONFIG, **split)
+        assert computed_fields(config, lambda: False) == computed_fields(CONFIG, never)
+        found = computed_fields(config, lambda: True)
+        assert found == computed_fields(CONFIG, never) | {"accumulation": 1, "num_processes": 1} | split
+    synchronized = computed_fields(replace(CONFIG, num_processes=4, sync_batchnorm=True), never)
+    assert synchronized == computed_fields(CONFIG, never) | {"sync_batchnorm": True}

@@ -49,16 +49,19 @@ CHANGED: dict[str, Any] = {
     "accumulation": 2,
     "activation_checkpointing": True,
     "num_processes": 2,
-    "sync_batchnorm": True,
     "deterministic": True,
 }
-"""A value other than the default for every field."""
+"""A value other than the default for every field but one."""
+SYNCHRONIZED = {"num_processes": 2, "sync_batchnorm": True}
+"""That one, which refuses accumulation."""
 
 
 def test_every_option_is_reachable_from_a_json_recipe(tmp_path: Path) -> None:
-    assert set(CHANGED) == {field.name for field in fields(TrainingConfig)}
-    assert all(value != getattr(TrainingConfig(num_steps=0), name) for name, value in CHANGED.items())
+    assert {*CHANGED, *SYNCHRONIZED} == {field.name for field in fields(TrainingConfig)}
+    assert all(value != getattr(TrainingConfig(num_steps=0), name) for name, value in (CHANGED | SYNCHRONIZED).items())
     path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"base": "demo", "models": {"bert_l2h12": {"finetuning": SYNCHRONIZED}}}))
+    assert load_recipe(str(path)).model("bert_l2h12").finetuning.sync_batchnorm
     path.write_text(json.dumps({"base": "demo", "models": {"bert_l2h12": {"finetuning": CHANGED}}}))
     model = load_recipe(str(path)).model("bert_l2h12")
     assert model.finetuning == TrainingConfig(**CHANGED)

@@ -1,7 +1,8 @@
 """What a training run is told: one frozen dataclass for pre-training and fine-tuning alike (SPEC section 7)."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from yt8m_assets.errors import ConfigError
 
@@ -14,7 +15,12 @@ EXECUTION_FIELDS = (
     "log_every",
     "deterministic",
 )
-"""Fields of TrainingConfig that say how a run is executed, not what it computes: changing them redoes nothing."""
+"""Fields of TrainingConfig that say how a run is executed, not what it computes: changing them redoes nothing.
+
+But see `computed_fields`: batch norm sees how a batch is split.
+"""
+SPLIT_FIELDS = ("accumulation", "num_processes")
+"""Fields of these that split the batch of a step."""
 
 
 def _require(condition: bool, field: str, value: object, rule: str) -> None:
@@ -92,7 +98,7 @@ class TrainingConfig:
     num_processes: int = 1
     """Processes (GPUs) of data-parallel training, started through torchrun when above one."""
     sync_batchnorm: bool = False
-    """Share batch-norm statistics over processes."""
+    """Share batch-norm statistics over processes; micro-batches run one after another and cannot share theirs."""
     deterministic: bool = False
     """Ask torch for deterministic algorithms only."""
 
@@ -133,3 +139,23 @@ class TrainingConfig:
             self.batch_size,
             f"must be a multiple of accumulation x num_processes = {per_step}",
         )
+        _require(
+            not (self.sync_batchnorm and self.accumulation > 1),
+            "sync_batchnorm",
+            self.sync_batchnorm,
+            f"shares statistics over processes, not over the {self.accumulation} micro-batches of accumulation, which "
+            "run one after another: choose one of the two (more num_processes instead of accumulation)",
+        )
+
+
+def computed_fields(config: TrainingConfig, has_batch_norm: Callable[[], bool]) -> dict[str, Any]:
+    """The fields that decide what a run computes, by name.
+
+    Without `sync_batchnorm`, batch norm takes its statistics from each micro-batch of each process: in a model that has
+    it (`has_batch_norm`, asked only where it matters), how a batch is split is one of them.
+    """
+    ignored = set(EXECUTION_FIELDS)
+    splits = config.accumulation * config.num_processes > 1 and not config.sync_batchnorm
+    if splits and has_batch_norm():
+        ignored -= set(SPLIT_FIELDS)
+    return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in ignored}
