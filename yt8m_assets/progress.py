@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 class Task(Protocol):
     """One running piece of work with a count."""
 
+    def resume(self, count: int) -> None: ...
+
     def advance(self, count: int = 1) -> None: ...
 
     def update(self, **fields: Any) -> None: ...
@@ -56,7 +58,12 @@ class NullProgress:
 class _Counter:
     def __init__(self) -> None:
         self.count = 0
+        self.resumed = 0
         self.fields: dict[str, Any] = {}
+
+    def resume(self, count: int) -> None:
+        """Go on from a count that was reached earlier, in another process: it is no part of any rate."""
+        self.count = self.resumed = count
 
     def advance(self, count: int = 1) -> None:
         self.count += count
@@ -73,6 +80,10 @@ class _TimedTask(_Counter):
         self.emit, self.title, self.total, self.unit, self.seconds = emit, title, total, unit, seconds
         self.started = self.last = time.monotonic()
 
+    def resume(self, count: int) -> None:
+        super().resume(count)
+        self.started = self.last = time.monotonic()
+
     def advance(self, count: int = 1) -> None:
         super().advance(count)
         if time.monotonic() - self.last >= self.seconds:
@@ -82,7 +93,7 @@ class _TimedTask(_Counter):
     def line(self) -> str:
         """Title, count, rate, time left, fields."""
         elapsed = max(time.monotonic() - self.started, 1e-9)
-        rate = self.count / elapsed
+        rate = (self.count - self.resumed) / elapsed
         of_total = f"/{self.total}" if self.total else ""
         left = f", {format_seconds((self.total - self.count) / rate)} left" if self.total and rate > 0 else ""
         head = f"{self.title}: {self.count}{of_total} {self.unit} ({rate:.3g}/s{left})"
@@ -91,7 +102,8 @@ class _TimedTask(_Counter):
     def close(self) -> None:
         elapsed = time.monotonic() - self.started
         fields = f"  {format_fields(self.fields)}" if self.fields else ""
-        self.emit(f"{self.title}: {self.count} {self.unit} in {format_seconds(elapsed)}{fields}")
+        resumed = f", {self.count - self.resumed} of them" if self.resumed else ""
+        self.emit(f"{self.title}: {self.count} {self.unit}{resumed} in {format_seconds(elapsed)}{fields}")
 
 
 class PlainProgress:
@@ -133,12 +145,12 @@ class LiveProgress:
         from rich.progress import Progress as RichProgress
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         self.bars = RichProgress(*columns, refresh_per_second=4)
 
@@ -158,13 +170,17 @@ class LiveProgress:
 
     def log(self, text: str) -> None:
         """Print one line above the bars."""
-        self.bars.console.print(text, highlight=False)
+        self.bars.console.print(text, highlight=False, markup=False, emoji=False)
 
 
 class _LiveTask(_Counter):
     def __init__(self, bars: Any, identifier: Any) -> None:
         super().__init__()
         self.bars, self.identifier = bars, identifier
+
+    def resume(self, count: int) -> None:
+        super().resume(count)
+        self.bars.reset(self.identifier, completed=count)  # `update` would take it for a speed
 
     def advance(self, count: int = 1) -> None:
         super().advance(count)

@@ -1,6 +1,7 @@
 """Rows F02-F12 and F53 of the failure matrix, as far as checkpoints and whole training runs go."""
 
 import ast
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from tests.training.support import MIX, make_recipe, open_store, prepare_store, 
 from yt8m_assets.data.batches import Batch
 from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, NonFiniteError
 from yt8m_assets.lineage import Node, resolve_inputs
-from yt8m_assets.progress import NullProgress
+from yt8m_assets.progress import NullProgress, PlainProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import MemoryTracking
@@ -104,6 +105,14 @@ def test_f03_sigterm_saved_the_step_and_the_rerun_continues_there(case: tuple[Pa
     result = run_pretraining(recipe, open_store(folder), tracking=tracking)
     assert result.manifest.metadata["resumed_from_step"] == 9
     assert [step for step, _ in tracking.runs[0].series("train/loss")] == [10, 11, 12]
+
+
+def test_f03_steps_before_the_interruption_count_for_no_rate(case: tuple[Path, Recipe]) -> None:
+    folder, recipe = case
+    stream = io.StringIO()
+    arguments = {"tracking": MemoryTracking(), "progress": PlainProgress(stream), "run_tags": {}}
+    pretrain(recipe, open_store(folder), "mix", **arguments)  # type: ignore[arg-type]
+    assert stream.getvalue().splitlines()[-1].startswith("pretraining mix: 12 steps, 3 of them in ")
 
 
 def test_f03_a_stopped_run_is_killed_and_not_failed(tmp_path: Path, interrupted: tuple[Path, Recipe]) -> None:

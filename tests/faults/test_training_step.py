@@ -12,7 +12,7 @@ from yt8m_assets.data.batches import Batch
 from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
 from yt8m_assets.training.losses import Objective
 from yt8m_assets.training.optimizer import Optimizer
-from yt8m_assets.training.step import Stepper
+from yt8m_assets.training.step import Stepper, explain_memory
 
 
 class Tiny(nn.Module):
@@ -82,17 +82,50 @@ def test_f13_an_infinite_gradient_under_a_finite_loss_stops_before_the_step() ->
     assert not torch.equal(model.scale, before["scale"])
 
 
-def test_f51_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+@pytest.mark.parametrize("place", ["forward", "step"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_f51_out_of_memory_says_what_to_lower(
+    error: Exception, place: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the model, compiled or not, and in the update."""
     model, stepper, batch = tiny_stepper()
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    stepper.compiled.enabled = compiled
 
     def exhausted(*arguments: Any, **options: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        raise error
 
-    monkeypatch.setattr(model, "forward", exhausted)
+    monkeypatch.setattr(model if place == "forward" else stepper.optimizer, place, exhausted)
     with pytest.raises(
         OutOfMemoryError, match=r"2 examples a forward pass .*raise accumulation \(now 1\), lower batch"
     ):
         stepper.run(batch, 0, 0.1)
+    assert stepper.compiled.enabled is compiled
+
+
+def test_f51_only_what_can_still_help_is_advised() -> None:
+    config = replace(MIX.pretraining, batch_size=8, num_processes=2)
+    error = RuntimeError("CUDA error: out of memory\nmore")
+
+    def advice(**changes: Any) -> str:
+        return str(explain_memory(error, replace(config, **changes))).split(": ", 2)[-1]
+
+    assert advice() == ("raise accumulation (now 1), lower batch_size (now 8) or set activation_checkpointing=True"), (
+        "everything"
+    )
+    assert advice(sync_batchnorm=True) == "lower batch_size (now 8) or set activation_checkpointing=True"
+    assert advice(activation_checkpointing=True) == "raise accumulation (now 1) or lower batch_size (now 8)"
+    assert advice(accumulation=4) == "set activation_checkpointing=True"
+    assert advice(accumulation=4, activation_checkpointing=True).startswith("take a smaller model")
 
 
 def test_f51_a_real_allocation_failure_is_recognised() -> None:

@@ -255,6 +255,9 @@ class _Interrupting:
     def __init__(self, task: Task, count: int, action: Callable[[], object]) -> None:
         self.task, self.left, self.action = task, count, action
 
+    def resume(self, count: int) -> None:
+        self.task.resume(count)
+
     def advance(self, count: int = 1) -> None:
         before, self.left = self.left, self.left - count
         if before > 0 >= self.left:

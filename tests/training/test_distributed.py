@@ -1,6 +1,8 @@
 """Several ranks train like one; gloo on the CPU."""
 
+import io
 import os
+import queue
 import signal
 import threading
 import time
@@ -13,9 +15,10 @@ import pytest
 from tests.faults.test_training import StopAt
 from tests.training.support import BERT, MIX, make_recipe, open_store, prepare_store
 from yt8m_assets.errors import NonFiniteError, WorkerCrashError
-from yt8m_assets.progress import NullProgress
+from yt8m_assets.progress import NullProgress, PlainProgress
 from yt8m_assets.recipes.schema import ModelRecipe
 from yt8m_assets.tracking import MemoryTracking
+from yt8m_assets.training.distributed import RelayRun, RelayTask, relayed
 from yt8m_assets.training.interruption import TrainingPreempted
 from yt8m_assets.training.stages import finetune, pretrain
 
@@ -139,3 +142,22 @@ def test_sigterm_saves_on_all_ranks(tmp_path: Path, shards: Path) -> None:
 def test_the_ranks_own_error_comes_through(tmp_path: Path, shards: Path) -> None:
     with pytest.raises(NonFiniteError, match="videos of the batch"):
         run(pretrain, tmp_path, shards, on_ranks(EXACT, 2, learning_rate=1e38, clip="none"))
+
+
+def test_what_rank_0_tracks_and_shows_arrives() -> None:
+    events: queue.Queue[Any] = queue.Queue()
+    stream, tracking, errors = io.StringIO(), MemoryTracking(), []  # type: ignore[var-annotated]
+    with (
+        tracking.run("run", kind="pretraining") as tracked,
+        PlainProgress(stream).task("train", total=12) as task,
+        relayed(events, tracked, task, errors),
+    ):
+        sent = RelayTask(events)
+        sent.resume(9)
+        sent.advance(2)
+        sent.update(loss=0.5)
+        RelayRun(events, tracked.run_id).log_metrics({"train/loss": 0.5}, 11)
+        events.put(("error", ValueError("of a rank")))
+    assert stream.getvalue() == "train: 11 it, 2 of them in 0 s  loss 0.5\n"
+    assert tracking.runs[0].series("train/loss") == [(11, 0.5)]
+    assert [str(error) for error in errors] == ["of a rank"]

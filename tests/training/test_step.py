@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -79,3 +80,46 @@ def test_adding_l2_once_whatever_the_accumulation() -> None:
         gradients.append(parameter.grad)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
     assert float(gradients[0].norm()) == pytest.approx(float((10 * before).norm()), rel=0.5)  # type: ignore[union-attr]
+
+
+class FailingCompiler:
+    """Stands for torch.compile; of the calls from `after` on, each fails once the forward pass is through."""
+
+    def __init__(self, after: int, in_backward: bool) -> None:
+        self.after, self.in_backward, self.calls = after, in_backward, 0
+
+    def __call__(self, module: Any, dynamic: bool | None = None) -> Any:
+        def run(*arguments: Any) -> Any:
+            self.calls += 1
+            total, loss = module(*arguments)
+            if self.calls <= self.after:
+                return total, loss
+            if not self.in_backward:
+                raise RuntimeError("no code for the backward pass")
+
+            def fail(gradient: torch.Tensor) -> torch.Tensor:
+                raise RuntimeError("no code for the backward pass")
+
+            total.register_hook(fail)
+            return total, loss
+
+        return run
+
+
+@pytest.mark.parametrize("in_backward", [False, True])
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_a_step_whose_compilation_fails_counts_once_bit_for_bit(
+    in_backward: bool, after: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the forward pass, in the first or a later micro-batch, or in the backward pass; dropout and batch norm."""
+    config = replace(CONFIG, accumulation=2)
+    plain, compiled = make_stepper(config), make_stepper(replace(config, compile=True))
+    compiler = FailingCompiler(after, in_backward)
+    monkeypatch.setattr(torch, "compile", compiler)
+    for step in range(4):
+        expected, found = (stepper.run(BATCHES[step % 2], step, 1e-3) for stepper in (plain, compiled))
+        assert float(found) == float(expected)
+    ours, theirs = (stepper.objective.model.state_dict() for stepper in (compiled, plain))
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    assert compiler.calls == after + 1
+    assert caplog.text.count("training goes on uncompiled: no code for the backward pass") == 1

@@ -21,6 +21,7 @@ from yt8m_assets.compilation import Compiled
 from yt8m_assets.data.features import model_inputs
 from yt8m_assets.data.videos import Videos
 from yt8m_assets.data.windows import SEGMENT_FRAMES, Edges, segment_frame_index
+from yt8m_assets.device_memory import is_out_of_memory
 from yt8m_assets.errors import OutOfMemoryError, Yt8mError
 from yt8m_assets.prediction.demotion import demote
 from yt8m_assets.prediction.ranking import Ranking, Segments
@@ -267,7 +268,7 @@ def _forward(
 
 
 def _explain(error: Exception, key: str) -> Exception:
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return OutOfMemoryError(f"{key}: the device ran out of memory ({error}); lower prediction.batch_size")
     return error
 

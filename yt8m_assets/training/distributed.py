@@ -45,6 +45,10 @@ class RelayTask:
     def __init__(self, events: Any) -> None:
         self.events = events
 
+    def resume(self, count: int) -> None:
+        """Send the count that was reached earlier."""
+        self.events.put(("resume", count))
+
     def advance(self, count: int = 1) -> None:
         """Send a count."""
         self.events.put(("advance", count))
@@ -67,6 +71,8 @@ def relayed(events: Any, tracked: Any, task: Any, errors: list[BaseException]) -
                 errors.append(values[0])
             elif kind == "metrics" and tracked is not None:
                 tracked.log_metrics(*values)
+            elif kind == "resume" and task is not None:
+                task.resume(*values)
             elif kind == "advance" and task is not None:
                 task.advance(*values)
             elif kind == "update" and task is not None:

@@ -120,7 +120,7 @@ def run_job(
         if tracked is not None:
             loop.state.run_id = tracked.run_id
         if task is not None and resumed_from:
-            task.advance(resumed_from)
+            task.resume(resumed_from)
         loop.run()
         if not team.leads:
             return {}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from yt8m_assets.compilation import Compiled
 from yt8m_assets.data.batches import Batch
+from yt8m_assets.device_memory import is_out_of_memory
 from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.losses import Objective
@@ -45,7 +46,7 @@ class Stepper:
         self.module = wrapped or objective
         self.compiled = Compiled(self.module, enabled=config.compile, what="training")
         self.generator = torch.Generator()
-        self.statistics = [value for value in objective.buffers() if value.is_floating_point()]
+        self.statistics = list(objective.buffers())
         self.blocked = torch.zeros((), device=device)
         self.evidence = torch.zeros(2, device=device)
         self.norms: Tensor | None = None
@@ -57,19 +58,37 @@ class Stepper:
         Raises NonFiniteError naming step and videos, OutOfMemoryError naming the settings to lower.
         """
         self.recent.append((step, tuple(batch.video_ids)))
-        before = [value.clone() for value in self.statistics]
-        seed_defaults(self.device, derive_seed(self.seed, "dropout", step, self.rank))
-        frame_index = self.draw_frames(batch.num_frames, step)
-        self.optimizer.zero_gradients()
         try:
-            loss = self.accumulate(batch, frame_index)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            raise explain_memory(error, self.config) from error
-        gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
-        norms = clip_gradients(gradients, self.config)
-        self.judge(step, loss, norms, before)
-        self.optimizer.step(learning_rate, self.blocked)
+            before = [value.clone() for value in self.statistics]
+            loss = self.differentiate(batch, step, before)
+            gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
+            norms = clip_gradients(gradients, self.config)
+            self.judge(step, loss, norms, before)
+            self.optimizer.step(learning_rate, self.blocked)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise explain_memory(error, self.config) from error
+            raise
         return loss
+
+    def differentiate(self, batch: Batch, step: int, before: list[Tensor]) -> Tensor:
+        """Loss and gradients of a step. Where the compiler fails, at any point, the step is made anew without it."""
+        frame_index = self.draw_frames(batch.num_frames, step)
+        while True:
+            seed_defaults(self.device, derive_seed(self.seed, "dropout", step, self.rank))
+            self.optimizer.zero_gradients()
+            try:
+                return self.accumulate(batch, frame_index)
+            except Exception as error:
+                self.restore_statistics(before)
+                if not self.compiled.give_up(error):
+                    raise
+
+    @torch.no_grad()
+    def restore_statistics(self, before: list[Tensor]) -> None:
+        """Take back what a failed step did to the batch-norm statistics."""
+        for value, old in zip(self.statistics, before, strict=True):
+            value.copy_(old)
 
     def draw_frames(self, num_frames: Tensor, step: int) -> Tensor | None:
         """Draw this rank's frame positions: the same ones however the global batch is split over ranks."""
@@ -102,7 +121,7 @@ class Stepper:
         arguments = (part.frames, part.valid, part.num_frames, part.labels, part.label_weights, index, share, l2_share)
         half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            return self.compiled(*arguments)
+            return self.compiled.attempt(*arguments)
 
     @torch.no_grad()
     def judge(self, step: int, loss: Tensor, norms: Tensor, before: list[Tensor]) -> None:
@@ -110,8 +129,7 @@ class Stepper:
         bad = ~(loss.isfinite() & norms.isfinite().all())
         if self.device.type == "cpu":
             if bad:
-                for value, old in zip(self.statistics, before, strict=True):
-                    value.copy_(old)
+                self.restore_statistics(before)
                 self.raise_non_finite(step, float(loss), norms)
             self.recent.clear()
             return
@@ -155,13 +173,18 @@ def no_sync(module: nn.Module) -> Any:
     return module.no_sync() if hasattr(module, "no_sync") else contextlib.nullcontext()  # type: ignore[operator]
 
 
-def explain_memory(error: BaseException, config: TrainingConfig) -> BaseException:
-    """An OutOfMemoryError that says what to lower, if that is what happened; else the error itself."""
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-    if not out_of_memory:
-        return error
-    return OutOfMemoryError(
-        f"out of memory at {config.batch_size // config.accumulation // config.num_processes} examples a forward pass "
-        f"({str(error).strip().splitlines()[0] if str(error) else 'no detail'}): raise accumulation (now "
-        f"{config.accumulation}), lower batch_size (now {config.batch_size}) or set activation_checkpointing=True"
-    )
+def explain_memory(error: BaseException, config: TrainingConfig) -> OutOfMemoryError:
+    """The error that names the settings to change; only those that can still help."""
+    examples = config.batch_size // config.accumulation // config.num_processes
+    remedies = []
+    if examples > 1:
+        if not config.sync_batchnorm:
+            remedies.append(f"raise accumulation (now {config.accumulation})")
+        remedies.append(f"lower batch_size (now {config.batch_size})")
+    if not config.activation_checkpointing:
+        remedies.append("set activation_checkpointing=True")
+    if not remedies:
+        remedies.append("take a smaller model or a device with more memory")
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else "no detail"
+    advice = " or ".join(part for part in (", ".join(remedies[:-1]), remedies[-1]) if part)
+    return OutOfMemoryError(f"out of memory at {examples} examples a forward pass ({reason}): {advice}")

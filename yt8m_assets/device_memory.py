@@ -1,0 +1,22 @@
+"""Which errors mean that memory ran out, on a GPU or on the host: torch and CUDA's libraries say it in many ways."""
+
+_SAYINGS = (
+    "out of memory",  # torch, CUDA ("CUDA error: out of memory"), NCCL, HIP
+    "_alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED and their sisters
+    "can't allocate memory",  # torch's allocator on a CPU
+    "cannot allocate memory",  # the operating system: ENOMEM
+    "not enough memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, says that memory ran out."""
+    found: BaseException | None = error
+    seen: set[int] = set()
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        named = isinstance(found, MemoryError) or type(found).__name__ == "OutOfMemoryError"
+        if named or any(saying in str(found).lower() for saying in _SAYINGS):
+            return True
+        found = found.__cause__
+    return False
