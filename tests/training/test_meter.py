@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from tests.training.test_evaluate import BATCHES
+from tests.training.support import BATCHES
 from yt8m_assets.training.meter import LossMeter, PendingValues, Stopwatch
 
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.support import MIX
-from tests.training.test_evaluate import BATCHES, SPEC
+from tests.training.support import BATCHES, MIX
+from tests.training.test_evaluate import SPEC
 from yt8m_assets.data.batches import Batch
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.losses import Objective
