@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("orchestration.cli_commands", "score a rectangle of models and shifts"),
     "ablate": ("orchestration.cli_commands", "show what each switch of the recipe is worth, with intervals"),
     "status": ("orchestration.cli_commands", "show what is materialised, stale or missing"),
+    "doctor": ("orchestration.doctor", "try GPU, storage, database and MLflow: the first run on a new machine"),
     "ui": ("orchestration.ui", "serve the Dagster and MLflow pages on this machine"),
     "validate-submission": ("orchestration.cli_files", "check a submission file, line by line"),
     "score-submission": ("orchestration.cli_files", "MAP of a submission file against ratings"),
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     }
     _add_graph_options(parsers)
     _add_file_options(parsers)
+    parsers["doctor"].add_argument("--gpu", action="store_true", help="fail where torch sees no GPU")
     ui = parsers["ui"]
     ui.add_argument("--port", type=int, default=3000, help="port of the Dagster pages")
     ui.add_argument("--mlflow-port", type=int, default=5000, help="port of the MLflow pages")

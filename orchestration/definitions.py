@@ -45,7 +45,7 @@ def build_definitions(
         assets=dg.with_source_code_references(apply_hints(build_assets(recipe, backfill), *needs)),
         asset_checks=apply_hints(build_checks(recipe), *needs),
         resources=resources,
-        jobs=build_jobs(recipe, tags_for("ablate", *needs)),
+        jobs=build_jobs(recipe, lambda step: tags_for(step, *needs)),
         sensors=build_sensors(recipe),
         schedules=build_schedules(),
         executor=executor_for(executor, deployment),

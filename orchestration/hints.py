@@ -14,6 +14,7 @@ import dagster as dg
 from orchestration.cluster import VARIABLE, ClusterOptions, DeploymentOptions
 from orchestration.launchers.machines import ACCELERATORS, MIN_BOOT_DISK_GB, choose_machine
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.hardware import REQUIRE_GPU
 
 if TYPE_CHECKING:
     from yt8m_assets.recipes.schema import Recipe
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 K8S_TAG = "dagster-k8s/config"
 VERTEX_TAG = "vertex-ai/config"
-REQUIRE_GPU = "YT8M_REQUIRE_GPU"
-"""Environment variable of steps that must not start without a GPU."""
 IMAGE_GB = 40
 """Of a Vertex AI job's boot disk: the system, and the image unpacked."""
 

@@ -1,10 +1,11 @@
 """Jobs: the parts of the graph that share partitions and are worth a name, each with a limit on its run time."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
 
+from orchestration.doctor import doctor_job
 from yt8m_assets.assets.shell import ProgressSource
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
@@ -22,8 +23,11 @@ MAX_RUNTIME_SECONDS = {
 """A worker that dies unseen ends its run after this long."""
 
 
-def build_jobs(recipe: Recipe, ablation_tags: Mapping[str, Any] | None = None) -> list[Any]:
-    """The jobs; their partitions are those of their assets. `ablate` makes no asset: its table is its output."""
+def build_jobs(recipe: Recipe, tags: Callable[[str], Mapping[str, Any]] = lambda _: {}) -> list[Any]:
+    """The jobs; their partitions are those of their assets. `ablate` makes no asset: its table is its output.
+
+    `tags` gives the op tags of a step that is no asset: `ablate`, and `doctor`, which runs where a GPU step would.
+    """
     return [
         _job("prepare_data", ["pretraining_shards", "segment_shards", "test_shards", "holdout_ratings"],
              "List (or simulate) the shards and extract the hold-out ratings."),
@@ -36,7 +40,8 @@ def build_jobs(recipe: Recipe, ablation_tags: Mapping[str, Any] | None = None) -
              "Fuse the shifts of the chosen model into one ranking a split."),
         _job("ensemble", ["ensemble_weights", "submission", "leaderboard"],
              "Search the weights, write the submission and the report."),
-        _ablation_job(recipe, ablation_tags or {}),
+        _ablation_job(recipe, tags("ablate")),
+        doctor_job(recipe, tags("finetuned_model")),
     ]  # fmt: skip
 
 
