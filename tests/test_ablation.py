@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from tests.graph import QUIET
 from tests.tiny import tiny_model, tiny_recipe
-from yt8m_assets.ablation import Effect, ablate, loss_pairs, metrics, shift_label
+from yt8m_assets.ablation import Effect, ablate, metrics
+from yt8m_assets.ablation_settings import _weight_settings, loss_pairs, shift_label
 from yt8m_assets.ensemble import ORIGINAL_W0, average_scores, fuse
 from yt8m_assets.ensemble.stages import search_ensemble
 from yt8m_assets.errors import MissingArtifactError, ParentMismatchError
@@ -100,7 +102,7 @@ def test_averaged_scores_are_those_of_the_cells(searched):
 def test_a_switch_is_worth_what_a_pass_with_it_gives(searched, monkeypatch, switches, stage, setting):
     """Post-processing published lists gives the ranking that the recipe's field would have made."""
     recipe, store = searched
-    monkeypatch.setattr("yt8m_assets.ablation.CANDIDATES", (2,))
+    monkeypatch.setattr("yt8m_assets.ablation_settings.CANDIDATES", (2,))
     row = rows(run(searched), stage)[setting]
     weights = json.loads((store.fetch(store.require("ensemble_weights")) / "weights.json").read_text())
     changed = replace(recipe, prediction=replace(recipe.prediction, **switches))
@@ -149,7 +151,7 @@ def test_it_is_tracked_and_the_same_again(searched):
 
 def test_what_is_missing_or_stale_is_named(searched):
     recipe, store = searched
-    longer = replace(recipe, search=replace(recipe.search, num_trials=7))
+    longer = replace(recipe, search=replace(recipe.search, num_trials=31))
     with pytest.raises(ParentMismatchError, match="ensemble_weights is not what the recipe"):
         run((longer, store))
     store.delete("ensemble_weights")
@@ -192,3 +194,28 @@ def test_names_of_settings_and_metrics():
     assert shift_label((1, 0, -2)) == "-2, 0, +1"
     row = Effect(stage="shifts", subject="one", setting="-1, 0, +1", map=0.5, gain=0.1)
     assert metrics([row]) == {"ablation/shifts/one/-1 0 1/map_at_100000": 0.5, "ablation/shifts/one/-1 0 1/gain": 0.1}
+
+
+def test_shrunk_weights_stand_beside_the_search_s_own():
+    found = {
+        "best_single": {"key": "one"},
+        "nested": {"gain": 0.01, "gain_standard_error": 0.02},
+        "searched": {"weights": {"one": 1.0, "two": 0.0}, "w0": 3.0},
+        "shrinking": {"amount": 0.5, "reason": "so"},
+    }
+    equal = {"one": 1.0, "two": 1.0}
+    fused = {(weights["one"], w0): f"{w0}" for weights, w0 in ((equal, 6.0), (found["searched"]["weights"], 3.0))}
+    oof = SimpleNamespace(
+        found=found,
+        equal=equal,
+        equal_w0=6.0,
+        searched={"one": 0.75, "two": 0.25},
+        w0=4.0,
+        fused=lambda weights, w0: fused.get((weights["one"], w0)),
+        ranking=lambda key: key,
+    )
+    table = {setting.name: setting for setting in _weight_settings(tiny_recipe(), oof)}
+    assert table["searched"].in_recipe
+    assert table["searched"].note == "the search's, shrunk by 0.5 towards equal ones"
+    assert table["searched, not shrunk"].ranking() == "3.0"
+    assert "on unseen videos +0.0100" in table["searched, not shrunk"].note

@@ -57,7 +57,7 @@ def tiny_recipe(**fields: Any) -> Recipe:
         data=data,
         models=(tiny_model("one", (0, 1)), tiny_model("two", (-1, 0, 1))),
         prediction=PredictionConfig(batch_size=64),
-        search=SearchConfig(num_trials=6, num_initial_points=3, num_refinements=5, num_folds=2),
+        search=SearchConfig(num_trials=30, num_initial_points=3, num_starts=1, num_folds=2),
         bootstrap_rounds=20,
     )
     return replace(recipe, **fields)

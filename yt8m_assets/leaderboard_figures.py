@@ -38,7 +38,10 @@ def collect_figures(recipe: Recipe, store: ArtifactStore, inputs: Inputs, progre
         quality = ranking_map(ensemble, ratings, k)
         task.advance()
         summary = {
-            **{name: found[name] for name in ("w0", "weights", "equal_map", "nested", "num_trials")},
+            **{
+                name: found[name]
+                for name in ("w0", "weights", "equal_map", "nested", "num_trials", "shrinking", "searched")
+            },
             "map": quality.map,
             "interval": asdict(bootstrap_map(ensemble, ratings, rounds, seed, k=k)),
             "best_single": best,

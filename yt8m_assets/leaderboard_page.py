@@ -58,9 +58,11 @@ def remarks(figures: Mapping[str, Any]) -> list[str]:
     if ensemble["nested"]:
         nested = ensemble["nested"]
         lines.append(
-            f"Searched weights are tuned on these ratings; on videos they were not searched on they gain "
+            f"Searched weights are tuned on these ratings; as they are, on videos they were not searched on, they gain "
             f"{nested['gain']:+.4f} +- {nested['gain_standard_error']:.4f} over equal ones (nested cross-validation)."
         )
+    shrinking = ensemble["shrinking"]
+    lines.append(f"They are shrunk by {shrinking['amount']:g} towards equal ones: {shrinking['reason']}.")
     if simulated:
         for split, name in (("holdout", "Hold-out"), ("test", "Unseen test videos")):
             part = simulated[split]

@@ -25,7 +25,7 @@ CODE_VERSIONS: Mapping[str, str] = {
     "test_predictions": "1",
     "oof_ranking": "1",
     "test_ranking": "1",
-    "ensemble_weights": "1",
+    "ensemble_weights": "2",
     "submission": "1",
     "leaderboard": "1",
 }

@@ -60,6 +60,6 @@ RECIPE = replace(
     name="browser",
     data=replace(demo.RECIPE.data, simulation=SIMULATION, num_classes=SIMULATION.num_classes),
     models=tuple(_narrow(model) for model in demo.RECIPE.models),
-    search=SearchConfig(num_trials=12, num_initial_points=6, num_refinements=5, num_folds=2),
+    search=SearchConfig(num_trials=60, num_initial_points=6, num_starts=2, num_folds=2),
     bootstrap_rounds=20,
 )

@@ -8,9 +8,7 @@ from yt8m_assets.ensemble.plots import plot_search
 def test_pictures_are_written_and_depend_on_the_result_alone(tmp_path):
     rankings, ratings = problem({"a": 0.3, "b": 0.9})
     results = [
-        search_weights(
-            rankings, ratings, config=SearchConfig(num_trials=6, num_initial_points=2, num_refinements=3, num_folds=n)
-        )
+        search_weights(rankings, ratings, config=SearchConfig(num_trials=6, num_initial_points=2, num_folds=n))
         for n in (2, 0)
     ]
     first, again, other = (plot_search(r, tmp_path / n) for r, n in zip([results[0], *results], "xyz", strict=True))

@@ -5,9 +5,10 @@ import pytest
 
 from yt8m_assets.ensemble.proposal import (
     candidate,
-    coordinate_search,
+    climb,
     encode,
     model_candidate,
+    perturbed_candidate,
     preset_candidate,
     random_candidate,
 )
@@ -70,7 +71,7 @@ def test_the_model_finds_better_points_than_chance():
     assert max(quality(point) for point in points[8:]) > chance[-8]
 
 
-def test_the_coordinate_search_climbs_and_keeps_to_its_budget():
+def test_a_climb_climbs_and_keeps_to_its_budget():
     calls = []
 
     def evaluate(point):
@@ -78,14 +79,31 @@ def test_the_coordinate_search_climbs_and_keeps_to_its_budget():
         return quality(point)
 
     start = candidate(0.2, [1, 1, 1], "preset")
-    best, value = coordinate_search(evaluate, start, quality(start), BOUNDS, 300)
+    best, value = climb(evaluate, start, quality(start), BOUNDS, 300)
     assert value == quality(best) == max(quality(point) for point in calls)
     assert value > -0.01
     assert len(calls) <= 300
     assert all(BOUNDS[0] <= point.w0 <= BOUNDS[1] for point in calls)
     calls.clear()
-    coordinate_search(evaluate, start, quality(start), BOUNDS, 7)
+    climb(evaluate, start, quality(start), BOUNDS, 7)
     assert len(calls) == 7
     calls.clear()
-    assert coordinate_search(evaluate, start, 0.5, BOUNDS, 0) == (start, 0.5)
+    assert climb(evaluate, start, 0.5, BOUNDS, 0) == (start, 0.5)
     assert calls == []
+
+
+def test_a_climb_revives_a_weight_that_is_0():
+    start = candidate(20, [1, 0, 0], "preset")
+    best, value = climb(quality, start, quality(start), BOUNDS, 300)
+    assert min(best.weights) > 0
+    assert value > -0.01
+
+
+def test_a_perturbed_point_is_near_and_may_revive_a_weight():
+    generator = np.random.default_rng(0)
+    points = [perturbed_candidate(generator, candidate(20, [0.7, 0.3, 0], "preset"), BOUNDS) for _ in range(100)]
+    assert 0.2 < np.mean([point.weights[2] == 0 for point in points]) < 0.4  # back at one of three sizes, or not
+    ratios = [point.weights[1] / point.weights[0] for point in points]
+    assert 0.1 < np.std(np.log(ratios)) < 0.2
+    assert all(point.phase == "refinement" and BOUNDS[0] <= point.w0 <= BOUNDS[1] for point in points)
+    assert perturbed_candidate(generator, candidate(1000, [1, 1], "preset"), (0.1, 1000)).w0 <= 1000

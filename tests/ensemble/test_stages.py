@@ -37,15 +37,30 @@ def test_search_publishes_weights_that_give_the_map_it_names(ranked_graph):
     fused = fuse(list(rankings.values()), [found["weights"][key] for key in rankings], found["w0"])
     assert ranking_map(fused, ratings).map == pytest.approx(found["map"], abs=1e-12)
     assert found["map"] >= max(found["single_maps"].values())
-    assert found["map"] >= found["equal_map"]
+    assert found["searched"]["map"] >= found["equal_map"]
     metadata = manifest.metadata
     assert metadata["gain_over_best_single"] == pytest.approx(found["map"] - found["best_single"]["map"])
     assert {"report/convergence.png", "report/weights.png", "trials.jsonl"} <= set(manifest.files)
     (run,) = tracking.runs
-    assert len(run.series("holdout/map_at_100000")) == metadata["num_trials"]
-    assert run.series("holdout/best_map_at_100000")[-1][1] == found["map"]
+    assert metadata["why_shrunk"] == found["shrinking"]["reason"]
+    series = [value for _, value in run.series("trial/best_map_at_100000")]
+    assert series == sorted(series)
+    assert series[-1] == found["searched"]["map"]
+    assert len(series) == len(run.series("trial/map_at_100000")) < metadata["num_trials"]
     assert run.tags["dagster_run_id"] == "abc"
     assert ("report", "convergence.png") in run.artifacts
+
+
+def test_what_a_run_shows_first_are_the_published_numbers_not_the_last_trial_s(ranked_graph):
+    _, store = ranked_graph
+    tracking = MemoryTracking()
+    found = read_weights(store.fetch(search(ranked_graph, tracking).manifest))
+    latest = {name: value for name, value, _ in tracking.runs[0].metrics}
+    assert latest["holdout/map_at_100000"] == found["map"]
+    assert latest["holdout/searched_map_at_100000"] == found["searched"]["map"]
+    assert latest["ensemble/w0"] == found["w0"]
+    assert {key: latest[f"ensemble/weight/{key}"] for key in found["weights"]} == found["weights"]
+    assert latest["ensemble/shrinking"] == found["shrinking"]["amount"]
 
 
 def test_search_again_is_reused_and_gives_the_same_bytes(ranked_graph):
@@ -94,12 +109,14 @@ def test_a_search_that_was_stopped_goes_on_in_the_same_run(ranked_graph, mlflow_
     assert ranked_graph[1].manifest("ensemble_weights") is None
     result = search(ranked_graph, tracking)
     client = MlflowClient(mlflow_uri)
-    points = client.get_metric_history(result.manifest.metadata["mlflow_run_id"], "holdout/map_at_100000")
-    assert sorted(point.step for point in points) == list(range(result.manifest.metadata["num_trials"]))
-    assert client.get_run(result.manifest.metadata["mlflow_run_id"]).data.tags["attempt"] == "2"
+    points = client.get_metric_history(result.manifest.metadata["mlflow_run_id"], "trial/map_at_100000")
     whole = json.loads((ranked_graph[1].fetch(result.manifest) / "weights.json").read_text())
+    whole_run = MemoryTracking()
     ranked_graph[1].delete("ensemble_weights")
-    again = search(ranked_graph).manifest
+    search(ranked_graph, whole_run)
+    assert sorted(point.step for point in points) == [step for step, _ in whole_run.runs[0].series(points[0].key)]
+    assert client.get_run(result.manifest.metadata["mlflow_run_id"]).data.tags["attempt"] == "2"
+    again = ranked_graph[1].require("ensemble_weights")
     assert json.loads((ranked_graph[1].fetch(again) / "weights.json").read_text()) == whole
 
 

@@ -20,7 +20,7 @@ def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         tracking: dg.ResourceParam[Tracking],
         progress: dg.ResourceParam[ProgressSource],
     ) -> dg.MaterializeResult:
-        """How much each model's ranking counts: found by Bayesian optimisation of the out-of-fold MAP."""
+        """How much each model's ranking counts: searched for the best MAP, and shrunk by what unseen videos say."""
         from yt8m_assets.ensemble.stages import search_ensemble
 
         tags, shown = run_tags(context), progress.open(context.log)

@@ -1,8 +1,10 @@
-"""What a weight search is worth on videos it has not seen: cross-validation over the hold-out's videos.
+"""How far to trust searched weights: cross-validation over the hold-out's videos chooses a way back to equal ones.
 
-The weights that a search ends with were chosen on the very ratings that score them. Here every fold's videos are scored
-with weights that were searched on the other folds, by the same presets and random points and a coordinate search (the
-Gaussian process is left out: a fold has to be cheap).
+The weights that a search ends with were chosen on the very ratings that score them, and can lose to equal weights on
+other videos. So they are shrunk: `amount` 0 leaves them as they are, 1 makes them equal, between them weights are mixed
+(and w0 on a logarithmic scale). Every fold's videos are scored with weights searched on the other folds, at every
+amount, and so again for other divisions into folds. The amount of the highest mean is taken, unless that gains less
+over equal weights than one standard error: where the folds cannot tell, equal weights are the safer choice.
 """
 
 from collections.abc import Sequence
@@ -12,29 +14,63 @@ from typing import Any
 import numpy as np
 
 from yt8m_assets.ensemble.objective import FusionObjective, Part
-from yt8m_assets.ensemble.proposal import Candidate, coordinate_search
+from yt8m_assets.ensemble.proposal import Candidate, candidate, climb
 
-_BUDGET = 60
+AMOUNTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Amounts of shrinking that are compared."""
+NUM_DIVISIONS = 3
+"""Divisions of the videos into folds: one alone chooses by the luck of its draw."""
+_BUDGET = 100
+"""Evaluations of a fold's search: a climb from the best of the first points finds most of the gain."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NestedResult:
-    """Means over the folds; MAP within a fold is that of its videos alone."""
+    """Means over the folds, in the order of `AMOUNTS`; MAP within a fold is that of its videos alone."""
 
+    amount: float
+    """The chosen amount: 0 = the search as it is, 1 = equal weights."""
+    gain: float
+    """What searching as it is gains over equal weights, on videos that it did not see."""
+    gain_standard_error: float
+    """Standard error of that over the folds."""
     searched_map: float
     """MAP of weights searched on the other folds."""
     equal_map: float
     """MAP of equal weights on the same videos."""
-    gain: float
-    """searched_map - equal_map: what searching is worth on unseen videos."""
-    gain_standard_error: float
-    """Standard error of the gain over the folds."""
+    amounts: tuple[float, ...] = AMOUNTS
+    """The amounts compared."""
+    gains: tuple[float, ...]
+    """Gain of each amount over equal weights; the highest is a little flattered by being chosen."""
+    standard_errors: tuple[float, ...]
+    """Standard error of each."""
     fold_gains: tuple[float, ...]
-    """Gain of every fold."""
+    """Gain of the search as it is, fold by fold, division after division."""
+
+    @property
+    def reason(self) -> str:
+        """Why the amount was chosen, as a sentence."""
+        best = int(np.argmax(self.gains))
+        gain = f"{self.gains[best]:+.4f} +- {self.standard_errors[best]:.4f}"
+        if self.amounts[best] == 1:
+            return "no amount of searching beats equal weights on unseen videos"
+        if self.amount == 1:
+            return f"on unseen videos the best amount, {self.amounts[best]:g}, gains {gain}: not more than noise"
+        return f"on unseen videos {self.amounts[best]:g} gains most, {gain} over equal weights"
 
     def to_json(self) -> dict[str, Any]:
         """As plain numbers."""
-        return {**asdict(self), "fold_gains": list(self.fold_gains)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {**plain, "reason": self.reason}
+
+
+def shrink(searched: Candidate, equal: Candidate, amount: float) -> Candidate:
+    """The way from the searched point (0) to equal weights (1)."""
+    if amount in (0.0, 1.0):
+        return equal if amount else searched
+    w0 = float(np.exp((1 - amount) * np.log(searched.w0) + amount * np.log(equal.w0)))
+    pairs = zip(searched.weights, equal.weights, strict=True)
+    return candidate(w0, [(1 - amount) * mine + amount * other for mine, other in pairs], "shrunk")
 
 
 def cross_validate(
@@ -44,25 +80,33 @@ def cross_validate(
 
     Folds whose videos (or the rest) hold no positive are left out; None when fewer than two remain.
     """
-    videos = np.random.default_rng(seed).permutation(objective.videos())
-    folds = [np.sort(videos[number::num_folds]) for number in range(num_folds)]
-    searched, equal = [], []
-    for fold in folds:
-        inside, outside = objective.part(fold), objective.part(np.setdiff1d(videos, fold))
-        if not inside.num_positives.any() or not outside.num_positives.any():
-            continue
-        best = _search(objective, first, outside, w0_bounds)
-        searched.append(_value(objective, best, inside))
-        equal.append(_value(objective, first[0], inside))
-    if len(searched) < 2:
-        return None
-    gains = np.subtract(searched, equal)
+    rows = []
+    for division in range(NUM_DIVISIONS):
+        videos = np.random.default_rng([seed, division]).permutation(objective.videos())
+        for fold in (videos[number::num_folds] for number in range(num_folds)):
+            inside, outside = objective.part(fold), objective.part(np.setdiff1d(videos, fold))
+            if inside.num_positives.any() and outside.num_positives.any():
+                best = _search(objective, first, outside, w0_bounds)
+                rows.append([_value(objective, shrink(best, first[0], amount), inside) for amount in AMOUNTS])
+    return _choose(np.array(rows), num_folds) if len(rows) > NUM_DIVISIONS else None
+
+
+def _choose(maps: np.ndarray, num_folds: int) -> NestedResult:
+    """From the MAP of each fold at each amount, float64 [folds of all divisions, amounts]."""
+    gains = maps - maps[:, -1:]
+    means = gains.mean(axis=0)
+    # The divisions are of the same videos: their folds say nothing more about how much videos differ.
+    errors = gains.std(axis=0, ddof=1) / np.sqrt(num_folds)
+    best = int(np.argmax(means))
     return NestedResult(
-        searched_map=float(np.mean(searched)),
-        equal_map=float(np.mean(equal)),
-        gain=float(gains.mean()),
-        gain_standard_error=float(gains.std(ddof=1) / np.sqrt(gains.size)),
-        fold_gains=tuple(gains.tolist()),
+        amount=AMOUNTS[best] if means[best] > errors[best] else 1.0,
+        gain=float(means[0]),
+        gain_standard_error=float(errors[0]),
+        searched_map=float(maps[:, 0].mean()),
+        equal_map=float(maps[:, -1].mean()),
+        gains=tuple(means.tolist()),
+        standard_errors=tuple(errors.tolist()),
+        fold_gains=tuple(gains[:, 0].tolist()),
     )
 
 
@@ -75,5 +119,4 @@ def _search(
 ) -> Candidate:
     values = [_value(objective, point, part) for point in first]
     best = int(np.argmax(values))
-    start, value = first[best], values[best]
-    return coordinate_search(lambda p: _value(objective, p, part), start, value, w0_bounds, _BUDGET)[0]
+    return climb(lambda p: _value(objective, p, part), first[best], values[best], w0_bounds, _BUDGET)[0]

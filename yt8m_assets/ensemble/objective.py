@@ -8,6 +8,7 @@ t scores less, one whose places are all before t scores more; so if at most K se
 the pair is kept, and if more than K have all their places before t, it is cut. Classes left in doubt are fused in full.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,6 @@ import numpy as np
 
 from yt8m_assets.ensemble.fusion import FusedRanking, check_fusion, place_weights
 from yt8m_assets.errors import DataError
-from yt8m_assets.evaluation.average_precision import grouped_average_precision
 from yt8m_assets.evaluation.ranked import TOP_K, rated_places
 from yt8m_assets.evaluation.ratings import Ratings
 from yt8m_assets.prediction.ranking import RankingSource
@@ -32,6 +32,42 @@ class Part:
     """Which of the objective's pairs belong to it, bool [num_pairs]."""
     num_positives: np.ndarray
     """Positives of each class in it, float64 [C]."""
+
+
+class _Table:
+    """Lists of unequal length (by class, each pair's class ascending) as the rows of one matrix: sorted all at once."""
+
+    def __init__(self, group: np.ndarray, num_groups: int) -> None:
+        counts = np.bincount(group, minlength=num_groups)
+        column = np.arange(group.size) - (np.cumsum(counts) - counts)[group]
+        self._shape = (num_groups, int(counts.max(initial=1)))
+        self._begins = np.arange(num_groups)[:, None] * self._shape[1]
+        self._cell = group * self._shape[1] + column
+        self._places = np.arange(1, self._shape[1] + 1)
+
+    def average_precision(self, scores: np.ndarray, hits: np.ndarray, totals: np.ndarray) -> np.ndarray:
+        """Average precision of each list, float64 [G]; equal scores keep their order.
+
+        Arguments: `scores` float64 [n], not negative, or -1 for what is left out; `hits` bool [n], False for that;
+        `totals` [G], the positives of each list.
+        """
+        negated = np.full(self._shape, 2.0)
+        negated.put(self._cell, -scores)
+        hit = np.zeros(self._shape, bool)
+        hit.put(self._cell, hits)
+        order = self._order(negated)
+        hit = hit.take(order + self._begins)
+        precision = hit * np.cumsum(hit, axis=1) / self._places
+        return precision.sum(axis=1) / np.maximum(totals, 1)
+
+    def _order(self, negated: np.ndarray) -> np.ndarray:
+        """A stable order of each row, as far as it matters: the fast sort is not stable, rows with ties are redone."""
+        order = np.argsort(negated, axis=1)
+        ordered = negated.take(order + self._begins)
+        tied = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] <= 0)).any(axis=1)
+        if tied.any():
+            order[tied] = np.argsort(negated[tied], axis=1, kind="stable")
+        return order
 
 
 class FusionObjective:
@@ -59,10 +95,13 @@ class FusionObjective:
         self._all_video, self._all_group, self._all_score = ratings.video, group, ratings.score
         self._group, self._positive = group[order], ratings.positive[order]
         self._video, self._rows = ratings.video[order], ratings.rows_in(self._fused.segments)[order]
-        self._slot = np.where(met, places, size)[:, order]
         self._places = np.where(met, places, _ABSENT)[:, order]
         self._size = size
         self._bounds = self._cut_bounds()
+        self._cut_binds = bool(np.isfinite(self._bounds).any())
+        self._as_table = _Table(self._group, self._classes.size)
+        self._known_places = np.where(met, places, np.inf)[:, order]
+        self._worth: tuple[float, np.ndarray] = (math.nan, np.empty(0))
         self._cache: dict[int, np.ndarray] = {}
         self.num_exact = 0  # classes that had to be fused in full so far
 
@@ -75,19 +114,25 @@ class FusionObjective:
         """MAP@K of the fusion; NaN where a part of the ratings has no positive."""
         ordered = [float(weights[key]) for key in self.keys]
         check_fusion(len(ordered), ordered, w0, self.k)
-        worth = np.append(place_weights(w0, self._size), 0.0)
-        scores = np.zeros(self.num_pairs)
-        for slot, weight in zip(self._slot, ordered, strict=True):
-            scores += (weight * worth)[slot]
-        kept = self._kept(scores, ordered, w0)
+        scores = self._scores(ordered, w0)
+        hits = self._positive
+        if self._cut_binds:
+            hits = hits & self._kept(scores, ordered, w0)
         if part is not None:
-            kept &= part.pairs
+            hits, scores = hits & part.pairs, np.where(part.pairs, scores, -1.0)
         totals = self._num_positives if part is None else part.num_positives
-        chosen = np.flatnonzero(kept)
-        order = chosen[np.lexsort((-scores[chosen], self._group[chosen]))]
-        precision = grouped_average_precision(self._group[order], self._positive[order], totals)
+        precision = self._as_table.average_precision(scores, hits, totals)
         scored = totals > 0
         return float(precision[scored].mean()) if scored.any() else float("nan")
+
+    def _scores(self, weights: list[float], w0: float) -> np.ndarray:
+        """Fused score of every pair, float64 [num_pairs]: added list by list, as the fusion does."""
+        if self._worth[0] != w0:  # most moves of a search leave w0 alone
+            self._worth = (w0, w0 / (self._known_places + w0))
+        scores = np.zeros(self.num_pairs)
+        for worth, weight in zip(self._worth[1], weights, strict=True):
+            scores += weight * worth
+        return scores
 
     def part(self, videos: np.ndarray) -> "Part":
         """The ratings of the given videos (indices into the ratings' `video_ids`), to score them alone."""

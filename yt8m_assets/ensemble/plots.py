@@ -47,11 +47,11 @@ def _convergence(result: "SearchResult") -> Any:
     axes.axhline(result.equal_weights_map, color="#222222", linewidth=0.8, linestyle=":", label="equal weights")
     axes.axhline(result.best_single[1], color="#b03a3a", linewidth=0.8, linestyle="--", label="best single model")
     low = min(float(np.quantile(targets, 0.1)), result.best_single[1], result.equal_weights_map)
-    margin = 0.05 * max(result.map - low, 1e-6)
-    axes.set_ylim(low - margin, result.map + 2 * margin)
+    margin = 0.05 * max(result.best.target - low, 1e-6)
+    axes.set_ylim(low - margin, result.best.target + 2 * margin)
     axes.set_xlabel("trial")
     axes.set_ylabel("MAP on the hold-out")
-    title = f"Best {result.map:.4f}, equal weights {result.equal_weights_map:.4f}"
+    title = f"Best {result.best.target:.4f}, equal weights {result.equal_weights_map:.4f}"
     if result.nested is not None:
         gain, error = result.nested.gain, result.nested.gain_standard_error
         title += f"; on unseen videos the search gains {gain:+.4f} \u00b1 {error:.4f}"
@@ -69,5 +69,6 @@ def _weights(result: "SearchResult") -> Any:
     axes.bar_label(bars, texts, padding=3, fontsize=8)
     axes.set_xlim(0, max(shares) * 1.35)
     axes.set_xlabel("weight, %")
-    axes.set_title(f"Weights of the best trial, w0 = {result.w0:.3g}", loc="left", fontsize=10)
+    shrunk = f", shrunk by {result.amount:g} towards equal ones" if result.amount else ""
+    axes.set_title(f"Weights{shrunk}, w0 = {result.w0:.3g}", loc="left", fontsize=10)
     return figure

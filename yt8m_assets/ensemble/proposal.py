@@ -1,7 +1,7 @@
 """What a weight search tries next: random points, a Gaussian process's proposals, steps along single coordinates."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,11 @@ from yt8m_assets.errors import ConfigError
 _ACQUISITION_POINTS = 3000
 """Points among which the model looks for the next trial."""
 STEPS = (2.0, 1.4, 1.15)
-"""Factors of the coordinate search, coarse to fine."""
+"""Factors of a climb, coarse to fine."""
+REVIVED = (0.5, 0.1, 0.02)
+"""Parts of the largest weight that a weight at 0 is tried at."""
+_SPREAD = 0.1
+"""Standard deviation of a perturbed point's logarithms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +104,16 @@ def encode(params: Mapping[str, float], keys: Sequence[str], w0_bounds: tuple[fl
     return [place, *(params[key] / largest for key in keys)]
 
 
-def coordinate_search(
+def perturbed_candidate(generator: np.random.Generator, point: Candidate, w0_bounds: tuple[float, float]) -> Candidate:
+    """A point near another, every number a little different; a weight at 0 may come back."""
+    weights = np.array(point.weights)
+    weights = np.where(weights == 0, weights.max() * generator.choice((0.0, *REVIVED), weights.size), weights)
+    factors = np.exp(_SPREAD * generator.normal(size=weights.size + 1))
+    w0 = float(np.clip(point.w0 * factors[0], *w0_bounds))
+    return candidate(w0, (weights * factors[1:]).tolist(), "refinement")
+
+
+def climb(
     evaluate: Callable[[Candidate], float],
     start: Candidate,
     value: float,
@@ -110,19 +123,18 @@ def coordinate_search(
 ) -> tuple[Candidate, float]:
     """Climb from `start` (worth `value`) by changing one number at a time; stops at `budget` evaluations.
 
-    w0 and every weight are multiplied and divided by each step's factor in turn, and a weight is set to 0; what
-    improves is kept at once. Returns the best point and its value.
+    w0 and every weight are multiplied and divided by each step's factor in turn; a weight is set to 0, and one at 0 to
+    a part of the largest. What improves is kept at once. Returns the best point and its value.
     """
     best, left = start, budget
     for step in steps:
         improved = True
         while improved and left > 0:
             improved = False
-            for move in range(1 + len(start.weights)):
-                for factor in (step, 1 / step, 0.0):
-                    changed = _moved(best, move, factor, w0_bounds)
-                    if changed is None or left <= 0:
-                        continue
+            for number in range(1 + len(start.weights)):
+                for changed in _moves(best, number, step, w0_bounds):
+                    if left <= 0:
+                        break
                     left -= 1
                     result = evaluate(changed)
                     if result > value:
@@ -131,13 +143,16 @@ def coordinate_search(
     return best, value
 
 
-def _moved(point: Candidate, move: int, factor: float, w0_bounds: tuple[float, float]) -> Candidate | None:
-    """The point with one number multiplied, or None where that is no change or not allowed."""
-    weights = list(point.weights)
-    if move == 0:
-        w0 = point.w0 * factor
-        return candidate(w0, weights, "refinement") if w0_bounds[0] <= w0 <= w0_bounds[1] else None
-    if weights[move - 1] == 0:
-        return None
-    weights[move - 1] *= factor
-    return candidate(point.w0, weights, "refinement") if sum(weights) > 0 else None
+def _moves(point: Candidate, number: int, step: float, w0_bounds: tuple[float, float]) -> Iterator[Candidate]:
+    """The points with one number changed that are allowed: w0 (number 0), or a weight."""
+    if number == 0:
+        w0s = (point.w0 * step, point.w0 / step)
+        yield from (candidate(w0, point.weights, "refinement") for w0 in w0s if w0_bounds[0] <= w0 <= w0_bounds[1])
+        return
+    weight = point.weights[number - 1]
+    others = sum(point.weights) - weight
+    values = (weight * step, weight / step, 0.0) if weight else [max(point.weights) * part for part in REVIVED]
+    for changed in values:
+        if others > 0:  # the weight of a single ranking means nothing
+            weights = (*point.weights[: number - 1], changed, *point.weights[number:])
+            yield candidate(point.w0, weights, "refinement")

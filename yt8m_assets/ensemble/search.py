@@ -1,9 +1,11 @@
 """The search for w0 and the weights of a rank fusion, on held-out ratings.
 
-Presets first (equal weights, the original's), then random ones, then a Gaussian process that asks for the next
-(scikit-optimize, ask and tell), then a coordinate search around the best. Weights count by their ratios alone, so every
-trial is evaluated and logged with weights that sum to 1. What a trial asks for depends on the trials before it and the
-seed only: a search that is resumed from its log goes on exactly as it would have.
+Presets first (equal weights, the recipe's), then random ones. Then local searches: from equal weights, from the best so
+far, from starts that a Gaussian process of the starts so far proposes (scikit-optimize, ask and tell), and until the
+trials are used up from points near the best. At last the weights are shrunk towards equal ones, as far as unseen videos
+ask for (nested.py). Weights count by their ratios alone, so every trial is evaluated and logged with weights that sum
+to 1. What a trial asks for depends on the trials before it and the seed only: a search that is resumed from its log
+goes on exactly as it would have.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from yt8m_assets.ensemble.config import SearchConfig
-from yt8m_assets.ensemble.nested import NestedResult, cross_validate
+from yt8m_assets.ensemble.nested import NestedResult, cross_validate, shrink
 from yt8m_assets.ensemble.objective import FusionObjective
 from yt8m_assets.ensemble.preset import ORIGINAL_W0, ORIGINAL_WEIGHTS
 from yt8m_assets.ensemble.proposal import (
+    STEPS,
     Candidate,
-    candidate,
-    coordinate_search,
+    climb,
     model_candidate,
+    perturbed_candidate,
     preset_candidate,
     random_candidate,
 )
@@ -32,6 +35,8 @@ from yt8m_assets.evaluation.ratings import Ratings
 from yt8m_assets.prediction.ranking import RankingSource
 
 __all__ = ["SearchConfig", "SearchResult", "search_weights"]
+_ROUND = 300
+"""Most trials of a climb from a point near the best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +44,17 @@ class SearchResult:
     """What a search found, and what it is worth."""
 
     w0: float
-    """Place constant of the best trial."""
+    """Place constant to fuse with."""
     weights: dict[str, float]
-    """Weights of the best trial; they sum to 1."""
+    """Weights to fuse with: the best trial's, shrunk towards equal ones; they sum to 1."""
     map: float
-    """MAP@K of the best trial, on the ratings it was searched on."""
+    """MAP@K with them, on the ratings they were searched on."""
+    amount: float
+    """How far they were shrunk: 0 = the best trial as it is, 1 = equal weights with their own w0."""
+    reason: str
+    """Why so far."""
+    best: Trial
+    """The best trial."""
     trials: list[Trial]
     """Every trial in order."""
     equal_weights_map: float
@@ -61,6 +72,8 @@ class SearchResult:
             "w0": self.w0,
             "weights": self.weights,
             "map": self.map,
+            "shrinking": {"amount": self.amount, "reason": self.reason},
+            "searched": {"w0": self.best.w0, "weights": self.best.weights, "map": self.best.target},
             "equal_map": self.equal_weights_map,
             "best_single": {"key": self.best_single[0], "map": self.best_single[1]},
             "single_maps": self.single_maps,
@@ -83,8 +96,10 @@ def search_weights(
 
     `log_path`: every trial is appended there, and a log that exists is continued. `on_trial` sees every new trial.
     `presets`: {name: (w0, weights)} to try beside equal weights; default: the original's, for models it knows. The
-    result is at least as good as every preset, on these ratings. Raises CheckpointMismatchError when the log belongs
-    to other rankings or ratings, DataError when no class has a positive.
+    best trial is at least as good as every preset and as a climb from equal weights, on these ratings.
+
+    Raises CheckpointMismatchError when the log belongs to other rankings or ratings, DataError when no class has a
+    positive.
     """
     objective = FusionObjective(rankings, ratings, k)
     if presets is None:
@@ -97,16 +112,40 @@ def search_weights(
     nested = None
     if config.num_folds and objective.videos().size >= config.num_folds:
         nested = cross_validate(objective, first, config.num_folds, config.w0_bounds, config.seed)
+    searched = Candidate(w0=best.w0, weights=tuple(best.weights[key] for key in objective.keys), phase=best.phase)
+    amount, reason = shrinking(objective, searched, first[0], nested, best_single[1])
+    chosen = shrink(searched, first[0], amount)
+    params = chosen.params(objective.keys)
     return SearchResult(
-        w0=best.w0,
-        weights=best.weights,
-        map=best.target,
+        w0=chosen.w0,
+        weights={key: params[key] for key in objective.keys},
+        map=objective(chosen.w0, params),
+        amount=amount,
+        reason=reason,
+        best=best,
         trials=trials,
         equal_weights_map=trials[0].target,
         best_single=best_single,
         single_maps=singles,
         nested=nested,
     )
+
+
+def shrinking(
+    objective: FusionObjective, searched: Candidate, equal: Candidate, nested: NestedResult | None, least: float
+) -> tuple[float, str]:
+    """How far to shrink, and why: as the folds say, but not below a MAP of `least` on the hold-out as a whole."""
+    if nested is None:
+        return 0.0, "search.num_folds is 0, or videos are few: nothing says how it does on unseen ones"
+    for amount in sorted((a for a in nested.amounts if 0 < a <= nested.amount), reverse=True):
+        point = shrink(searched, equal, amount)
+        if objective(point.w0, point.params(objective.keys)) >= least:
+            break
+    else:
+        amount = 0.0
+    if amount == nested.amount:
+        return amount, nested.reason
+    return amount, f"{nested.reason}; but shrunk by more than {amount:g} the best model alone is better on the hold-out"
 
 
 def _first_candidates(
@@ -139,22 +178,45 @@ class _Search:
     ) -> None:
         self._objective, self._log, self._on_trial, self._config = objective, log, on_trial, config
         self.trials: list[Trial] = []
+        self._best: tuple[Candidate, float] | None = None
+
+    @property
+    def _left(self) -> int:
+        return max(0, self._config.num_trials - len(self.trials))
 
     def run(self, first: list[Candidate]) -> list[Trial]:
-        """Presets and random points, the model's proposals, the refinement."""
-        for point in first:
-            self.evaluate(point)
-        for number in range(len(first), self._config.num_trials):
-            self.evaluate(self._past(number) or self._proposal(number))
-        best = max(self.trials, key=lambda trial: trial.target)
-        start = candidate(best.w0, [best.params[key] for key in self._objective.keys], best.phase)
-        coordinate_search(self.evaluate, start, best.target, self._config.w0_bounds, self._config.num_refinements)
+        """The first points; climbs from equal weights, from the best and from the model's; then around the best."""
+        values = [self.evaluate(point) for point in first]
+        known = list(zip(first, values, strict=True))  # what the model learns from: starts, and where climbs ended
+        known.append(self._climb(first[0], values[0], self._left))
+        best = first[int(np.argmax(values))]
+        if best is not first[0]:
+            known.append(self._climb(best, max(values), self._left))
+        share = self._left // (2 * max(1, self._config.num_starts))
+        for _ in range(self._config.num_starts):
+            if not self._left:
+                break
+            start = self._past(len(self.trials)) or self._proposal(known)
+            value = self.evaluate(start)
+            known += [(start, value), self._climb(start, value, min(share, self._left))]
+        while self._left:
+            assert self._best is not None
+            generator = np.random.default_rng([self._config.seed, len(self.trials)])
+            start = perturbed_candidate(generator, self._best[0], self._config.w0_bounds)
+            self._climb(start, self.evaluate(start), min(_ROUND, self._left), STEPS[1:])
         return self.trials
+
+    def _climb(
+        self, start: Candidate, value: float, budget: int, steps: Sequence[float] = STEPS
+    ) -> tuple[Candidate, float]:
+        return climb(self.evaluate, start, value, self._config.w0_bounds, budget, steps)
 
     def evaluate(self, point: Candidate) -> float:
         """Run one trial and log it, or check that the log's agrees."""
         number, params = len(self.trials), point.params(self._objective.keys)
         target = self._objective(point.w0, params)
+        if self._best is None or target > self._best[1]:
+            self._best = (point, target)
         if number < len(self._log.past):
             past = self._log.past[number]
             if dict(past.params) != params or past.target != target:
@@ -178,11 +240,11 @@ class _Search:
         weights = tuple(trial.params.get(key, float("nan")) for key in self._objective.keys)
         return Candidate(w0=trial.w0, weights=weights, phase=trial.phase)
 
-    def _proposal(self, number: int) -> Candidate:
+    def _proposal(self, known: Sequence[tuple[Candidate, float]]) -> Candidate:
         return model_candidate(
-            [trial.params for trial in self.trials],
-            [trial.target for trial in self.trials],
+            [point.params(self._objective.keys) for point, _ in known],
+            [value for _, value in known],
             self._objective.keys,
             self._config.w0_bounds,
-            self._config.seed + number,
+            self._config.seed + len(self.trials),
         )

@@ -69,7 +69,6 @@ def _search(
     resume_id = run_file.read_text() if run_file.is_file() else None
     settings = recipe.search
     k = recipe.prediction.top_k
-    total = settings.num_trials + settings.num_refinements
     tags = {
         **run_tags,
         "asset": inputs.node.asset,
@@ -81,7 +80,7 @@ def _search(
     params = {**inputs.config["search"], "top_k": k}
     with (
         tracking.run("ensemble search", kind="ensemble", params=params, tags=tags, resume_id=resume_id) as run,
-        progress.task("searching weights", total, "trials") as task,
+        progress.task("searching weights", settings.num_trials, "trials") as task,
     ):
         if run.run_id is not None:
             run_file.write_text(run.run_id)
@@ -89,9 +88,10 @@ def _search(
 
         def on_trial(trial: "Trial") -> None:
             nonlocal best
-            best = max(best, trial.target)
-            run.log_metrics(trial_metrics(trial, best), step=trial.number)
-            task.update(best_map=best)
+            if trial.target > best or trial.phase != "refinement":  # a climb's other steps are in the file of trials
+                best = max(best, trial.target)
+                run.log_metrics(trial_metrics(trial, best), step=trial.number)
+                task.update(best_map=best)
             task.advance()
 
         result = search_weights(
@@ -117,8 +117,24 @@ def load_oof(recipe: Recipe, store: ArtifactStore, inputs: Inputs) -> "tuple[dic
 def trial_metrics(trial: "Trial", best: float) -> dict[str, float]:
     """What of a trial goes into tracking: its MAP, the best so far, w0 and the weights."""
     weights = {f"trial/weight/{key}": float(value) for key, value in trial.weights.items()}
-    found = {"holdout/map_at_100000": trial.target, "holdout/best_map_at_100000": best}
+    found = {"trial/map_at_100000": trial.target, "trial/best_map_at_100000": best}
     return {**found, "trial/w0": trial.w0, **weights}
+
+
+def headline(result: "SearchResult") -> dict[str, float]:
+    """What tracking shows first of a search: the numbers that are published, whatever the last trial was."""
+    found = {
+        "holdout/map_at_100000": result.map,
+        "holdout/searched_map_at_100000": result.best.target,
+        "holdout/equal_map_at_100000": result.equal_weights_map,
+        "holdout/best_single_map_at_100000": result.best_single[1],
+        "ensemble/shrinking": result.amount,
+        "ensemble/w0": result.w0,
+        **{f"ensemble/weight/{key}": weight for key, weight in result.weights.items()},
+    }
+    if result.nested is not None:
+        found["unseen/gain_of_search"] = result.nested.gain
+    return found
 
 
 def _publish(publication: Publication, result: "SearchResult", run: TrackedRun) -> None:
@@ -131,11 +147,15 @@ def _publish(publication: Publication, result: "SearchResult", run: TrackedRun) 
     (publication.path / TRIALS_FILE).write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
     for path in plot_search(result, publication.report_path):
         run.log_artifact(path, "report")
+    run.log_metrics(headline(result), step=len(result.trials))
     run.log_dict(found, WEIGHTS_FILE)
     run.log_artifact(publication.path / TRIALS_FILE)
     publication.metadata.update(
         map_at_100000=result.map,
+        searched_map=result.best.target,
         equal_weights_map=result.equal_weights_map,
+        shrinking=result.amount,
+        why_shrunk=result.reason,
         best_single_model=result.best_single[0],
         best_single_map=result.best_single[1],
         gain_over_best_single=result.map - result.best_single[1],
