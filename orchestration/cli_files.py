@@ -38,7 +38,7 @@ def command_validate_submission(arguments: argparse.Namespace) -> int:
         classes = load_segment_classes(arguments.classes, recipe.data.num_classes)
     else:
         store = open_store(settings)
-        classes, known = read_segment_classes(recipe, store), test_video_ids(store)
+        classes, known = read_segment_classes(recipe, store), test_video_ids(recipe, store)
     problems = validate_submission(path, classes.tolist(), known)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for problem in problems[:MAX_PROBLEMS]:

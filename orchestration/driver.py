@@ -12,14 +12,14 @@ import dagster as dg
 
 from orchestration.failures import interrupted, original_error
 from orchestration.instance import Records, driver_instance
-from orchestration.plan import ManifestCache, Step, groups, required_nodes, steps, with_dependents
+from orchestration.plan import Step, groups, required_nodes, steps, with_dependents
 from orchestration.pools import process_mark, tidy, wait_aloud
 from orchestration.resources import FixedProgress, make_tracking
 from orchestration.settings import Settings
 from orchestration.state import State
 from yt8m_assets.assets.failures import DRIVER_TAG
 from yt8m_assets.assets.models import AFRESH_TAG, FALLBACK_TAG
-from yt8m_assets.lineage import Node
+from yt8m_assets.lineage import Lineage, Node
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
@@ -57,7 +57,7 @@ class Driver:
             warnings.simplefilter("ignore")
             self.definitions = build_definitions(recipe, resources)
             self.job = self.definitions.resolve_implicit_global_asset_job_def()
-        self.cache = ManifestCache(store)
+        self.lineage = Lineage(recipe, store)
         self.records = Records(instance)
         self.tags: dict[str, str] = {}
 
@@ -98,7 +98,7 @@ class Driver:
         runs: list[str] = []
         num_current = 0
         for group in groups(self.recipe, required):
-            self.cache.forget()
+            self.lineage.forget()
             outdated = {node for node in group if node in suspects or not self.up_to_date(node)}
             outdated = with_dependents(self.recipe, group, outdated)
             num_current += len(group) - len(outdated)
@@ -109,7 +109,7 @@ class Driver:
 
     def up_to_date(self, node: Node) -> bool:
         """Whether the node is published, current, and recorded by Dagster with that content."""
-        manifest = self.cache.current(self.recipe, node)
+        manifest = self.lineage.current(node)
         return manifest is not None and self.records.digest(node) == manifest.digest
 
     def _blocking_checks(self) -> list[dg.AssetCheckKey]:

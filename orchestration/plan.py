@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.lineage import ASSETS, Node, current_manifest, nodes, parents
+from yt8m_assets.lineage import ASSETS, Node, nodes, parents
 from yt8m_assets.partitions import cell_key, partition_key
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
-from yt8m_assets.storage import ArtifactStore, Manifest
 
 DATA = ("pretraining_shards", "segment_shards", "test_shards", "holdout_ratings")
 MODELS = ("pretrained_model", "finetuned_model")
@@ -34,28 +33,6 @@ class Step:
             "" if self.first is None else f"  {self.first}" + (f" ... {self.last}" if self.last != self.first else "")
         )
         return ", ".join(self.assets) + where
-
-
-class ManifestCache:
-    """Manifests as they are read once, until `forget`: a pass looks at each of them many times."""
-
-    def __init__(self, store: ArtifactStore) -> None:
-        self.store = store
-        self.seen: dict[str, Manifest | None] = {}
-
-    def manifest(self, key: str) -> Manifest | None:
-        """What `ArtifactStore.manifest` says."""
-        if key not in self.seen:
-            self.seen[key] = self.store.manifest(key)
-        return self.seen[key]
-
-    def forget(self) -> None:
-        """Look again."""
-        self.seen.clear()
-
-    def current(self, recipe: Recipe, node: Node) -> Manifest | None:
-        """The node's manifest where it is up to date."""
-        return current_manifest(recipe, self, node)  # type: ignore[arg-type]
 
 
 def required_nodes(recipe: Recipe, models: Sequence[str] = (), until: str | None = None) -> list[Node]:

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from yt8m_assets.errors import MissingArtifactError, MissingDataError
-from yt8m_assets.lineage import Node, resolve_inputs
+from yt8m_assets.lineage import Lineage, Node
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 
@@ -55,17 +55,16 @@ def changed_shard_assets(recipe: Recipe, store: ArtifactStore) -> dict[str, str]
 
     Raises MissingDataError when a pattern matches nothing.
     """
-    changed = {}
+    changed, lineage = {}, Lineage(recipe, store)
     for name in SHARD_ASSETS:
         try:
-            fingerprint = resolve_inputs(recipe, store, Node(name)).fingerprint
+            inputs = lineage.inputs(Node(name))
         except MissingArtifactError:
             continue
         except MissingDataError as error:
             raise MissingDataError(f"{name}: {error}") from error
-        manifest = store.manifest(name)
-        if manifest is None or manifest.fingerprint != fingerprint:
-            changed[name] = fingerprint
+        if inputs.published is None:
+            changed[name] = inputs.fingerprint
     return changed
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-from orchestration.plan import ManifestCache
-from yt8m_assets.lineage import ASSETS, Node, nodes
+from yt8m_assets import explain
+from yt8m_assets.lineage import ASSETS, Lineage, Node, nodes, require_current
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 
@@ -21,19 +21,10 @@ COLUMNS = {
 STYLES = {"current": "green", "stale": "yellow", "missing": "red"}
 
 
-def states(recipe: Recipe, cache: ManifestCache) -> dict[Node, str]:
-    """Every required node: current, stale (something it is made from has changed, or is missing) or missing.
-
-    As on Dagster's pages, a node is not stale because a parent is: the parent may turn out the same when it is redone.
-    """
-    found: dict[Node, str] = {}
-    for asset in ASSETS:
-        for node in nodes(recipe, asset):
-            if cache.current(recipe, node) is not None:
-                found[node] = "current"
-            else:
-                found[node] = "missing" if cache.manifest(node.key) is None else "stale"
-    return found
+def states(lineage: Lineage) -> dict[Node, str]:
+    """Every required node: current, stale (it or something it comes from has changed) or missing."""
+    every = (node for asset in ASSETS for node in nodes(lineage.recipe, asset))
+    return {node: explain.state(lineage, node) for node in every}
 
 
 def summarise(values: Sequence[str]) -> str:
@@ -46,8 +37,8 @@ def summarise(values: Sequence[str]) -> str:
 
 def status_table(recipe: Recipe, store: ArtifactStore) -> Table:
     """A row per model, and one per asset without partitions."""
-    cache = ManifestCache(store)
-    found = states(recipe, cache)
+    lineage = Lineage(recipe, store)
+    found = states(lineage)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column(f"recipe {recipe.name}", no_wrap=True)
     for name in COLUMNS:
@@ -58,17 +49,17 @@ def status_table(recipe: Recipe, store: ArtifactStore) -> Table:
             summarise([state for node, state in found.items() if node.asset in assets and node.model == model.key])
             for assets in COLUMNS.values()
         ]
-        table.add_row(model.key, *cells, best_map(cache, Node("finetuned_model", model.key)))
+        table.add_row(model.key, *cells, best_map(lineage, Node("finetuned_model", model.key)))
     table.add_section()
     for node, state in found.items():
         if node.model is None:
-            table.add_row(node.asset, summarise([state]), *[""] * (len(COLUMNS) - 1), best_map(cache, node))
+            table.add_row(node.asset, summarise([state]), *[""] * (len(COLUMNS) - 1), best_map(lineage, node))
     return table
 
 
-def best_map(cache: ManifestCache, node: Node) -> str:
-    """The MAP in a manifest's metadata, where there is one."""
-    manifest = cache.manifest(node.key)
+def best_map(lineage: Lineage, node: Node) -> str:
+    """The MAP in a manifest's metadata, where it is up to date and has one."""
+    manifest = lineage.current(node)
     metadata: dict[str, Any] = manifest.metadata if manifest else {}
     value = next((metadata[name] for name in ("best_map", "map", "map_at_100000") if name in metadata), None)
     return f"{value:.4f}" if isinstance(value, int | float) else ""
@@ -78,10 +69,11 @@ def demo_summary(recipe: Recipe, store: ArtifactStore) -> Iterator[Any]:
     """The leaderboard, where submission and report lie, and what to try next."""
     from yt8m_assets.leaderboard import leaderboard_table
 
-    report = store.require("leaderboard")
+    report = require_current(recipe, store, Node("leaderboard"))
+    submission = require_current(recipe, store, Node("submission"))
     pages = [name for name in report.files if name.endswith(".html")]
     yield leaderboard_table(store, recipe)
     yield ""
-    yield f"submission  {store.uri(store.require('submission'), 'submission.csv')}"
+    yield f"submission  {store.uri(submission, 'submission.csv')}"
     yield from (f"report      {store.uri(report, name)}" for name in pages)
     yield "next        make ui     (the same in Dagster and MLflow)   or   .venv/bin/yt8m status"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from yt8m_assets.data.stages import make_holdout_ratings, make_shards
-from yt8m_assets.lineage import Node
+from yt8m_assets.lineage import Node, resolve_inputs
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, Manifest
@@ -13,13 +13,16 @@ QUIET = NullProgress()
 
 
 def publish_untrained(recipe: Recipe, store: ArtifactStore, key: str, seed: int) -> Manifest:
-    """A fine-tuned model with random weights."""
+    """A fine-tuned model with random weights, and an empty pre-trained one that it comes from."""
     from yt8m_assets.training.artifacts import ModelSpec, write_model
 
+    before = Node("pretrained_model", key)
+    with store.publish(before.key, **resolve_inputs(recipe, store, before).publish_arguments()) as publication:
+        (publication.path / "file").write_text(key)
     spec = ModelSpec.of(recipe, key)
     model = spec.build(seed)
     node = Node("finetuned_model", key)
-    with store.publish(node.key, fingerprint=f"untrained {seed}") as publication:
+    with store.publish(node.key, **resolve_inputs(recipe, store, node).publish_arguments()) as publication:
         write_model(publication.path, spec, dict(model.state_dict()), {"steps": 0, "best": None})
         parameters = sum(value.numel() for value in model.parameters())
         publication.metadata.update(parameters=parameters, map=0.5, mlflow_run_id="run", weights="best")
@@ -29,7 +32,7 @@ def publish_untrained(recipe: Recipe, store: ArtifactStore, key: str, seed: int)
 
 def make_data(recipe: Recipe, store: ArtifactStore) -> None:
     """The shards and ratings, and an untrained model for each row of the recipe."""
-    for asset in ("segment_shards", "test_shards"):
+    for asset in ("pretraining_shards", "segment_shards", "test_shards"):
         make_shards(recipe, store, asset, progress=QUIET)
     make_holdout_ratings(recipe, store, progress=QUIET)
     for number, key in enumerate(recipe.model_keys):

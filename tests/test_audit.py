@@ -1,6 +1,8 @@
 """What the checks find: each on a sound artifact and on one with exactly that fault."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +40,6 @@ def data(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(data: Path, tmp_path: Path) -> ArtifactStore:
     """A copy of it, to be changed."""
-    import shutil
-
     for name in ("pretraining_shards", "segment_shards", "test_shards", "holdout_ratings"):
         shutil.copytree(data / name, tmp_path / name)
     return ArtifactStore(str(tmp_path), tmp_path / "cache")
@@ -47,11 +47,11 @@ def store(data: Path, tmp_path: Path) -> ArtifactStore:
 
 def put(store: ArtifactStore, key: str, files: dict[str, str], like: str | None = None) -> None:
     """Publish files, over a copy of those of `like`."""
-    with store.publish(key, fingerprint="changed") as publication:
+    before = store.manifest(key)
+    with store.publish(key, fingerprint=before.fingerprint if before else "new") as publication:
         if like is not None:
             manifest = store.require(like)
-            for name in manifest.files:
-                (publication.path / name).write_bytes((store.fetch(manifest) / name).read_bytes())
+            shutil.copytree(store.fetch(manifest), publication.path, dirs_exist_ok=True)
         for name, text in files.items():
             (publication.path / name).write_text(text)
 
@@ -89,7 +89,7 @@ def test_an_empty_shard_is_named(recipe: Recipe, store: ArtifactStore) -> None:
     shards["shards"][1]["num_videos"] = 0
     put(store, "test_shards", {"shards.json": json.dumps(shards)}, like="test_shards")
     verdict = audit.shards_not_empty(recipe, store, [Node("test_shards")])
-    assert verdict.problems == (f"{shards['shards'][1]['uri']}: holds no good record",)
+    assert verdict.problems == (f"{shards['shards'][1]['name']}: holds no good record",)
     put(store, "test_shards", {"shards.json": json.dumps({**shards, "shards": []})}, like="test_shards")
     assert not audit.shards_not_empty(recipe, store, [Node("test_shards")]).passed
 
@@ -103,7 +103,7 @@ def test_a_video_on_both_sides_is_named(recipe: Recipe, store: ArtifactStore) ->
     put(store, "pretraining_shards", {"shards.json": json.dumps(shards)}, like="pretraining_shards")
     verdict = audit.no_leak(recipe, store, [Node("segment_shards")])
     assert len(verdict.problems) == wrong["num_videos"]
-    assert wrong["uri"].rsplit("/", 1)[-1] in verdict.problems[0]
+    assert wrong["name"] in verdict.problems[0]
     assert ShardManifest.read(path).uris(held_out=True)
 
 
@@ -149,7 +149,7 @@ def test_ensemble_against_its_best_member(recipe: Recipe, store: ArtifactStore, 
 def test_submission_with_a_video_that_is_no_test_video(recipe: Recipe, store: ArtifactStore) -> None:
     from yt8m_assets.data.stages import read_segment_classes
 
-    known = sorted(audit.test_video_ids(store) or ())
+    known = sorted(audit.test_video_ids(recipe, store) or ())
     classes = read_segment_classes(recipe, store).tolist()
     lines = [f"{class_id},{known[0]}:0 {known[1]}:5" for class_id in classes]
     put(store, "submission", {"submission.csv": "\n".join(["Class,Segments", *lines, ""])})
@@ -161,6 +161,7 @@ def test_submission_with_a_video_that_is_no_test_video(recipe: Recipe, store: Ar
 
 
 def test_what_is_older_than_its_parents_is_not_up_to_date(recipe: Recipe, store: ArtifactStore) -> None:
-    put(store, "segment_shards", {}, like="segment_shards")
-    verdict = audit.up_to_date(recipe, store, [Node("holdout_ratings")])
-    assert verdict.problems == ("segment_shards: made from something older",)
+    holdout = replace(recipe.data.holdout, seed=8)
+    changed = replace(recipe, data=replace(recipe.data, holdout=holdout))
+    verdict = audit.up_to_date(changed, store, [Node("holdout_ratings"), Node("test_shards")])
+    assert verdict.problems == ("holdout_ratings: segment_shards is stale", "segment_shards: holdout.seed: 7 -> 8")

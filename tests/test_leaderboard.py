@@ -46,7 +46,7 @@ def test_leaderboard_agrees_with_the_artifacts(finished):
     recipe, store, tracking = finished
     result = publish((recipe, store))
     assert result.reused
-    figures = read_leaderboard(store)
+    figures = read_leaderboard(recipe, store)
     for row in figures["models"]:
         ranking = store.require(f"oof_ranking/{row['key']}").metadata
         assert row["map_with_tta"] == pytest.approx(ranking["map_at_100000"])
@@ -99,15 +99,15 @@ def test_the_terminal_table_shows_models_and_ensemble(finished_graph, graph):
     text = console.file.getvalue()
     for word in ("Tiny one", "Tiny two", "ensemble", "oracle", "norm"):
         assert word in text
-    assert markdown_table(read_leaderboard(store)).count("\n") == 4
+    assert markdown_table(read_leaderboard(recipe, store)).count("\n") == 4
 
 
 def test_real_data_has_no_ceiling_to_show(finished_graph, tmp_path):
     from yt8m_assets.leaderboard_page import remarks, table_columns, table_rows, write_page
     from yt8m_assets.leaderboard_plots import draw_leaderboard
 
-    _, store = finished_graph
-    figures = read_leaderboard(store) | {"simulated": None}
+    recipe, store = finished_graph
+    figures = read_leaderboard(recipe, store) | {"simulated": None}
     figures["classes"][0]["name"] = "<b>Tom & Jerry</b>"
     assert "norm" not in table_columns(figures)
     assert {len(row) for row in table_rows(figures)} == {len(table_columns(figures))}
@@ -133,7 +133,7 @@ def test_timeline_shows_the_probabilities_of_each_second(graph, tmp_path):
     recipe, store = graph
     from yt8m_assets.data import read_shard
 
-    uri = read_shards(store, "segment_shards").uris()[0]
+    uri = read_shards(recipe, store, "segment_shards").uris()[0]
     video_id = next(iter(read_shard(uri))).video_id
     path = make_timeline(recipe, store, video_id, tmp_path, model_keys=["one"], num_classes=3)
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -37,7 +37,7 @@ def open_store(state: State) -> ArtifactStore:
 def test_every_model_and_the_ensemble_reach_their_norm_on_unseen_videos(
     state: State, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = read_leaderboard(open_store(state))
+    figures = read_leaderboard(load_recipe("demo"), open_store(state))
     unseen = figures["simulated"]["test"]
     with capsys.disabled():
         logger.info("random %.4f, oracle %.4f", unseen["random"], unseen["oracle"])
@@ -50,7 +50,7 @@ def test_every_model_and_the_ensemble_reach_their_norm_on_unseen_videos(
 
 
 def test_the_ensemble_beats_its_best_member_out_of_fold(state: State) -> None:
-    maps = dict(read_leaderboard(open_store(state))["simulated"]["holdout"]["maps"])
+    maps = dict(read_leaderboard(load_recipe("demo"), open_store(state))["simulated"]["holdout"]["maps"])
     assert maps.pop("ensemble") > max(maps.values())
 
 

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.ablation_settings import ENSEMBLE, Setting, demoted, loss_pairs, stages
-from yt8m_assets.errors import ParentMismatchError
-from yt8m_assets.lineage import Node, current_manifest
+from yt8m_assets.lineage import Node, require_current
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.loading import KNOWN_RECIPES
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.storage import ArtifactStore, Manifest
+from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -96,15 +95,6 @@ def ablate(
 def _needed(recipe: Recipe) -> list[Node]:
     rankings = [Node("oof_ranking", key) for key in recipe.model_keys]
     return [Node("holdout_ratings"), *rankings, Node("ensemble_weights")]
-
-
-def require_current(recipe: Recipe, store: ArtifactStore, node: Node) -> Manifest:
-    """The node's manifest. Raises MissingArtifactError where there is none, ParentMismatchError where it is stale."""
-    store.require(node.key)
-    manifest = current_manifest(recipe, store, node)
-    if manifest is None:
-        raise ParentMismatchError(f"{node.key} is not what the recipe and its inputs ask for now; materialise it again")
-    return manifest
 
 
 def metrics(effects: Sequence[Effect]) -> dict[str, float]:

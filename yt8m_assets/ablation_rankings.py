@@ -10,7 +10,7 @@ from yt8m_assets.ensemble.fusion import AveragedRanking, FusedRanking
 from yt8m_assets.ensemble.preset import ORIGINAL_W0
 from yt8m_assets.ensemble.stages import fuse_models, read_weights
 from yt8m_assets.evaluation import Ratings, rated_places
-from yt8m_assets.lineage import Node, current_manifest
+from yt8m_assets.lineage import Lineage, Node, require_current
 from yt8m_assets.prediction.demotion import DemotedRanking, best_classes, candidate_mask, edge_mask, video_means
 from yt8m_assets.prediction.ranking import Ranking, RankingReader, RankingSource, read_ranking
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
@@ -27,14 +27,15 @@ class OofRankings:
 
     def __init__(self, recipe: Recipe, store: ArtifactStore) -> None:
         self._recipe, self._settings = recipe, recipe.prediction
-        ratings = store.fetch(store.require(Node("holdout_ratings").key))
+        ratings = store.fetch(require_current(recipe, store, Node("holdout_ratings")))
         self.ratings = Ratings.read_csv(ratings / RATINGS_FILE)
-        self.found = read_weights(store.fetch(store.require(Node("ensemble_weights").key)))
+        self.found = read_weights(store.fetch(require_current(recipe, store, Node("ensemble_weights"))))
         self.w0, self.searched = float(self.found["w0"]), dict(self.found["weights"])
         low, high = recipe.search.w0_bounds
         self.equal, self.equal_w0 = dict.fromkeys(recipe.model_keys, 1.0), min(max(ORIGINAL_W0, low), high)
         self.rankings: dict[str, RankingSource] = {
-            key: RankingReader(store.fetch(store.require(Node("oof_ranking", key).key))) for key in recipe.model_keys
+            key: RankingReader(store.fetch(require_current(recipe, store, Node("oof_ranking", key))))
+            for key in recipe.model_keys
         }
         manifests = self._manifests(store)
         listed = sum(int(manifest.metadata["num_ranked"]) for manifest in manifests.values())
@@ -45,10 +46,8 @@ class OofRankings:
     def _manifests(self, store: ArtifactStore) -> dict[Cell, Manifest]:
         """Every cell that is up to date, the shifts that no ranking fuses included."""
         cells = [(key, shift) for key in self._recipe.model_keys for shift in SHIFTS]
-        found = {
-            (key, shift): current_manifest(self._recipe, store, Node("oof_predictions", key, shift))
-            for key, shift in cells
-        }
+        lineage = Lineage(self._recipe, store)
+        found = {(key, shift): lineage.current(Node("oof_predictions", key, shift)) for key, shift in cells}
         return {cell: manifest for cell, manifest in found.items() if manifest is not None}
 
     @property

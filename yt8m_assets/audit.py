@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m_assets.lineage import Node, current_manifest, parents
+from yt8m_assets.explain import explain, state
+from yt8m_assets.lineage import Lineage, Node, current_manifest, parents
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, Manifest
 
@@ -45,10 +46,11 @@ def _verdict(checked: int, problems: list[str], **numbers: int | float) -> Verdi
     return Verdict(checked=checked, problems=tuple(problems[:MAX_PROBLEMS]), numbers=numbers)
 
 
-def _manifests(store: ArtifactStore, nodes: Sequence[Node], problems: list[str]) -> list[Manifest]:
-    found = []
+def _manifests(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node], problems: list[str]) -> list[Manifest]:
+    """The artifacts that the recipe's are now; where one is not up to date, the newest there is."""
+    found, lineage = [], Lineage(recipe, store)
     for node in nodes:
-        manifest = store.manifest(node.key)
+        manifest = lineage.current(node) or next(store.generations(node.key), None)
         if manifest is None:
             problems.append(f"{node.key}: not materialised")
         else:
@@ -59,6 +61,7 @@ def _manifests(store: ArtifactStore, nodes: Sequence[Node], problems: list[str])
 def up_to_date(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
     """The artifacts, and all that they are made from, are what recipe, code and data would give now."""
     problems: list[str] = []
+    lineage = Lineage(recipe, store)
     seen: set[Node] = set()
     pending = list(nodes)
     while pending:
@@ -66,9 +69,8 @@ def up_to_date(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> V
         if node not in seen:
             seen.add(node)
             pending.extend(parents(recipe, node))
-            if current_manifest(recipe, store, node) is None:
-                state = "not materialised" if store.manifest(node.key) is None else "made from something older"
-                problems.append(f"{node.key}: {state}")
+            if state(lineage, node) != "current":
+                problems.append(f"{node.key}: {', '.join(explain(lineage, node))}")
     return _verdict(len(seen), sorted(problems))
 
 
@@ -79,10 +81,10 @@ def shards_not_empty(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]
     problems: list[str] = []
     shards = [
         shard
-        for manifest in _manifests(store, nodes, problems)
+        for manifest in _manifests(recipe, store, nodes, problems)
         for shard in ShardManifest.read(store.fetch(manifest) / "shards.json").shards
     ]
-    problems += [f"{shard.uri}: holds no good record" for shard in shards if shard.num_videos < 1]
+    problems += [f"{shard.name}: holds no good record" for shard in shards if shard.num_videos < 1]
     if not shards and not problems:
         problems.append("the list of shards is empty")
     return _verdict(len(shards), problems, num_videos=sum(shard.num_videos for shard in shards))
@@ -92,7 +94,7 @@ def both_verdicts(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -
     """The hold-out ratings hold positives and negatives; a MAP cannot be measured otherwise."""
     problems: list[str] = []
     positives = negatives = 0
-    for manifest in _manifests(store, nodes, problems):
+    for manifest in _manifests(recipe, store, nodes, problems):
         with (store.fetch(manifest, ("ratings.csv",)) / "ratings.csv").open(newline="") as file:
             for row in csv.reader(file):
                 positives += row[-1].strip() in ("1", "1.0")
@@ -105,7 +107,7 @@ def both_verdicts(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -
 def finite_map(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
     """Every number in the models' metadata is finite, and the weights are there."""
     problems: list[str] = []
-    manifests = _manifests(store, nodes, problems)
+    manifests = _manifests(recipe, store, nodes, problems)
     for manifest in manifests:
         if "weights.safetensors" not in manifest.files:
             problems.append(f"{manifest.key}: holds no weights.safetensors")
@@ -119,7 +121,7 @@ def ensemble_not_worse(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Nod
     """The ensemble's out-of-fold MAP is at least that of its best member."""
     problems: list[str] = []
     numbers: dict[str, int | float] = {}
-    manifests = _manifests(store, nodes, problems)
+    manifests = _manifests(recipe, store, nodes, problems)
     for manifest in manifests:
         path = store.fetch(manifest, ("weights.json",)) / "weights.json"
         found = _read_maps(path)
@@ -147,15 +149,15 @@ def valid_submission(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]
 
     problems: list[str] = []
     classes = read_segment_classes(recipe, store).tolist()
-    for manifest in _manifests(store, nodes, problems):
+    for manifest in _manifests(recipe, store, nodes, problems):
         path = store.fetch(manifest, ("submission.csv",)) / "submission.csv"
-        problems += [str(problem) for problem in validate_submission(path, classes, test_video_ids(store))]
+        problems += [str(problem) for problem in validate_submission(path, classes, test_video_ids(recipe, store))]
     return _verdict(len(classes), problems, num_classes=len(classes))
 
 
-def test_video_ids(store: ArtifactStore) -> frozenset[str] | None:
-    """Ids of the test videos; None while the test shards are not materialised."""
-    manifest = store.manifest("test_shards")
+def test_video_ids(recipe: Recipe, store: ArtifactStore) -> frozenset[str] | None:
+    """Ids of the test videos; None while the test shards are not up to date."""
+    manifest = current_manifest(recipe, store, Node("test_shards"))
     if manifest is None:
         return None
     return frozenset(video_id for ids in _video_ids(store, manifest, held_out=False).values() for video_id in ids)
@@ -167,7 +169,7 @@ def coverage(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Ver
     from yt8m_assets.prediction.ranking import RankingReader
 
     problems: list[str] = []
-    manifests = _manifests(store, nodes, problems)
+    manifests = _manifests(recipe, store, nodes, problems)
     classes = read_segment_classes(recipe, store).tolist()
     entries = 0
     for manifest in manifests:
@@ -186,7 +188,7 @@ def finite_scores(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -
     from yt8m_assets.prediction.ranking import RankingReader
 
     problems: list[str] = []
-    manifests = _manifests(store, nodes, problems)
+    manifests = _manifests(recipe, store, nodes, problems)
     lowest, highest = np.inf, -np.inf
     for manifest in manifests:
         reader = RankingReader(store.fetch(manifest))
@@ -207,13 +209,12 @@ def no_leak(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verd
     from yt8m_assets.data.folds import find_leaks
 
     problems: list[str] = []
-    (segments,) = _manifests(store, [Node("segment_shards")], problems) or (None,)
+    (segments,) = _manifests(recipe, store, [Node("segment_shards")], problems) or (None,)
     if segments is None:
         return _verdict(0, problems)
     held_out = _video_ids(store, segments, held_out=True)
     training = _video_ids(store, segments, held_out=False)
-    pretraining = store.manifest("pretraining_shards")
-    if pretraining is not None:
+    for pretraining in _manifests(recipe, store, [Node("pretraining_shards")], []):  # may not have been made yet
         training |= _video_ids(store, pretraining, held_out=False)
     problems += [f"held out and trained on: {leak}" for leak in find_leaks(training, held_out)]
     counts = {"num_held_out": sum(map(len, held_out.values())), "num_training": sum(map(len, training.values()))}
@@ -221,7 +222,7 @@ def no_leak(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verd
 
 
 def _video_ids(store: ArtifactStore, manifest: Manifest, held_out: bool) -> dict[str, list[str]]:
-    """Shard URI -> its video ids, for the shards on one side of the hold-out."""
+    """Shard name -> its video ids, for the shards on one side of the hold-out."""
     import pyarrow.compute
     import pyarrow.parquet
 
@@ -230,7 +231,7 @@ def _video_ids(store: ArtifactStore, manifest: Manifest, held_out: bool) -> dict
     folder = store.fetch(manifest, ("shards.json", "video_ids.parquet"))
     table = pyarrow.parquet.read_table(folder / "video_ids.parquet")
     return {
-        shard.uri: table.filter(pyarrow.compute.equal(table["shard"], place))["video_id"].to_pylist()
+        shard.name: table.filter(pyarrow.compute.equal(table["shard"], place))["video_id"].to_pylist()
         for place, shard in enumerate(ShardManifest.read(folder / "shards.json").shards)
         if shard.held_out == held_out
     }

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from yt8m_assets.lineage import Node, resolve_inputs
+from yt8m_assets.lineage import Node, require_current, resolve_inputs
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
@@ -23,9 +23,8 @@ def make_leaderboard(
     """Compute and publish the report. Raises MissingArtifactError naming what is not materialised."""
     node = Node("leaderboard")
     inputs = resolve_inputs(recipe, store, node)
-    manifest = store.manifest(node.key)
-    if manifest is not None and manifest.fingerprint == inputs.fingerprint:
-        return StageResult(manifest, reused=True)
+    if inputs.published is not None:
+        return StageResult(inputs.published, reused=True)
     from yt8m_assets.leaderboard_figures import collect_figures
     from yt8m_assets.leaderboard_page import write_page
     from yt8m_assets.leaderboard_plots import draw_leaderboard
@@ -77,9 +76,9 @@ def headline(figures: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def read_leaderboard(store: ArtifactStore) -> dict[str, Any]:
-    """The published figures. Raises MissingArtifactError where there are none."""
-    manifest = store.require(Node("leaderboard").key)
+def read_leaderboard(recipe: Recipe, store: ArtifactStore) -> dict[str, Any]:
+    """The published figures. Raises MissingArtifactError without any, ParentMismatchError for outdated ones."""
+    manifest = require_current(recipe, store, Node("leaderboard"))
     return json.loads((store.fetch(manifest, (LEADERBOARD_FILE,)) / LEADERBOARD_FILE).read_text(encoding="utf-8"))
 
 
@@ -93,12 +92,12 @@ def markdown_table(figures: Mapping[str, Any]) -> str:
 
 
 def leaderboard_table(store: ArtifactStore, recipe: Recipe) -> "Table":
-    """The published leaderboard for a terminal, with its remarks below. Raises MissingArtifactError."""
+    """The published leaderboard for a terminal, with its remarks below. Errors as `read_leaderboard`."""
     from rich.table import Table
 
     from yt8m_assets.leaderboard_page import remarks, table_columns, table_rows
 
-    figures = read_leaderboard(store)
+    figures = read_leaderboard(recipe, store)
     table = Table(title=f"Leaderboard of recipe {recipe.name}", caption="\n".join(remarks(figures)))
     table.caption_justify = "left"
     for place, name in enumerate(table_columns(figures)):

@@ -14,11 +14,11 @@ from yt8m_assets.data.stages import VOCABULARY_FILE, index_cache, read_shards
 from yt8m_assets.data.vocabulary import class_names, load_vocabulary
 from yt8m_assets.ensemble.stages import SUBMISSION_FILE, fuse_models, load_oof, read_weights
 from yt8m_assets.evaluation import MapResult, Ratings, bootstrap_map, paired_test, ranking_map, rated_places
-from yt8m_assets.lineage import Inputs, Node
+from yt8m_assets.lineage import Inputs
 from yt8m_assets.prediction.ranking import RankingReader
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.submission import score_submission
 
 
@@ -150,37 +150,35 @@ def _simulated(
     from yt8m_assets.data.simulation.truth import test_ratings
 
     hidden = test_ratings(config)
-    found = {"holdout": _ceiling(recipe, store, "segment_shards", ratings.to_dict(), progress)}
+    found = {"holdout": _ceiling(recipe, store, inputs.parent("segment_shards"), ratings.to_dict(), progress)}
     found["holdout"] |= _normalised({"ensemble": ensemble["map"]}, found["holdout"], models, "map_with_tta")
     submission = inputs.parent("submission")
     truth = Ratings.from_dict(hidden)
     for row in models:
-        manifest = store.manifest(Node("test_ranking", row["key"]).key)
-        row["test_map"] = None
-        if manifest is not None and manifest.digest == submission.parents.get(manifest.key):
-            row["test_map"] = ranking_map(RankingReader(store.fetch(manifest)), truth, recipe.prediction.top_k).map
+        ranking = RankingReader(store.fetch(inputs.parent("test_ranking", row["key"])))
+        row["test_map"] = ranking_map(ranking, truth, recipe.prediction.top_k).map
     score = score_submission(store.fetch(submission) / SUBMISSION_FILE, truth, recipe.prediction.top_k).map
-    found["test"] = _ceiling(recipe, store, "test_shards", hidden, progress)
+    found["test"] = _ceiling(recipe, store, inputs.parent("test_shards"), hidden, progress)
     found["test"] |= _normalised({"ensemble": score}, found["test"], models, "test_map")
     return found
 
 
 def _ceiling(
-    recipe: Recipe, store: ArtifactStore, asset: str, ratings: Mapping[tuple[str, int], int], progress: Progress
+    recipe: Recipe, store: ArtifactStore, shards: Manifest, ratings: Mapping[tuple[str, int], int], progress: Progress
 ) -> dict[str, Any]:
     from yt8m_assets.data.simulation.oracle import oracle_map, random_map
 
     assert recipe.data.simulation is not None
     data = recipe.data
     videos = load_videos(
-        read_shards(store, asset).uris(held_out=True if asset == "segment_shards" else None),
+        read_shards(recipe, store, shards).uris(held_out=True if shards.key == "segment_shards" else None),
         memory_budget=data.memory_budget,
         max_frames=data.max_frames,
         feature_sizes=data.feature_sizes,
         on_corrupt=data.on_corrupt,
         index_cache_path=index_cache(store),
     )
-    progress.log(f"scoring the {asset} with the oracle: {len(ratings)} ratings")
+    progress.log(f"scoring the {shards.key} with the oracle: {len(ratings)} ratings")
     oracle = oracle_map(recipe.data.simulation, ratings, cast(Any, videos))
     return {"random": random_map(ratings), "oracle": oracle, "num_ratings": len(ratings)}
 

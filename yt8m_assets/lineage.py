@@ -1,7 +1,9 @@
 """The graph of artifacts: which node needs which, what determines its content, and whether it is up to date.
 
-A node's fingerprint hashes the slice of the recipe that matters to it, the version of its code and the digests of its
-parents. A published artifact is current when its manifest carries the fingerprint that would be computed now.
+A node's fingerprint hashes the slice of the recipe that matters to it, the files the recipe names (by content, not by
+place), the version of its code and the digests of its parents. An artifact is current when one of its kept generations
+carries the fingerprint that would be computed now, its files are sound, and its parents are current themselves.
+`Lineage` answers that, for every stage, check, sensor, plan and table.
 """
 
 from collections.abc import Mapping
@@ -9,15 +11,15 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 from models import has_batch_norm
-from yt8m_assets.errors import MissingArtifactError
+from yt8m_assets.errors import DataError, MissingArtifactError, ParentMismatchError
 from yt8m_assets.recipes.schema import ModelRecipe, Recipe
 from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_text
 from yt8m_assets.training.config import TrainingConfig, computed_fields
 
 CODE_VERSIONS: Mapping[str, str] = {
-    "pretraining_shards": "1",
-    "segment_shards": "1",
-    "test_shards": "1",
+    "pretraining_shards": "2",
+    "segment_shards": "2",
+    "test_shards": "2",
     "holdout_ratings": "1",
     "pretrained_model": "1",
     "finetuned_model": "1",
@@ -74,18 +76,20 @@ def parents(recipe: Recipe, node: Node) -> tuple[Node, ...]:
         "pretrained_model": (Node("pretraining_shards"),),
         "finetuned_model": (Node("pretrained_model", model), Node("segment_shards"), Node("holdout_ratings")),
         "oof_predictions": (Node("finetuned_model", model), Node("segment_shards")),
-        "test_predictions": (Node("finetuned_model", model), Node("test_shards")),
+        "test_predictions": (Node("finetuned_model", model), Node("test_shards"), Node("segment_shards")),
         "ensemble_weights": (*rankings, Node("holdout_ratings")),
         "submission": (
             Node("ensemble_weights"),
             *(Node("test_ranking", key) for key in recipe.model_keys),
-            Node("test_shards"),
+            *(Node("test_shards"), Node("segment_shards")),
         ),
         "leaderboard": (
             *(Node("finetuned_model", key) for key in recipe.model_keys),
             *nodes(recipe, "oof_predictions"),
             *rankings,
-            *(Node("holdout_ratings"), Node("segment_shards"), Node("ensemble_weights"), Node("submission")),
+            *(Node("test_ranking", key) for key in recipe.model_keys),
+            *(Node("holdout_ratings"), Node("segment_shards"), Node("test_shards")),
+            *(Node("ensemble_weights"), Node("submission")),
         ),
     }
     if node.asset in ("oof_ranking", "test_ranking"):
@@ -106,16 +110,13 @@ def plain(value: Any) -> Any:
 
 
 def config_slice(recipe: Recipe, node: Node) -> dict[str, Any]:
-    """The part of the recipe that determines the node's content, as JSON values."""
+    """The part of the recipe that determines the node's content, as JSON values; files it names: see `data_slice`."""
     data = recipe.data
     record = {name: plain(getattr(data, name)) for name in ("num_classes", "feature_sizes", "max_frames")}
-    classes = {**record, "segment_classes_uri": data.segment_classes_uri, "on_corrupt": data.on_corrupt}
-    if node.asset == "pretraining_shards":
-        return {**classes, "patterns": plain(data.pretraining), "holdout": plain(data.holdout)} | _simulation(recipe)
-    if node.asset == "segment_shards":
-        return {**classes, "patterns": plain(data.segments), "holdout": plain(data.holdout)} | _simulation(recipe)
+    if node.asset in ("pretraining_shards", "segment_shards"):
+        return {**record, "on_corrupt": data.on_corrupt, "holdout": plain(data.holdout)}
     if node.asset == "test_shards":
-        return {**classes, "patterns": plain(data.test)} | _simulation(recipe)
+        return {**record, "on_corrupt": data.on_corrupt}
     if node.asset == "ensemble_weights":
         presets = {model.key: model.preset_weight for model in recipe.models}
         return {
@@ -127,7 +128,9 @@ def config_slice(recipe: Recipe, node: Node) -> dict[str, Any]:
     if node.asset == "submission":
         return {"top_k": recipe.prediction.top_k}
     if node.asset == "leaderboard":
-        return {"bootstrap_rounds": recipe.bootstrap_rounds, "models": [[m.key, m.title] for m in recipe.models]}
+        shown = {"recipe": recipe.name, "models": [[m.key, m.title] for m in recipe.models]}
+        drawn = {"bootstrap_rounds": recipe.bootstrap_rounds, "seed": recipe.seed}
+        return {**shown, **drawn, "top_k": recipe.prediction.top_k}
     if node.model is None:
         return {}
     model = recipe.model(node.model)
@@ -156,18 +159,20 @@ def _computed(recipe: Recipe, model: ModelRecipe, training: TrainingConfig) -> d
     )
 
 
-def _simulation(recipe: Recipe) -> dict[str, Any]:
-    return {"simulation": plain(recipe.data.simulation)} if recipe.data.simulation else {}
-
-
 @dataclass(frozen=True)
 class Inputs:
-    """What a node is made from now: `fingerprint`, the config slice and the parents' manifests by key."""
+    """What a node is made from now, all of it up to date."""
 
     node: Node
+    """The node."""
     fingerprint: str
+    """Hash of all that determines the content."""
     config: dict[str, Any]
+    """The slice of the recipe, and the content of the files it names."""
     manifests: dict[str, Manifest]
+    """The parents' manifests by key."""
+    published: Manifest | None = None
+    """The node's own manifest where it is up to date: then there is nothing to do."""
 
     @property
     def parents(self) -> dict[str, str]:
@@ -188,43 +193,93 @@ class Inputs:
         }
 
 
+class Lineage:
+    """The state of a recipe's nodes in a store; each is looked up once, until `forget`."""
+
+    def __init__(self, recipe: Recipe, store: ArtifactStore) -> None:
+        self.recipe, self.store = recipe, store
+        self._current: dict[Node, Manifest | None] = {}
+        self._configs: dict[Node, dict[str, Any]] = {}
+
+    def forget(self) -> None:
+        """Look again: something may have been published, or data changed."""
+        self._current.clear()
+        self._configs.clear()
+
+    def config(self, node: Node) -> dict[str, Any]:
+        """What of recipe and named files determines the node. Raises DataError where such a file cannot be read."""
+        if node not in self._configs:
+            found = config_slice(self.recipe, node)
+            if node.asset.endswith("_shards"):
+                from yt8m_assets.data.locating import data_slice
+
+                found |= data_slice(self.recipe, self.store, node.asset)
+            elif node.asset == "leaderboard" and self.recipe.data.vocabulary_uri:
+                from yt8m_assets.data.locating import vocabulary_digest
+
+                found["vocabulary"] = vocabulary_digest(self.recipe)
+            self._configs[node] = found
+        return self._configs[node]
+
+    def current(self, node: Node) -> Manifest | None:
+        """The node's manifest where it and all it comes from are up to date, else None."""
+        if node not in self._current:
+            try:
+                self._current[node] = self.inputs(node).published
+            except (MissingArtifactError, ParentMismatchError, DataError):
+                self._current[node] = None
+        return self._current[node]
+
+    def inputs(self, node: Node) -> Inputs:
+        """What the node is made from now.
+
+        Raises MissingArtifactError listing the parents that are not materialised, ParentMismatchError listing those
+        that are not up to date with the differences in words, DataError where a file the recipe names cannot be read.
+        """
+        found = {parent: self.current(parent) for parent in parents(self.recipe, node)}
+        manifests = {parent.key: manifest for parent, manifest in found.items() if manifest is not None}
+        if len(manifests) < len(found):
+            self._refuse(node, [parent for parent, manifest in found.items() if manifest is None])
+        config = self.config(node)
+        content = {
+            "node": asdict(node),
+            "config": config,
+            "code_version": CODE_VERSIONS[node.asset],
+            "parents": {key: manifest.digest for key, manifest in manifests.items()},
+        }
+        fingerprint = sha256_text(canonical_json(content))
+        published = self.store.find(node.key, fingerprint)
+        return Inputs(node=node, fingerprint=fingerprint, config=config, manifests=manifests, published=published)
+
+    def _refuse(self, node: Node, parents_: list[Node]) -> None:
+        from yt8m_assets.explain import explain
+
+        missing = [parent.key for parent in parents_ if not self.store.numbers(parent.key)]
+        if missing:
+            raise MissingArtifactError(f"{node.key} needs {', '.join(missing)}: materialise first what is missing")
+        reasons = "; ".join(f"{parent.key} ({', '.join(explain(self, parent))})" for parent in parents_)
+        raise ParentMismatchError(f"{node.key} is made from what is not up to date: {reasons}; materialise that first")
+
+
 def resolve_inputs(recipe: Recipe, store: ArtifactStore, node: Node) -> Inputs:
-    """Read the parents' manifests and compute the node's fingerprint.
-
-    Raises MissingArtifactError listing every parent that is not materialised.
-    """
-    manifests: dict[str, Manifest] = {}
-    missing: list[str] = []
-    for parent in parents(recipe, node):
-        manifest = store.manifest(parent.key)
-        if manifest is None:
-            missing.append(parent.key)
-        else:
-            manifests[parent.key] = manifest
-    if missing:
-        raise MissingArtifactError(f"{node.key} needs {', '.join(missing)}: materialise first what is missing")
-    config = config_slice(recipe, node)
-    if node.asset.endswith("_shards") and recipe.data.simulation is None:
-        from yt8m_assets.data.shards import list_shards, listing_digest
-
-        patterns = [*config["patterns"], *(recipe.data.segments if "holdout" in config else ())]
-        config["listing"] = listing_digest(list_shards(patterns))
-    content = {
-        "node": asdict(node),
-        "config": config,
-        "code_version": CODE_VERSIONS[node.asset],
-        "parents": {key: manifest.digest for key, manifest in manifests.items()},
-    }
-    return Inputs(node=node, fingerprint=sha256_text(canonical_json(content)), config=config, manifests=manifests)
+    """What a node is made from now; errors as `Lineage.inputs`."""
+    return Lineage(recipe, store).inputs(node)
 
 
 def current_manifest(recipe: Recipe, store: ArtifactStore, node: Node) -> Manifest | None:
-    """The node's manifest if it is up to date with recipe, code and parents, else None."""
-    manifest = store.manifest(node.key)
-    if manifest is None:
-        return None
-    try:
-        inputs = resolve_inputs(recipe, store, node)
-    except MissingArtifactError:
-        return None
-    return manifest if manifest.fingerprint == inputs.fingerprint else None
+    """The node's manifest if it is up to date with recipe, code, data and parents, else None."""
+    return Lineage(recipe, store).current(node)
+
+
+def require_current(recipe: Recipe, store: ArtifactStore, node: Node) -> Manifest:
+    """The node's manifest. Raises MissingArtifactError where there is none, ParentMismatchError where it is stale."""
+    lineage = Lineage(recipe, store)
+    manifest = lineage.current(node)
+    if manifest is not None:
+        return manifest
+    store.require(node.key)
+    from yt8m_assets.explain import explain
+
+    raise ParentMismatchError(
+        f"{node.key} is not up to date: {', '.join(explain(lineage, node))}; materialise it first"
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.errors import DataError
-from yt8m_assets.lineage import Node
+from yt8m_assets.lineage import Node, current_manifest, require_current
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, Manifest
 
@@ -43,7 +43,8 @@ def make_timeline(
     """Score a window around each second of a video and write `timeline.json` and `timeline.png`; the picture's path.
 
     The probabilities are means over the models (default: all of the recipe, with the ensemble's weights where they are
-    published). Raises DataError for a video that is in neither the segment nor the test shards.
+    up to date). Raises DataError for a video that is in neither the segment nor the test shards, ParentMismatchError
+    naming the model or the shards that are not up to date.
     """
     from yt8m_assets.data.stages import VOCABULARY_FILE, read_segment_classes
     from yt8m_assets.data.vocabulary import class_names
@@ -52,7 +53,7 @@ def make_timeline(
     classes = read_segment_classes(recipe, store)
     scores = score_seconds(recipe, store, video, list(model_keys) or list(recipe.model_keys), classes)
     chosen = (-scores.max(axis=0)).argsort(kind="stable")[:num_classes]
-    shards = store.require(Node("segment_shards").key)
+    shards = require_current(recipe, store, Node("segment_shards"))
     has_names = VOCABULARY_FILE in shards.files
     names = class_names(str(store.fetch(shards) / VOCABULARY_FILE) if has_names else None, classes)
     content = {
@@ -84,10 +85,10 @@ def find_video(recipe: Recipe, store: ArtifactStore, video_id: str) -> "Video":
 
     data = recipe.data
     for asset in ("segment_shards", "test_shards"):
-        if store.manifest(asset) is None:
+        if not store.numbers(asset):
             continue
         videos = load_videos(
-            read_shards(store, asset).uris(),
+            read_shards(recipe, store, asset).uris(),
             max_frames=data.max_frames,
             feature_sizes=data.feature_sizes,
             on_corrupt=data.on_corrupt,
@@ -117,13 +118,13 @@ def score_seconds(
     frames = torch.from_numpy(video.frames[index])
     inputs = model_inputs(frames, torch.ones(frames.shape[:2], dtype=torch.bool))
     counts = torch.full((num_frames,), _WINDOW, dtype=torch.int64)
-    manifest = store.manifest(Node("ensemble_weights").key)
+    manifest = current_manifest(recipe, store, Node("ensemble_weights"))
     weights = read_weights(store.fetch(manifest))["weights"] if manifest else {}
     shares = np.array([weights.get(key, 0.0) for key in model_keys])
     shares = shares / shares.sum() if shares.sum() > 0 else np.full(len(model_keys), 1 / len(model_keys))
     total = np.zeros((num_frames, len(classes)), np.float32)
     for key, share in zip(model_keys, shares.tolist(), strict=True):
-        model: Any = load_model(store, store.require(Node("finetuned_model", key).key))
+        model: Any = load_model(store, require_current(recipe, store, Node("finetuned_model", key)))
         with torch.inference_mode():
             restricted = model.restrict_classes(torch.as_tensor(classes, dtype=torch.int64))
             total += share * restricted(inputs, counts).probabilities.numpy()

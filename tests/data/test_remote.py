@@ -6,7 +6,7 @@ from tests.data.factory import GOLDEN, SIZES, make_video, same_video, write_shar
 from yt8m_assets.data import cache, read_shard, remote
 from yt8m_assets.data.datasets import PretrainingDataset
 from yt8m_assets.data.framing import local_file
-from yt8m_assets.data.shards import expand_patterns, list_shards, listing_digest
+from yt8m_assets.data.shards import expand_patterns, list_shards
 from yt8m_assets.errors import ConfigError, MissingDataError, StorageError
 
 
@@ -30,7 +30,7 @@ def test_shards_are_listed_read_and_trained_on(bucket, tmp_path):
     assert all(same_video(video, make_video(f"vid{number}", 6, [number])) for number, video in enumerate(videos))
     dataset = PretrainingDataset(uris, num_classes=5, batch_size=3, window_frames=5, feature_sizes=SIZES)
     assert sorted(next(iter(dataset)).video_ids) == ["vid0", "vid1", "vid2"]
-    assert listing_digest(list_shards(uris)) != listing_digest(list_shards(uris[:2]))
+    assert list(list_shards(uris[:2])) == uris[:2]
 
 
 def test_a_large_object_is_fetched_in_ranges(bucket, tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from tests.data.factory import SIZES, make_video, write_shard, write_split
 from yt8m_assets.data.scan import describe_shard, scan_shards
-from yt8m_assets.data.shards import ShardManifest, expand_patterns, list_shards, listing_digest
+from yt8m_assets.data.shards import ShardManifest, expand_patterns, list_shards, shard_names
 from yt8m_assets.errors import CorruptShardError, DataError, MissingDataError
 
 
@@ -65,23 +67,47 @@ def test_a_pattern_without_a_match_names_the_nearest_folder(tmp_path):
         expand_patterns(str(tmp_path / "none" / "deeper" / "train*"))
 
 
-def test_the_listing_digest_follows_names_and_sizes(tmp_path):
-    uris = write_split(tmp_path, [1, 2])
-    before = listing_digest(list_shards(uris))
-    assert listing_digest(list_shards(uris[::-1])) == before != listing_digest(list_shards(uris[:1]))
-    write_split(tmp_path, [2, 2])
-    assert listing_digest(list_shards(uris)) != before
+def test_a_version_changes_with_size_and_time_of_change(tmp_path):
+    (uri,) = write_split(tmp_path, [1])
+    (before,) = list_shards(uri).values()
+    os.utime(uri, ns=(1, 1))
+    (after,) = list_shards(uri).values()
+    assert after == f"{Path(uri).stat().st_size} mtime_ns:1" != before
+
+
+def test_shards_are_named_by_as_many_folders_as_tell_them_apart():
+    uris = [
+        "/a/2/validate00.tfrecord",
+        "/a/3/validate00.tfrecord",
+        "/a/2/train00.tfrecord",
+        "gs://b/2/train00.tfrecord",
+    ]
+    assert list(shard_names(uris).values()) == [
+        "2/validate00.tfrecord",
+        "3/validate00.tfrecord",
+        "a/2/train00.tfrecord",
+        "b/2/train00.tfrecord",
+    ]
+    moved = [uri.replace("/a/", "/mnt/other/place/") for uri in uris[:3]]
+    assert list(shard_names(moved).values()) == list(shard_names(uris[:3]).values())
+    assert list(shard_names(uris[::-1])) == list(shard_names(uris)), "the order does not depend on the listing's"
+    ends_alike = ["/x/s.tfrecord", "/y/x/s.tfrecord"]
+    assert sorted(shard_names(ends_alike).values()) == ["/x/s.tfrecord", "y/x/s.tfrecord"]
 
 
 def manifest(tmp_path):
     uris = write_split(tmp_path, [3, 1])
     indices = scan_shards(uris, feature_sizes=SIZES)
-    return uris, ShardManifest(shards=tuple(describe_shard(i, number == 1) for number, i in enumerate(indices)))
+    return uris, ShardManifest(
+        shards=tuple(describe_shard(i, Path(i.uri).name, number == 1) for number, i in enumerate(indices))
+    )
 
 
 def test_a_manifest_survives_its_text(tmp_path):
     uris, shards = manifest(tmp_path)
-    assert ShardManifest.from_json(shards.to_json()) == shards
+    read = ShardManifest.from_json(shards.to_json())
+    assert str(tmp_path) not in shards.to_json(), "no place is published"
+    assert read.located(dict(zip(["train0000.tfrecord", "train0001.tfrecord"], uris, strict=True))) == shards
     assert shards.uris() == uris
     assert (shards.uris(held_out=False), shards.uris(held_out=True)) == (uris[:1], uris[1:])
     assert (shards.total("num_videos"), shards.total("num_videos", held_out=True)) == (4, 1)
@@ -89,7 +115,7 @@ def test_a_manifest_survives_its_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"schema": 1, "shards": [{"uri": 1}], "quarantined": [], "notes": {}}']
+    "text", ["", "[]", "{}", '{"schema": 2, "shards": [{"uri": 1}], "quarantined": [], "notes": {}}']
 )
 def test_a_damaged_manifest_is_named(text):
     with pytest.raises(DataError, match=r"x/shards\.json: not a shard manifest"):
@@ -97,8 +123,8 @@ def test_a_damaged_manifest_is_named(text):
 
 
 def test_another_schema_is_refused(tmp_path):
-    content = json.loads(manifest(tmp_path)[1].to_json()) | {"schema": 2}
-    with pytest.raises(DataError, match="written as schema 2, this version reads 1"):
+    content = json.loads(manifest(tmp_path)[1].to_json()) | {"schema": 3}
+    with pytest.raises(DataError, match="written as schema 3, this version reads 2"):
         ShardManifest.from_json(json.dumps(content))
 
 

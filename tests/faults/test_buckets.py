@@ -15,7 +15,7 @@ from yt8m_assets.data import cache, read_shard, remote, scan
 from yt8m_assets.data.framing import frame_record
 from yt8m_assets.data.index import load_index
 from yt8m_assets.data.retry import RetryPolicy
-from yt8m_assets.data.shards import expand_patterns, list_shards, listing_digest
+from yt8m_assets.data.shards import expand_patterns, list_shards
 from yt8m_assets.errors import CorruptShardError, MissingDataError, StorageError, TransientError
 from yt8m_assets.lineage import Node, resolve_inputs
 from yt8m_assets.storage import ArtifactStore
@@ -185,10 +185,9 @@ def test_listing_many_shards_takes_one_listing_a_pattern_and_no_request_a_shard(
     assert [text.split()[0] for text in shards.values()] == [str(number) for number in range(120)] + [
         str(len(SHARD))
     ] * 120
-    before = listing_digest(shards)
     store.put("bucket/3/validate0007.tfrecord", SHARD[::-1])
     after = list_shards(["gs://bucket/2/train*.tfrecord", "gs://bucket/3/validate*.tfrecord"])
-    assert listing_digest(after) != before, "another content of the same size is another version"
+    assert after != shards, "another content of the same size is another version"
 
 
 def test_asking_what_shards_there_are_now_costs_one_listing_a_pattern(store, tmp_path):
@@ -199,8 +198,13 @@ def test_asking_what_shards_there_are_now_costs_one_listing_a_pattern(store, tmp
     patterns = {"pretraining": ("gs://bucket/2/train*.tfrecord",), "segments": ("gs://bucket/3/validate*.tfrecord",)}
     recipe = tiny_recipe()
     data = replace(
-        recipe.data, simulation=None, test=patterns["segments"], segment_classes_uri="classes.csv", **patterns
+        recipe.data,
+        simulation=None,
+        test=patterns["segments"],
+        segment_classes_uri=str(tmp_path / "classes.csv"),
+        **patterns,
     )
+    (tmp_path / "classes.csv").write_text("Index\n1\n")
     artifacts = ArtifactStore(str(tmp_path / "store"), tmp_path / "cache")
     for asset, num_patterns in (("pretraining_shards", 2), ("segment_shards", 1), ("test_shards", 1)):
         store.requests.clear()

@@ -225,7 +225,7 @@ def test_timeline(run: Run, own_graph: Graph) -> None:
     from yt8m_assets.data.stages import read_shards
 
     state = own_graph.state.root
-    video_id = next(iter(read_shard(read_shards(own_graph.store, "test_shards").uris()[0]))).video_id
+    video_id = next(iter(read_shard(read_shards(own_graph.recipe, own_graph.store, "test_shards").uris()[0]))).video_id
     code, out, error = run("timeline", video_id, "--models", "two", "--state", state)
     assert (code, error) == (0, "")
     picture = Path(out.strip())
@@ -250,7 +250,7 @@ def test_inspect(run: Run, graph: Graph, tmp_path: Path) -> None:
     from yt8m_assets.data.framing import frame_record
     from yt8m_assets.data.stages import read_shards
 
-    uri = read_shards(graph.store, "segment_shards").shards[0].uri
+    uri = read_shards(graph.recipe, graph.store, "segment_shards").shards[0].uri
     code, out, _ = run("inspect", uri, "--state", tmp_path / "state")
     assert code == 0
     assert "rated segments" in out

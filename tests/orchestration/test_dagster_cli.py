@@ -11,7 +11,7 @@ import pytest
 from orchestration.instance import driver_instance
 from orchestration.status import states
 from tests.orchestration.conftest import Graph
-from yt8m_assets.lineage import Node
+from yt8m_assets.lineage import Lineage, Node
 from yt8m_assets.recipes.schema import SHIFTS
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,6 @@ def call(graph: Graph, recipe: Path, *command: str) -> None:
 @pytest.mark.slow
 def test_a_rectangle_with_dg_and_a_ranking_with_dagster(own_graph: Graph, tmp_path: Path) -> None:
     """The rectangle is one run; what it made is seen by `yt8m status` and by the pages alike."""
-    from orchestration.plan import ManifestCache
 
     recipe = tmp_path / "recipe.py"
     recipe.write_text(RECIPE)
@@ -47,7 +46,7 @@ def test_a_rectangle_with_dg_and_a_ranking_with_dagster(own_graph: Graph, tmp_pa
     call(own_graph, recipe, "dg", "launch", "--assets", "oof_predictions", "--partition-range", "one|-2...two|2")
     where = ("--select", "oof_ranking", "--partition", "two", "-m", "orchestration.definitions")
     call(own_graph, recipe, "dagster", "asset", "materialize", *where)
-    found = states(own_graph.recipe, ManifestCache(own_graph.store))
+    found = states(Lineage(own_graph.recipe, own_graph.store))
     assert {found[Node("oof_predictions", "two", -1)], found[Node("oof_ranking", "two")]} == {"current"}
     with driver_instance(own_graph.state) as instance:
         ranking, rectangle = instance.get_runs(limit=2)

@@ -115,7 +115,7 @@ def test_making_the_same_again_changes_nothing(own_graph: Graph) -> None:
         driver.run(Step(assets=("finetuned_model",), first="one", last="one"))
         own_graph.store.delete("oof_ranking/one")
         driver.run(Step(assets=("oof_ranking",), first="one", last="two"))
-        driver.cache.forget()
+        driver.lineage.forget()
         assert all(driver.up_to_date(node) for node in required_nodes(own_graph.recipe))
     assert own_graph.store.require("finetuned_model/one") == before
     assert not stale_causes(own_graph, "oof_predictions", "one|0")

@@ -149,7 +149,7 @@ def test_a_new_model_brings_what_follows_up_to_date(own_graph: Graph) -> None:
         assert cells <= set(ticks[0]) <= {*cells, Node("leaderboard")}
         assert {node.asset for node in ticks[1]} >= {"oof_ranking", "test_ranking"}
         assert {node.model for tick in ticks for node in tick} == {"one", None}
-        driver.cache.forget()
+        driver.lineage.forget()
         assert all(driver.up_to_date(node) for node in required_nodes(own_graph.recipe))
 
 

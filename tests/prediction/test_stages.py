@@ -34,7 +34,7 @@ def plain_scores(graph: Graph, key: str, shift: int) -> dict[str, np.ndarray]:
     model = load_model(store, store.require(f"finetuned_model/{key}"))
     classes = read_segment_classes(recipe, store)
     scores = {}
-    for uri in read_shards(store, "segment_shards").uris(held_out=True):
+    for uri in read_shards(recipe, store, "segment_shards").uris(held_out=True):
         for video in read_shard(uri):
             windows, starts, num_frames = segment_windows(video.frames, shift, recipe.prediction.edges)
             norms = np.sqrt(np.maximum((windows**2).sum(-1, keepdims=True), 1e-12))
@@ -70,7 +70,7 @@ def test_cells_of_one_run_equal_cells_of_their_own(graph: Graph, monkeypatch: py
     monkeypatch.setattr(MemoryVideos, "read", lambda self, number: (reads.append(number), read(self, number))[1])
     cells = [("one", 0), ("two", 1), ("two", -1), ("one", 2)]
     together = predict(graph, "oof", cells)
-    num_videos = read_shards(graph[1], "segment_shards").total("num_videos", held_out=True)
+    num_videos = read_shards(*graph, "segment_shards").total("num_videos", held_out=True)
     assert len(reads) == num_videos, "each video is read once for all cells"
     rankings = [read_ranking(graph[1].fetch(result.manifest)) for result in together]
     for cell in cells:

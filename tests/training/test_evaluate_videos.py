@@ -35,7 +35,8 @@ class Runs:
 
     def __init__(self, folder: Path, shards: Path) -> None:
         self.shards, self.tracking = shards, MemoryTracking()
-        self.store: ArtifactStore = prepare_store(folder, make_recipe(shards, MIX, holds_out_labels=True))
+        self.recipe = make_recipe(shards, MIX, holds_out_labels=True)
+        self.store: ArtifactStore = prepare_store(folder, self.recipe)
 
     def run(self, stage: Any, model: ModelRecipe) -> Manifest:
         recipe = make_recipe(self.shards, model, holds_out_labels=True)
@@ -70,7 +71,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *gaps: float) -> None:
 def test_the_scores_are_those_of_the_published_weights_on_the_held_out_videos(runs: Runs, model: ModelRecipe) -> None:
     manifest = runs.pretrain(model, evaluate_every=4)
     trained = load_model(runs.store, manifest)
-    uris = read_shards(runs.store, "pretraining_shards").uris(held_out=True)
+    uris = read_shards(runs.recipe, runs.store, "pretraining_shards").uris(held_out=True)
     assert uris
     probabilities, labels = [], []
     for video in [video for uri in uris for video in read_shard(uri, feature_sizes=FEATURE_SIZES)]:
@@ -180,7 +181,7 @@ def test_few_shards_are_read_and_videos_are_spread_over_them(runs: Runs) -> None
     assert shards_to_score(shards, 5) == ["1", "3"]
     assert shards_to_score(shards, 100) == ["1", "3", "5", "7"]
     assert shards_to_score(shards, 0) == []
-    uris = read_shards(runs.store, "pretraining_shards").uris(held_out=True)
+    uris = read_shards(runs.recipe, runs.store, "pretraining_shards").uris(held_out=True)
     options: Any = {"num_classes": NUM_CLASSES, "feature_sizes": FEATURE_SIZES, "window_frames": 5, "batch_size": 4}
     evaluation = VideoEvaluation(PretrainingDataset(uris, **options), 4, torch.device("cpu"))
     held = len(evaluation.dataset.videos)
@@ -188,7 +189,7 @@ def test_few_shards_are_read_and_videos_are_spread_over_them(runs: Runs) -> None
 
 
 def test_scores_that_are_not_finite_end_it_by_name_and_the_state_is_untouched(runs: Runs) -> None:
-    uris = read_shards(runs.store, "pretraining_shards").uris(held_out=True)
+    uris = read_shards(runs.recipe, runs.store, "pretraining_shards").uris(held_out=True)
     options: Any = {"num_classes": NUM_CLASSES, "feature_sizes": FEATURE_SIZES, "window_frames": None, "batch_size": 4}
     evaluation = VideoEvaluation(PretrainingDataset(uris, **options), 8, torch.device("cpu"))
     model = load_model(runs.store, runs.pretrain()).train()

@@ -28,9 +28,9 @@ def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
             result = search_ensemble(recipe, store, tracking=tracking, progress=shown, run_tags=tags)
         return materialization(context, store, {None: result})
 
-    @dg.asset(
-        **asset_options("submission", "ensemble", {"csv"}, deps=["ensemble_weights", "test_ranking", "test_shards"])
-    )
+    used = ["ensemble_weights", "test_ranking", "test_shards", "segment_shards"]
+
+    @dg.asset(**asset_options("submission", "ensemble", {"csv"}, deps=used))
     def submission(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -51,7 +51,8 @@ def _leaderboard(recipe: Recipe) -> dg.AssetsDefinition:
     parents = [
         "finetuned_model",
         dg.AssetDep("oof_predictions", partition_mapping=cells),  # a shift that no ranking fuses changes nothing here
-        *("oof_ranking", "holdout_ratings", "segment_shards", "ensemble_weights", "submission"),
+        *("oof_ranking", "test_ranking", "holdout_ratings", "segment_shards", "test_shards"),
+        *("ensemble_weights", "submission"),
     ]
 
     @dg.asset(**asset_options("leaderboard", "ensemble", {"html"}, deps=parents))

@@ -23,7 +23,7 @@ from yt8m_assets.tracking import Tracking
 
 Split = Literal["oof", "test"]
 _SEGMENTS = {"oof": "segments of the held-out shards (out of fold)", "test": "segments of the test shards"}
-_SHARDS = {"oof": "segment_shards", "test": "test_shards"}
+_SHARDS = {"oof": ("segment_shards",), "test": ("test_shards", "segment_shards")}
 
 
 @beta_accepted()
@@ -48,7 +48,7 @@ def _predictions(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefini
         "`yt8m predict`, or a run with the tags dagster/asset_partition_range_start and _end, takes a whole rectangle "
         "at once; with YT8M_BACKFILL=per_partition every cell of a backfill gets a run of its own."
     )
-    deps = [dg.AssetDep("finetuned_model", partition_mapping=by_model()), dg.AssetDep(_SHARDS[split])]
+    deps = [dg.AssetDep("finetuned_model", partition_mapping=by_model()), *map(dg.AssetDep, _SHARDS[split])]
     options = {"partitions_def": cell_partitions(recipe), "pool": GPU_POOL, "deps": deps, "description": description}
 
     @dg.asset(**_options(f"{split}_predictions", {"pytorch", "parquet"}, backfill, **options))

@@ -112,9 +112,10 @@ def _scan_parallel(tasks: list[_Task], num_workers: int, task: object) -> list[S
     return [results[number] for number in range(len(tasks))]
 
 
-def describe_shard(index: ShardIndex, held_out: bool = False) -> ShardInfo:
+def describe_shard(index: ShardIndex, name: str, held_out: bool = False) -> ShardInfo:
     """What the manifest says of an indexed shard."""
     return ShardInfo(
+        name=name,
         uri=index.uri,
         size=index.size,
         checksum=index.checksum,

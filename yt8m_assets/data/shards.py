@@ -3,23 +3,23 @@
 import glob
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from yt8m_assets.errors import DataError, MissingDataError
-from yt8m_assets.storage import canonical_json, sha256_text
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def list_shards(patterns: str | Sequence[str]) -> dict[str, str]:
     """URI -> version of the shards that patterns (local or gs:// globs, or plain names) match: sorted, each once.
 
     Local URIs are absolute and normalised; what exists by its literal name is meant literally, a `[` included. A
-    version is the size in bytes, in a bucket also the store's crc32c. One listing for each gs:// pattern, however many
-    shards it matches. Raises MissingDataError naming the pattern that matches nothing, and what its folder holds.
+    version is the size in bytes and, in a bucket, the store's crc32c, here the time of the last change: while it stays,
+    so does the content (see `identity`). One listing for each gs:// pattern, however many shards it matches. Raises
+    MissingDataError naming the pattern that matches nothing, and what its folder holds.
     """
     found: dict[str, str] = {}
     for pattern in dict.fromkeys([patterns] if isinstance(patterns, str) else patterns):
@@ -41,7 +41,13 @@ def _list(pattern: str) -> dict[str, str]:
 
         return {uri: _version(found.size, found.crc32c) for uri, found in glob_uris(pattern).items()}
     names = map(os.path.abspath, glob.glob(_literal_start(pattern.removeprefix("file://")), recursive=True))
-    return {name: _version(Path(name).stat().st_size) for name in names if Path(name).is_file()}
+    return {name: local_version(name) for name in names if Path(name).is_file()}
+
+
+def local_version(name: str) -> str:
+    """Version of a local file."""
+    found = os.stat(name)
+    return f"{found.st_size} mtime_ns:{found.st_mtime_ns}"
 
 
 def _literal_start(pattern: str) -> str:
@@ -51,8 +57,28 @@ def _literal_start(pattern: str) -> str:
     return os.path.join(glob.escape(str(literal)), *path.parts[len(literal.parts) :])
 
 
-def _version(size: int, crc32c: int | None = None) -> str:
+def _version(size: int, crc32c: int | None) -> str:
     return str(size) if crc32c is None else f"{size} crc32c:{crc32c:08x}"
+
+
+def shard_names(uris: Iterable[str]) -> dict[str, str]:
+    """URI -> what identifies a shard wherever the data lie: its file name, with as many folders as tell it from others.
+
+    Sorted by that name. Copying the data to another disk, folder or bucket changes no name, and so nothing made of it.
+    """
+    parts = {uri: [part for part in uri.split("/") if part] for uri in uris}
+    names: dict[str, str] = {}
+    pending, depth = list(parts), 1
+    while pending:
+        grouped: dict[str, list[str]] = {}
+        for uri in pending:
+            grouped.setdefault("/".join(parts[uri][-depth:]), []).append(uri)
+        whole = {uri for uri in pending if depth >= len(parts[uri])}
+        names |= {found[0]: name for name, found in grouped.items() if len(found) == 1}
+        names |= {uri: uri for uri in whole - set(names)}
+        pending = [uri for uri in pending if uri not in names]
+        depth += 1
+    return dict(sorted(names.items(), key=lambda item: (item[1], item[0])))
 
 
 def _folder_listing(pattern: str) -> str:
@@ -83,20 +109,14 @@ def shard_size(uri: str) -> int:
         raise MissingDataError(f"{uri}: no such shard; {_folder_listing(uri)}") from error
 
 
-def listing_digest(shards: Mapping[str, str]) -> str:
-    """sha256 of the names and versions that `list_shards` gives: changes when a shard comes, goes or is replaced.
-
-    A local shard that is replaced by one of the same size is not noticed.
-    """
-    return sha256_text(canonical_json([[uri, shards[uri]] for uri in sorted(shards)]))
-
-
 @dataclass(frozen=True, kw_only=True)
 class ShardInfo:
     """What is known of one shard."""
 
-    uri: str
-    """Local path or gs:// URI."""
+    name: str
+    """What identifies it among the shards of its asset (see `shard_names`)."""
+    uri: str = ""
+    """Local path or gs:// URI where it lies now; never published, for data may be moved."""
     size: int
     """Bytes."""
     checksum: str
@@ -116,22 +136,21 @@ class ShardInfo:
     held_out: bool = False
     """Whether the shard is kept from every training."""
 
-    @property
-    def name(self) -> str:
-        """File name."""
-        return self.uri.rsplit("/", 1)[-1]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ShardManifest:
     """The shards of a split: the one list that hold-out and training share."""
 
     shards: tuple[ShardInfo, ...]
-    """Every shard, sorted by URI."""
+    """Every shard, sorted by name."""
     quarantined: tuple[dict[str, Any], ...] = ()
-    """Records that were set aside: uri, offset, record, reason."""
+    """Records that were set aside: shard (its name), offset, record, reason."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Anything else worth keeping, as JSON values."""
+
+    def located(self, uris: Mapping[str, str]) -> "ShardManifest":
+        """The same with the places where the shards lie; `uris`: name -> URI of every one."""
+        return replace(self, shards=tuple(replace(shard, uri=uris[shard.name]) for shard in self.shards))
 
     def uris(self, held_out: bool | None = None) -> list[str]:
         """URIs of all shards, or of those on one side of the hold-out."""
@@ -145,7 +164,7 @@ class ShardManifest:
         """Text with sorted keys: equal manifests give equal text."""
         content = {
             "schema": SCHEMA,
-            "shards": [asdict(shard) for shard in self.shards],
+            "shards": [{name: v for name, v in asdict(shard).items() if name != "uri"} for shard in self.shards],
             "quarantined": list(self.quarantined),
             "notes": self.notes,
         }

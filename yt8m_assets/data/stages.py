@@ -1,133 +1,117 @@
 """The data stages of the graph: what the shards are, which are held out, and the held-out ratings."""
 
+import json
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from yt8m_assets.data.folds import find_duplicates, original_holdout, require_unique, seeded_holdout
 from yt8m_assets.data.framing import local_file
+from yt8m_assets.data.identity import SHARDS_FILE, VERSIONS_FILE, Identities
 from yt8m_assets.data.index import ShardIndex
+from yt8m_assets.data.locating import index_cache, locate_shards, read_shards, simulated_folder
 from yt8m_assets.data.ratings import load_ratings
 from yt8m_assets.data.reader import ReadReport
 from yt8m_assets.data.scan import describe_shard, scan_shards
-from yt8m_assets.data.shards import ShardManifest, expand_patterns
-from yt8m_assets.data.simulation import dataset_paths, write_dataset
+from yt8m_assets.data.shards import ShardManifest, shard_names
+from yt8m_assets.data.simulation import dataset_paths
 from yt8m_assets.data.vocabulary import load_segment_classes, load_vocabulary
 from yt8m_assets.errors import DataError
-from yt8m_assets.lineage import Inputs, Node, plain, resolve_inputs
+from yt8m_assets.lineage import Inputs, Node, plain, require_current, resolve_inputs
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.storage import ArtifactStore, Publication, StageResult, canonical_json, sha256_text
-from yt8m_assets.storage_backend import LocalBackend
+from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, Manifest, Publication, StageResult
+
+__all__ = [
+    "index_cache",
+    "make_holdout_ratings",
+    "make_shards",
+    "read_segment_classes",
+    "read_shards",
+    "simulated_folder",
+]
 
 SEGMENT_CLASSES_FILE = "segment_label_ids.csv"
-VOCABULARY_FILE = "vocabulary.csv"
-SHARDS_FILE = "shards.json"
+VOCABULARY_FILE = f"{REPORT_FOLDER}/vocabulary.csv"
+"""Names for people, so not part of the content: no model is trained again because its classes got names."""
 VIDEO_IDS_FILE = "video_ids.parquet"
 RATINGS_FILE = "ratings.csv"
-_SPLITS = {"pretraining_shards": ("train", "validate"), "segment_shards": ("validate",), "test_shards": ("test",)}
 
 
-def index_cache(store: ArtifactStore) -> Path:
-    """Folder of the shards' sidecar indexes."""
-    return store.cache_path / "indexes"
-
-
-def simulated_folder(recipe: Recipe, store: ArtifactStore) -> Path:
-    """Where a simulated recipe's shards are written on this machine."""
-    name = sha256_text(canonical_json(plain(recipe.data.simulation)))[:12]
-    root = store.backend.root if isinstance(store.backend, LocalBackend) else store.cache_path
-    return root / "simulated" / name
-
-
-def read_shards(store: ArtifactStore, manifest_key: str) -> ShardManifest:
-    """The published list of shards of `pretraining_shards`, `segment_shards` or `test_shards`."""
-    return ShardManifest.read(store.fetch(store.require(manifest_key), (SHARDS_FILE,)) / SHARDS_FILE)
-
-
-def read_segment_classes(recipe: Recipe, store: ArtifactStore) -> np.ndarray:
-    """The rated classes, int32 [R], as published with the segment shards."""
-    manifest = store.require(Node("segment_shards").key)
+def read_segment_classes(recipe: Recipe, store: ArtifactStore, shards: Manifest | None = None) -> np.ndarray:
+    """The rated classes, int32 [R], as published with the segment shards (those that are up to date, unless given)."""
+    manifest = shards or require_current(recipe, store, Node("segment_shards"))
     folder = store.fetch(manifest, (SEGMENT_CLASSES_FILE,))
     return load_segment_classes(str(folder / SEGMENT_CLASSES_FILE), recipe.data.num_classes)
 
 
-def find_shards(recipe: Recipe, store: ArtifactStore, asset: str, progress: Progress) -> tuple[list[str], set[str]]:
-    """URIs of an asset's shards, and the file names that are held out; simulates the shards if the recipe says so."""
-    data = recipe.data
-    if data.simulation is None:
-        patterns = {"pretraining_shards": data.pretraining, "segment_shards": data.segments, "test_shards": data.test}
-        uris = expand_patterns(patterns[asset])
-        segment_uris = [] if asset == "test_shards" else expand_patterns(data.segments)
-    else:
-        folder = simulated_folder(recipe, store)
-        write_dataset(data.simulation, folder, _SPLITS[asset], progress=progress)
-        paths = dataset_paths(data.simulation, folder)
-        groups = {"pretraining_shards": paths.train + paths.validate, "segment_shards": paths.segments}
-        uris = sorted(_shared_uri(store, folder, path) for path in groups.get(asset, paths.test))
-        segment_uris = [str(path) for path in paths.segments]
-    if asset == "test_shards":
-        return uris, set()
-    rule = data.holdout
+def held_out_names(recipe: Recipe, segment_uris: Iterable[str]) -> set[str]:
+    """File names of the segment shards that the recipe's rule holds out. Raises DataError where it is all or none."""
+    rule, uris = recipe.data.holdout, list(segment_uris)
     if rule.rule == "original":
-        held_out = original_holdout(segment_uris, rule.num_shards)
+        held_out = original_holdout(uris, rule.num_shards)
     else:
-        held_out = seeded_holdout(segment_uris, rule.fraction, rule.seed)
-    if not held_out or len(held_out) == len(segment_uris):
+        held_out = seeded_holdout(uris, rule.fraction, rule.seed)
+    if not held_out or len(held_out) == len(uris):
         raise DataError(
-            f"data.holdout = {rule}: {len(held_out)} of {len(segment_uris)} segment shards would be held out; "
+            f"data.holdout = {rule}: {len(held_out)} of {len(uris)} segment shards would be held out; "
             "shards of both kinds are needed, so check the rule and the shards' names"
         )
-    return uris, {uri.rsplit("/", 1)[-1] for uri in held_out}
-
-
-def _shared_uri(store: ArtifactStore, folder: Path, path: Path) -> str:
-    """The shard's path, or its URI in the store's bucket after it was put there (other machines read it too)."""
-    backend = store.backend
-    if isinstance(backend, LocalBackend):
-        return str(path)
-    name = f"simulated/{folder.name}/{path.relative_to(folder).as_posix()}"
-    if path.name not in backend.names(name.rsplit("/", 1)[0]):
-        backend.put_file(path, name)
-    return f"{store.root_uri}/{name}"
+    return {uri.rsplit("/", 1)[-1] for uri in held_out}
 
 
 def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: Progress) -> StageResult:
     """Publish what the shards of `asset` are: files, sizes, checksums, counts, ids, and which are held out.
 
-    Raises MissingDataError for a pattern without a match, CorruptShardError for a damaged shard (unless the recipe
-    quarantines), DataError for repeated videos among rated or test shards.
+    Simulated shards that are not there are simulated. Raises MissingDataError for a pattern without a match,
+    CorruptShardError for a damaged shard (unless the recipe quarantines), DataError for repeated videos among rated or
+    test shards.
     """
-    inputs = resolve_inputs(recipe, store, Node(asset))
-    manifest = store.manifest(asset)
-    if manifest and manifest.fingerprint == inputs.fingerprint:
-        return StageResult(manifest, reused=True)
-    uris, held_out_names = find_shards(recipe, store, asset, progress)
+    listing = locate_shards(recipe, store, asset, progress)
+    if store.numbers(asset):  # else everything has to be read once anyway
+        inputs = resolve_inputs(recipe, store, Node(asset))
+        if inputs.published is not None:
+            return StageResult(inputs.published, reused=True)
+    held_out: set[str] = set()
+    if asset != "test_shards":
+        segments = listing if asset == "segment_shards" else locate_shards(recipe, store, "segment_shards", progress)
+        held_out = held_out_names(recipe, segments)
+    names = shard_names(listing)
     report = ReadReport()
     indices = scan_shards(
-        uris,
+        list(names),
         cache_path=index_cache(store),
         feature_sizes=recipe.data.feature_sizes,
         on_corrupt=recipe.data.on_corrupt,
         report=report,
         progress=progress,
     )
+    Identities(store.cache_path).note((index.uri, listing[index.uri], index.checksum) for index in indices)
     ids = {index.uri: index.video_ids for index in indices}
     if asset != "pretraining_shards":
         require_unique(ids)  # a video twice would count twice in every MAP and submission
     shards = ShardManifest(
-        shards=tuple(describe_shard(index, index.uri.rsplit("/", 1)[-1] in held_out_names) for index in indices),
-        quarantined=tuple(plain(record) for record in report.quarantined),
+        shards=tuple(describe_shard(i, names[i.uri], i.uri.rsplit("/", 1)[-1] in held_out) for i in indices),
+        quarantined=tuple(_named(plain(record), names) for record in report.quarantined),
         notes={"duplicates": [str(duplicate) for duplicate in find_duplicates(ids)]},
     )
+    inputs = resolve_inputs(recipe, store, Node(asset))
     with store.publish(asset, **inputs.publish_arguments()) as publication:
         (publication.path / SHARDS_FILE).write_text(shards.to_json())
         _write_video_ids(publication.path / VIDEO_IDS_FILE, indices)
+        versions = {name: listing[uri] for uri, name in names.items()}
+        (publication.report_path / Path(VERSIONS_FILE).name).write_text(json.dumps(versions, indent=1))
         if asset == "segment_shards":
             _copy_vocabularies(recipe, store, publication)
         publication.metadata.update(_describe(shards))
     return _result(publication)
+
+
+def _named(record: dict[str, object], names: Mapping[str, str]) -> dict[str, object]:
+    """A quarantined record with its shard's name instead of the place where that lies."""
+    return {"shard": names[str(record.pop("uri"))], **record}
 
 
 def _describe(shards: ShardManifest) -> dict[str, object]:
@@ -166,20 +150,20 @@ def _copy_vocabularies(recipe: Recipe, store: ArtifactStore, publication: Public
     publication.metadata["num_rated_classes"] = len(classes)
     if vocabulary_uri:
         load_vocabulary(vocabulary_uri)
-        shutil.copyfile(local_file(vocabulary_uri), publication.path / VOCABULARY_FILE)
+        shutil.copyfile(local_file(vocabulary_uri), publication.report_path / Path(VOCABULARY_FILE).name)
 
 
 def make_holdout_ratings(recipe: Recipe, store: ArtifactStore, *, progress: Progress) -> StageResult:
     """Publish the ratings of the held-out segment shards as `ratings.csv` (segment id, class, score)."""
     node = Node("holdout_ratings")
     inputs: Inputs = resolve_inputs(recipe, store, node)
-    manifest = store.manifest(node.key)
-    if manifest and manifest.fingerprint == inputs.fingerprint:
-        return StageResult(manifest, reused=True)
+    if inputs.published is not None:
+        return StageResult(inputs.published, reused=True)
+    segments = inputs.parent("segment_shards")
     ratings = load_ratings(
-        read_shards(store, "segment_shards").uris(held_out=True),
+        read_shards(recipe, store, segments).uris(held_out=True),
         num_classes=recipe.data.num_classes,
-        segment_classes=read_segment_classes(recipe, store),
+        segment_classes=read_segment_classes(recipe, store, segments),
         max_frames=recipe.data.max_frames,
         feature_sizes=recipe.data.feature_sizes,
         on_corrupt=recipe.data.on_corrupt,

@@ -35,9 +35,8 @@ def search_ensemble(
     """
     node = Node("ensemble_weights")
     inputs = resolve_inputs(recipe, store, node)
-    manifest = store.manifest(node.key)
-    if manifest is not None and manifest.fingerprint == inputs.fingerprint:
-        return StageResult(manifest, reused=True)
+    if inputs.published is not None:
+        return StageResult(inputs.published, reused=True)
     state = store.cache_path / "search" / inputs.fingerprint[:16]
     with store.publish(node.key, **inputs.publish_arguments()) as publication:
         state.mkdir(parents=True, exist_ok=True)
@@ -184,15 +183,14 @@ def make_submission(recipe: Recipe, store: ArtifactStore, *, progress: Progress)
     """
     node = Node("submission")
     inputs = resolve_inputs(recipe, store, node)
-    manifest = store.manifest(node.key)
-    if manifest is not None and manifest.fingerprint == inputs.fingerprint:
-        return StageResult(manifest, reused=True)
+    if inputs.published is not None:
+        return StageResult(inputs.published, reused=True)
     from yt8m_assets.data.stages import read_segment_classes
     from yt8m_assets.prediction.ranking import RankingReader
     from yt8m_assets.submission import validate_submission, write_submission
 
     found = read_weights(store.fetch(inputs.parent("ensemble_weights")))
-    classes = read_segment_classes(recipe, store).tolist()
+    classes = read_segment_classes(recipe, store, inputs.parent("segment_shards")).tolist()
     readers = {key: RankingReader(store.fetch(inputs.parent("test_ranking", key))) for key in recipe.model_keys}
     k = recipe.prediction.top_k
     with store.publish(node.key, **inputs.publish_arguments()) as publication:

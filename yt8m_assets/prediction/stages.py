@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from yt8m_assets.errors import ConfigError, DataError, OutOfMemoryError, ParentMismatchError, TransientError
-from yt8m_assets.lineage import Inputs, Node, resolve_inputs
+from yt8m_assets.errors import ConfigError, DataError, OutOfMemoryError, TransientError
+from yt8m_assets.lineage import Inputs, Lineage, Node, current_manifest, resolve_inputs
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
 from yt8m_assets.storage import ArtifactStore, Manifest, StageResult
@@ -50,17 +50,16 @@ def predict_cells(
     fails, the others are published first and then its error is raised. `on_published` hears of every cell.
     """
     nodes = {(key, shift): _node(recipe, split, key, shift) for key, shift in cells}
-    outcome = _Outcome()
+    outcome, lineage = _Outcome(), Lineage(recipe, store)
     due: dict[Cell, Inputs] = {}
     for cell, node in nodes.items():
         try:
-            inputs = resolve_inputs(recipe, store, node)
+            inputs = lineage.inputs(node)
         except Exception as error:  # noqa: BLE001 - raised at the end, when the other cells are safe
             outcome.errors[cell] = error
             continue
-        manifest = store.manifest(node.key)
-        if manifest is not None and manifest.fingerprint == inputs.fingerprint:
-            outcome.results[cell] = StageResult(manifest, reused=True)
+        if inputs.published is not None:
+            outcome.results[cell] = StageResult(inputs.published, reused=True)
             _tell(on_published, cell, outcome.results[cell])
         else:
             due[cell] = inputs
@@ -141,8 +140,9 @@ class _Pass:
         from yt8m_assets.prediction.scoring import ScoringOptions, SegmentIndex, score_videos
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        class_ids = read_segment_classes(self.recipe, self.store)
-        videos = self._videos()
+        some = next(iter(due.values()))  # the shards are the same for all
+        class_ids = read_segment_classes(self.recipe, self.store, some.parent("segment_shards"))
+        videos = self._videos(some.parent(SHARDS[self.split]))
         index = SegmentIndex.of(videos)
         if not len(index.segments):
             raise DataError(f"the {SHARDS[self.split]} hold no segment to rank; check the recipe's data")
@@ -186,13 +186,13 @@ class _Pass:
         assert self.statistics is not None
         return self.statistics.num_segments / max(self.statistics.seconds, 1e-9)
 
-    def _videos(self) -> Any:
+    def _videos(self, shards: Manifest) -> Any:
         from yt8m_assets.data.memory import load_videos
         from yt8m_assets.data.stages import index_cache, read_shards
 
         data = self.recipe.data
         return load_videos(
-            read_shards(self.store, SHARDS[self.split]).uris(held_out=True if self.split == "oof" else None),
+            read_shards(self.recipe, self.store, shards).uris(held_out=True if self.split == "oof" else None),
             memory_budget=data.memory_budget,
             max_frames=data.max_frames,
             feature_sizes=data.feature_sizes,
@@ -264,8 +264,8 @@ def publish_ranking(
 ) -> StageResult:
     """Publish a ranking; one that another run published in the meantime from the same inputs is taken as it is."""
     key = inputs.node.key
-    present = store.manifest(key)
-    if present is not None and present.fingerprint == inputs.fingerprint:
+    present = store.find(key, inputs.fingerprint)
+    if present is not None:
         return StageResult(present, reused=True)
     with store.publish(key, **inputs.publish_arguments()) as publication:
         write(publication.path)
@@ -275,11 +275,11 @@ def publish_ranking(
 
 
 def holdout_map(recipe: Recipe, store: ArtifactStore, ranking: "RankingSource") -> float | None:
-    """MAP@K of an out-of-fold ranking against the hold-out ratings; None while they are not materialised."""
+    """MAP@K of an out-of-fold ranking against the hold-out ratings; None while they are not up to date."""
     from yt8m_assets.data.stages import RATINGS_FILE
     from yt8m_assets.evaluation import Ratings, ranking_map
 
-    manifest = store.manifest(Node("holdout_ratings").key)
+    manifest = current_manifest(recipe, store, Node("holdout_ratings"))
     if manifest is None:
         return None
     ratings = Ratings.read_csv(store.fetch(manifest) / RATINGS_FILE)
@@ -291,15 +291,13 @@ def rank_model(
 ) -> StageResult:
     """Fuse the rankings of a model's own shifts by rank, with equal weights (SPEC section 11).
 
-    Raises MissingArtifactError listing the shifts that are not materialised, ParentMismatchError when they were made
-    from different checkpoints or shards.
+    Raises MissingArtifactError listing the shifts that are not materialised, ParentMismatchError listing those that
+    were made from another checkpoint or other shards than the current ones.
     """
     node = Node(f"{split}_ranking", recipe.model(model_key).key)
     inputs = resolve_inputs(recipe, store, node)
-    manifest = store.manifest(node.key)
-    if manifest is not None and manifest.fingerprint == inputs.fingerprint:
-        return StageResult(manifest, reused=True)
-    require_same_parents(inputs.manifests)
+    if inputs.published is not None:
+        return StageResult(inputs.published, reused=True)
     from yt8m_assets.ensemble.fusion import fuse_into, unified_segments, union_of_classes
     from yt8m_assets.prediction.ranking import RankingReader, RankingWriter
 
@@ -329,15 +327,3 @@ def _tta_gain(recipe: Recipe, store: ArtifactStore, inputs: Inputs, fused: "Rank
     plain = inputs.parent("oof_predictions", model_key, plain_shift).metadata.get("map_at_100000")
     gain = {} if plain is None else {"map_without_tta": plain, "gain_of_tta": quality - plain}
     return {"map_at_100000": quality, **gain}
-
-
-def require_same_parents(manifests: Mapping[str, Manifest]) -> None:
-    """Raise ParentMismatchError when artifacts do not share their parents' content."""
-    seen: dict[str, dict[str, list[str]]] = {}
-    for key, manifest in manifests.items():
-        for parent, digest in manifest.parents.items():
-            seen.setdefault(parent, {}).setdefault(digest, []).append(key)
-    for parent, by_digest in seen.items():
-        if len(by_digest) > 1:
-            groups = "; ".join(f"{', '.join(keys)} from {digest[:12]}" for digest, keys in by_digest.items())
-            raise ParentMismatchError(f"made from different versions of {parent}: {groups}; materialise them again")

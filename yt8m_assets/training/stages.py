@@ -92,7 +92,7 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
     row = recipe.model(str(node.model))
     finetunes = node.asset == "finetuned_model"
     shards_asset = "segment_shards" if finetunes else "pretraining_shards"
-    shards = read_shards(store, shards_asset)
+    shards = read_shards(recipe, store, inputs.parent(shards_asset))
     num_scored = row.pretraining.evaluation_videos
     identity = {
         "code_version": CODE_VERSIONS[node.asset],
@@ -126,10 +126,9 @@ def _train(
     start_afresh: bool,
 ) -> StageResult:
     inputs = resolve_inputs(recipe, store, node)
-    manifest = store.manifest(node.key)
-    if manifest and manifest.fingerprint == inputs.fingerprint:
+    if inputs.published is not None:
         CheckpointStore(store, checkpoint_key(node), {}).discard()  # of a run that ended between publishing and here
-        return StageResult(manifest, reused=True)
+        return StageResult(inputs.published, reused=True)
     with store.publish(node.key, **inputs.publish_arguments()) as publication:
         job = make_job(recipe, store, inputs, allow_fallback)
         checkpoints = job.checkpoints(store)

@@ -1,0 +1,94 @@
+"""What a shard holds, known without reading it again: every shard that was looked at before is recognised.
+
+A shard's content is named by the checksum of its framing (`index.framing_checksum`), wherever it lies. It is found
+again by the shard's version: of a local file size and time of change, of an object in a bucket size and crc32c. The
+versions only recognise; no digest depends on them. They lie in a cache of this machine and beside what is published.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from yt8m_assets.data.shards import ShardManifest
+from yt8m_assets.errors import CorruptArtifactError, DataError
+from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, atomic_write
+
+SHARDS_FILE = "shards.json"
+VERSIONS_FILE = f"{REPORT_FOLDER}/versions.json"
+"""Name -> version of the shards as they were when they were published; not part of the content."""
+_CACHE_FILE = "identities.json"
+_SETTLED_NS = 2 * 10**9
+"""A file changed less than this before it was looked at may change again without another time: it is not remembered."""
+
+
+class Identities:
+    """URI and version -> checksum of the shards that this machine has seen."""
+
+    def __init__(self, cache_path: Path) -> None:
+        self._path = cache_path / _CACHE_FILE
+        try:
+            self._known: dict[str, list[str]] = json.loads(self._path.read_text())
+        except (FileNotFoundError, ValueError):
+            self._known = {}
+
+    def get(self, uri: str, version: str) -> str | None:
+        """The checksum of a shard whose version is the one that was seen."""
+        entry = self._known.get(uri)
+        return entry[1] if entry is not None and entry[0] == version else None
+
+    def note(self, found: Iterable[tuple[str, str, str]]) -> None:
+        """Remember (URI, version, checksum) of shards that were read."""
+        before = dict(self._known)
+        for uri, version, checksum in found:
+            if _is_settled(version):
+                self._known[uri] = [version, checksum]
+        if self._known != before:
+            with atomic_write(self._path) as temporary:
+                temporary.write_text(json.dumps(self._known, sort_keys=True))
+
+
+def _is_settled(version: str) -> bool:
+    changed = version.partition("mtime_ns:")[2]
+    return not changed or time.time_ns() - int(changed) > _SETTLED_NS
+
+
+def content_checksums(store: ArtifactStore, asset: str, listing: Mapping[str, str]) -> dict[str, str]:
+    """URI -> checksum of the content of listed shards (URI -> version).
+
+    A local shard that nobody has seen is looked through, a page a record. One in a bucket is not fetched for it: its
+    version stands for it, which is no content that was ever published.
+    """
+    identities = Identities(store.cache_path)
+    found = {
+        uri: checksum for uri, version in listing.items() if (checksum := identities.get(uri, version)) is not None
+    }
+    if len(found) < len(listing):
+        published = _published_in_buckets(store, asset)
+        found |= {uri: published[v] for uri, v in listing.items() if uri not in found and v in published}
+    unknown = [uri for uri in listing if uri not in found]
+    looked_at = {uri: _look_through(uri) for uri in unknown if "mtime_ns:" in listing[uri]}
+    identities.note((uri, listing[uri], checksum) for uri, checksum in looked_at.items())
+    return {uri: found.get(uri) or looked_at.get(uri) or listing[uri] for uri in listing}
+
+
+def _look_through(uri: str) -> str:
+    from yt8m_assets.data.index import sound_framing_checksum
+
+    return sound_framing_checksum(uri)
+
+
+def _published_in_buckets(store: ArtifactStore, asset: str) -> dict[str, str]:
+    """Version with the store's crc32c -> checksum, of every kept generation: it knows copies of an object, too."""
+    found: dict[str, str] = {}
+    for manifest in store.generations(asset):
+        if VERSIONS_FILE not in manifest.files:
+            continue
+        try:
+            folder = store.fetch(manifest, (SHARDS_FILE, VERSIONS_FILE))
+            shards = ShardManifest.read(folder / SHARDS_FILE).shards
+        except (CorruptArtifactError, DataError):
+            continue
+        versions = json.loads((folder / VERSIONS_FILE).read_text())
+        found |= {versions[s.name]: s.checksum for s in shards if "crc32c:" in versions.get(s.name, "")}
+    return found

@@ -1,0 +1,124 @@
+"""Where a recipe's shards lie now, and that they are the ones that were published.
+
+Nothing published names a place: a list of shards holds names and checksums, and the recipe says where to look.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yt8m_assets.data.framing import local_file
+from yt8m_assets.data.identity import SHARDS_FILE, content_checksums
+from yt8m_assets.data.shards import ShardManifest, list_shards, shard_names
+from yt8m_assets.errors import ParentMismatchError
+from yt8m_assets.lineage import Node, plain, require_current
+from yt8m_assets.progress import NullProgress, Progress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_text
+from yt8m_assets.storage_backend import LocalBackend
+
+_SPLITS = {"pretraining_shards": ("train", "validate"), "segment_shards": ("validate",), "test_shards": ("test",)}
+
+
+def index_cache(store: ArtifactStore) -> Path:
+    """Folder of the shards' sidecar indexes."""
+    return store.cache_path / "indexes"
+
+
+def simulated_folder(recipe: Recipe, store: ArtifactStore) -> Path:
+    """Where a simulated recipe's shards are written on this machine."""
+    name = sha256_text(canonical_json(plain(recipe.data.simulation)))[:12]
+    root = store.backend.root if isinstance(store.backend, LocalBackend) else store.cache_path
+    return root / "simulated" / name
+
+
+def locate_shards(recipe: Recipe, store: ArtifactStore, asset: str, progress: Progress | None = None) -> dict[str, str]:
+    """URI -> version of the shards of `pretraining_shards`, `segment_shards` or `test_shards` as they lie now.
+
+    Simulated shards that are not there are simulated. Raises MissingDataError for a pattern without a match.
+    """
+    data = recipe.data
+    if data.simulation is None:
+        patterns = {"pretraining_shards": data.pretraining, "segment_shards": data.segments, "test_shards": data.test}
+        return list_shards(patterns[asset])
+    from yt8m_assets.data.simulation import dataset_paths, write_dataset
+
+    folder = simulated_folder(recipe, store)
+    write_dataset(data.simulation, folder, _SPLITS[asset], progress=progress or NullProgress())
+    paths = dataset_paths(data.simulation, folder)
+    groups = {"pretraining_shards": paths.train + paths.validate, "segment_shards": paths.segments}
+    uris = {_shared_uri(store, folder, path) for path in groups.get(asset, paths.test)}
+    listed = list_shards(sorted({f"{uri.rsplit('/', 1)[0]}/*.tfrecord" for uri in uris}))
+    return {uri: version for uri, version in listed.items() if uri in uris}
+
+
+def _shared_uri(store: ArtifactStore, folder: Path, path: Path) -> str:
+    """The shard's path, or its URI in the store's bucket after it was put there (other machines read it too)."""
+    backend = store.backend
+    if isinstance(backend, LocalBackend):
+        return str(path)
+    name = f"simulated/{folder.name}/{path.relative_to(folder).as_posix()}"
+    if path.name not in backend.names(name.rsplit("/", 1)[0]):
+        backend.put_file(path, name)
+    return f"{store.root_uri}/{name}"
+
+
+def data_slice(recipe: Recipe, store: ArtifactStore, asset: str) -> dict[str, Any]:
+    """What the files that a recipe names hold, as far as an asset depends on it; by content, wherever they lie."""
+    data = recipe.data
+    if data.simulation is not None:
+        return {"simulation": plain(data.simulation)}
+    listing = locate_shards(recipe, store, asset)
+    found: dict[str, Any] = {"shards": listing_digest(store, asset, listing)}
+    if asset == "pretraining_shards":
+        found["segment_shards"] = sha256_text(canonical_json(list(shard_names(list_shards(data.segments)).values())))
+    if asset == "segment_shards":
+        found["segment_classes"] = file_digest(data.segment_classes_uri)
+        found["vocabulary"] = vocabulary_digest(recipe)
+    return found
+
+
+def listing_digest(store: ArtifactStore, asset: str, listing: Mapping[str, str]) -> str:
+    """Hash of the names, sizes and contents of listed shards (URI -> version), preceded by their number."""
+    checksums = content_checksums(store, asset, listing)
+    rows = [[name, listing[uri].split()[0], checksums[uri]] for uri, name in shard_names(listing).items()]
+    return f"{len(rows)} shards {sha256_text(canonical_json(rows))}"
+
+
+def vocabulary_digest(recipe: Recipe) -> str | None:
+    """Content of the file with the classes' names; None without one."""
+    return file_digest(recipe.data.vocabulary_uri) if recipe.data.vocabulary_uri else None
+
+
+def file_digest(uri: str) -> str:
+    """Hex sha256 of a small file, local or in a bucket. Raises MissingDataError."""
+    with local_file(uri).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_shards(recipe: Recipe, store: ArtifactStore, shards: Manifest | str) -> ShardManifest:
+    """A published list of shards (a manifest, or the name of an asset), with where they lie now.
+
+    Raises MissingArtifactError or ParentMismatchError where a named asset is not up to date, MissingDataError for a
+    pattern without a match, ParentMismatchError naming a shard that is not there or not the one that was published.
+    """
+    manifest = require_current(recipe, store, Node(shards)) if isinstance(shards, str) else shards
+    published = ShardManifest.read(store.fetch(manifest, (SHARDS_FILE,)) / SHARDS_FILE)
+    listing = locate_shards(recipe, store, manifest.key)
+    uris = {name: uri for uri, name in shard_names(listing).items()}
+    checksums = content_checksums(store, manifest.key, listing)
+    for shard in published.shards:
+        if shard.name not in uris:
+            raise ParentMismatchError(
+                f"{shard.name} of {manifest.key} is not among the shards that the recipe names now; "
+                f"materialise {manifest.key} again"
+            )
+        uri = uris[shard.name]
+        if checksums[uri] != shard.checksum:
+            cure = "remove it, it is simulated again" if recipe.data.simulation else f"materialise {manifest.key} again"
+            raise ParentMismatchError(
+                f"{uri}: its content is not what {manifest.key} lists ({checksums[uri]}, published {shard.checksum}); "
+                f"{cure}"
+            )
+    return published.located(uris)
