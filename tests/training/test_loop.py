@@ -124,7 +124,7 @@ def test_swa_averages_the_last_evaluated_points(runs: Runs, monkeypatch: pytest.
     assert manifest.metadata["weights"] == "swa"
     at_8, at_12, averaged = seen[2], seen[3], runs.weights(manifest)
     for name, value in averaged.items():
-        if value.is_floating_point():
+        if "running" not in name:
             torch.testing.assert_close(value, (at_8[name] + at_12[name]) / 2)
 
 

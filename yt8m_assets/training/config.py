@@ -84,7 +84,10 @@ class TrainingConfig:
     early_stopping: int | None = None
     """Evaluations without a better score (MAP, in pre-training GAP@20) after which training ends; None: never."""
     ema_decay: float | None = None
-    """Decay of an exponential moving average of the weights; None: no average is kept."""
+    """Decay of an exponential moving average of the weights; None: no average is kept.
+
+    Batch-norm statistics of averages are measured anew at the end, on up to 100 batches.
+    """
     swa_last: int = 0
     """Evaluated checkpoints at the end whose weights are averaged (SWA) and compared; 0: none."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -135,7 +135,7 @@ class TrainingLoop:
         state = {"loop": asdict(self.state), "data": self.source.state_dict(), "optimizer_steps": optimizer.num_steps}
         for name, average in (("ema", self.ema), ("swa", self.swa)):
             if average is not None:
-                groups[name] = average.tensors()
+                groups[name] = average.average
                 state[f"{name}_count"] = average.count
         self.checkpoints.save(self.state.step, Checkpoint(state, groups))
 

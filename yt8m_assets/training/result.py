@@ -9,6 +9,7 @@ from torch import nn
 from yt8m_assets.training.averaging import WeightAverage
 from yt8m_assets.training.interruption import EvaluationInterrupted, TrainingPreempted
 from yt8m_assets.training.loop import TrainingLoop
+from yt8m_assets.training.statistics import measure_statistics
 from yt8m_assets.training.tensors import load_weights
 
 Scores = dict[str, float] | None
@@ -21,18 +22,14 @@ def compare_weights(loop: TrainingLoop) -> dict[str, Scores]:
     """
     state = loop.state
     if loop.evaluate is None:
-        return {"ema": None} if loop.ema is not None else {"last": None}
+        return {"last": None} if loop.ema is None else {"ema": score_average(loop, loop.ema, "ema")}
     if not state.evaluations or state.best is None:  # a run of no steps
         return {"last": state.start}
     kept = ("best", state.best) if loop.keeps_best else ("last", state.evaluations[-1])
     candidates: dict[str, Scores] = {kept[0]: scores_of(kept[1])}
     for name, average in (("ema", loop.ema), ("swa", loop.swa)):
         if average is not None and average.count:
-            try:
-                candidates[name] = score_average(loop, average, name)
-            except EvaluationInterrupted as interrupted:
-                loop.save(alone=True)
-                raise TrainingPreempted(state.step) from interrupted
+            candidates[name] = score_average(loop, average, name)
     return candidates
 
 
@@ -49,15 +46,28 @@ def pick(loop: TrainingLoop, candidates: Mapping[str, Scores]) -> str:
     return max(candidates, key=lambda name: (candidates[name] or {}).get(headline, 0.0))
 
 
-def score_average(loop: TrainingLoop, average: WeightAverage, name: str) -> dict[str, float]:
-    """Hold-out scores of averaged weights; the model's own are put back. Raises EvaluationInterrupted."""
-    assert loop.evaluate is not None
+def score_average(loop: TrainingLoop, average: WeightAverage, name: str) -> Scores:
+    """Hold-out scores of averaged weights, None without an evaluation; the model's own are put back.
+
+    Raises TrainingPreempted after saving when asked to stop.
+    """
     kept = {key: value.clone() for key, value in loop.model.state_dict().items()}
-    load_weights(loop.model, average.tensors(), name)
     try:
-        return loop.evaluate(loop.model, loop.stop)
+        use_average(loop, average, name)
+        return None if loop.evaluate is None else loop.evaluate(loop.model, loop.stop)
+    except EvaluationInterrupted as interrupted:
+        load_weights(loop.model, kept, "training")
+        loop.save(alone=True)
+        raise TrainingPreempted(loop.state.step) from interrupted
     finally:
         load_weights(loop.model, kept, "training")
+
+
+def use_average(loop: TrainingLoop, average: WeightAverage, name: str) -> None:
+    """Put averaged weights and the statistics measured for them into the model. Raises EvaluationInterrupted."""
+    load_weights(loop.model, {**loop.model.state_dict(), **average.average, **(average.statistics or {})}, name)
+    if average.statistics is None:
+        average.statistics = measure_statistics(loop)
 
 
 def select_weights(loop: TrainingLoop, winner: str) -> None:
@@ -72,7 +82,7 @@ def select_weights(loop: TrainingLoop, winner: str) -> None:
     elif winner in ("ema", "swa"):
         average = loop.ema if winner == "ema" else loop.swa
         assert average is not None
-        load_weights(loop.model, average.tensors(), winner)
+        use_average(loop, average, winner)
 
 
 def describe_training(loop: TrainingLoop, winner: str, candidates: Mapping[str, Scores]) -> dict[str, Any]:

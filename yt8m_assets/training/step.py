@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -103,25 +104,36 @@ class Stepper:
     def accumulate(self, batch: Batch, frame_index: Tensor | None) -> Tensor:
         """Forward and backward over the micro-batches; gradients add up to those of the whole batch."""
         pieces = self.config.accumulation
-        size = batch.num_frames.shape[0] // pieces
         total_loss = torch.zeros((), device=self.device)
-        for piece in range(pieces):
-            rows = slice(piece * size, (piece + 1) * size)
-            part = take_rows(batch, rows).to(self.device, non_blocking=True)
-            index = None if frame_index is None else frame_index[rows].to(self.device, non_blocking=True)
-            last = piece == pieces - 1
+        for number, (part, index) in enumerate(self.split(batch, frame_index), start=1):
+            last = number == pieces
             with contextlib.nullcontext() if last else no_sync(self.module):
                 total, label_loss = self.forward(part, index, 1 / pieces, 1.0 if last else 0.0)
                 total.backward()
             total_loss += label_loss / pieces
         return total_loss
 
-    def forward(self, part: Batch, index: Tensor | None, share: float, l2_share: float) -> tuple[Tensor, Tensor]:
-        """The objective under autocast, compiled where asked for and possible."""
+    def split(self, batch: Batch, frame_index: Tensor | None) -> Iterator[tuple[Batch, Tensor | None]]:
+        """The micro-batches of a batch and the frames they draw, on the device."""
+        size = batch.num_frames.shape[0] // self.config.accumulation
+        for first in range(0, size * self.config.accumulation, size):
+            rows = slice(first, first + size)
+            index = None if frame_index is None else frame_index[rows].to(self.device, non_blocking=True)
+            yield take_rows(batch, rows).to(self.device, non_blocking=True), index
+
+    def forward(
+        self,
+        part: Batch,
+        index: Tensor | None,
+        share: float,
+        l2_share: float,
+        run: Callable[..., tuple[Tensor, Tensor]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The objective under autocast, compiled where asked for and possible, or what is given as `run`."""
         arguments = (part.frames, part.valid, part.num_frames, part.labels, part.label_weights, index, share, l2_share)
         half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            return self.compiled.attempt(*arguments)
+            return (run or self.compiled.attempt)(*arguments)
 
     @torch.no_grad()
     def judge(self, step: int, loss: Tensor, norms: Tensor, before: list[Tensor]) -> None:
