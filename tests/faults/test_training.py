@@ -71,7 +71,7 @@ def run_pretraining(recipe: Recipe, store: ArtifactStore, **options: Any) -> Any
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
-    """A folder with a pre-training that was stopped after step 9 of 12: checkpoints of steps 5 and 9."""
+    """A folder with a pre-training that was stopped after step 9 of 12: checkpoints of steps 8 and 9."""
     folder = tmp_path_factory.mktemp("interrupted")
     write_shards(folder / "shards")
     recipe = make_recipe(folder / "shards", MIX)
@@ -149,12 +149,12 @@ def test_f07_f08_a_damaged_newest_checkpoint_is_an_error_that_names_both(
         path.unlink()
     else:
         path.write_bytes({"cut": content[:-100], "append": content + b"x", "empty": b""}[damage])
-    expected = rf"step-00000009.*{KEY}/step-00000005 is older: allow_fallback \(--allow-fallback\) resumes from it"
+    expected = rf"step-00000009.*{KEY}/step-00000008 is older: allow_fallback \(--allow-fallback\) resumes from it"
     with pytest.raises(CorruptArtifactError, match=expected):
         run_pretraining(recipe, open_store(folder))
     result = run_pretraining(recipe, open_store(folder), allow_fallback=True)
-    assert result.manifest.metadata["resumed_from_step"] == 5
-    assert "falling back to checkpoints/pretrained_model/mix/step-00000005" in caplog.text
+    assert result.manifest.metadata["resumed_from_step"] == 8
+    assert "falling back to checkpoints/pretrained_model/mix/step-00000008" in caplog.text
 
 
 def test_f09_a_checkpoint_of_another_configuration_is_refused_field_by_field(case: tuple[Path, Recipe]) -> None:

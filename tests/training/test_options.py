@@ -40,6 +40,7 @@ CHANGED: dict[str, Any] = {
     "evaluation_videos": 16,
     "keep_best": True,
     "checkpoint_every": 5,
+    "checkpoint_seconds": 30.0,
     "log_every": 1,
     "early_stopping": 4,
     "ema_decay": 0.9,

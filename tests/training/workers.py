@@ -4,10 +4,12 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,32 @@ class FileTracking:
     @contextmanager
     def run(self, name: str, *, resume_id: str | None = None, **details: Any) -> Iterator[FileRun]:
         yield FileRun(self.path, end_step=self.end_step, end_signal=self.end_signal)
+
+
+@dataclass
+class KilledInAWrite(FileTracking):
+    """The process is killed at the start of an operation of the thread that writes checkpoints, the `number`th time."""
+
+    operation: str = "put_folder"
+    number: int = 3
+
+    @contextmanager
+    def run(self, name: str, *, resume_id: str | None = None, **details: Any) -> Iterator[FileRun]:
+        from yt8m_assets.storage_backend import LocalBackend
+        from yt8m_assets.training import checkpoint
+
+        owner: Any = checkpoint if self.operation == "write_tensors" else LocalBackend
+        method, numbers = getattr(owner, self.operation), count(1)
+
+        def killed(*arguments: Any) -> Any:
+            if threading.current_thread().name.startswith("checkpoint") and next(numbers) == self.number:
+                if self.operation == "write_tensors":
+                    arguments[0].write_bytes(b"half of a fi")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return method(*arguments)
+
+        setattr(owner, self.operation, killed)
+        yield FileRun(self.path)
 
 
 def read_losses(path: Path) -> dict[int, float]:

@@ -12,6 +12,7 @@ EXECUTION_FIELDS = (
     "compile",
     "activation_checkpointing",
     "checkpoint_every",
+    "checkpoint_seconds",
     "log_every",
     "deterministic",
 )
@@ -78,7 +79,9 @@ class TrainingConfig:
     keep_best: bool | None = None
     """Publish the best evaluated weights instead of the last; None: in fine-tuning."""
     checkpoint_every: int = 1000
-    """Steps between two checkpoints."""
+    """Most steps that a kill costs: a checkpoint is begun every half of it, and written while training goes on."""
+    checkpoint_seconds: float | None = 600.0
+    """Most seconds that a kill costs, likewise; None: only steps count."""
     log_every: int = 50
     """Steps between two metric points."""
     early_stopping: int | None = None
@@ -118,7 +121,7 @@ class TrainingConfig:
             "evaluation_videos",
         ):
             _require(getattr(self, field) >= 0, field, getattr(self, field), "must not be negative")
-        for field in ("window_frames", "evaluate_every", "early_stopping"):
+        for field in ("window_frames", "evaluate_every", "early_stopping", "checkpoint_seconds"):
             value = getattr(self, field)
             _require(value is None or value > 0, field, value, "must be above zero, or None")
         _require(0 < self.decay_rate <= 1, "decay_rate", self.decay_rate, "must lie in (0, 1]")

@@ -69,8 +69,8 @@ def evaluate_now(loop: "TrainingLoop") -> None:
     state.evaluations.append({"step": state.step, **scores, "seconds": seconds})
     if state.best is None or scores[headline] > state.best[headline]:
         state.best = {"step": state.step, **scores}
-        if loop.checkpoints is not None and loop.keeps_best:
-            loop.checkpoints.save_best(best_checkpoint(loop))
+        if loop.writer is not None and loop.keeps_best:
+            loop.writer.save_best(best_checkpoint(loop))
     report_evaluation(loop, scores, seconds)
 
 

@@ -1,5 +1,6 @@
 """One training run with everything resolved: plain values that can be sent to another process, and how to run them."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -121,17 +122,19 @@ def run_job(
             loop.state.run_id = tracked.run_id
         if task is not None and resumed_from:
             task.resume(resumed_from)
-        loop.run()
-        if not team.leads:
-            return {}
-        candidates = compare_weights(loop)
-        winner = pick(loop, candidates)
-        select_weights(loop, winner)
-        optimizer = None if job.finetunes else loop.stepper.optimizer.state_tensors()
-        write_model(
-            output_path, job.spec, loop.model.state_dict(), describe_training(loop, winner, candidates), optimizer
-        )
-        return {**summarise(loop, winner, candidates), "resumed_from_step": resumed_from}
+        with contextlib.closing(loop):
+            loop.run()
+            return publish_run(loop, job, output_path) | {"resumed_from_step": resumed_from} if team.leads else {}
+
+
+def publish_run(loop: TrainingLoop, job: TrainingJob, output_path: Path) -> dict[str, Any]:
+    """Compare weights, write the model artifact's files, and return the summary (rank 0)."""
+    candidates = compare_weights(loop)
+    winner = pick(loop, candidates)
+    select_weights(loop, winner)
+    optimizer = None if job.finetunes else loop.stepper.optimizer.state_tensors()
+    write_model(output_path, job.spec, loop.model.state_dict(), describe_training(loop, winner, candidates), optimizer)
+    return summarise(loop, winner, candidates)
 
 
 def prepare_loop(job: TrainingJob, store: ArtifactStore, device: torch.device, team: Team) -> tuple[TrainingLoop, int]:

@@ -18,6 +18,7 @@ from torch import nn
 from yt8m_assets.data.batches import Batch
 from yt8m_assets.tracking import TrackedRun
 from yt8m_assets.training.averaging import WeightAverage
+from yt8m_assets.training.behind import CheckpointWriter
 from yt8m_assets.training.checkpoint import Checkpoint, CheckpointStore
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.evaluate import Evaluation
@@ -96,6 +97,8 @@ class TrainingLoop:
         decay = self.config.ema_decay
         self.ema = WeightAverage(self.model, decay) if decay is not None else None
         self.swa = WeightAverage(self.model, None) if self.config.swa_last else None
+        self.writer = CheckpointWriter(self.checkpoints) if self.checkpoints else None
+        self.saved_at = time.monotonic()
         self.pending: list[tuple[PendingValues, dict[str, float]]] = []
 
     @property
@@ -117,17 +120,29 @@ class TrainingLoop:
         if best is not None:  # may be of a later step: evaluated before the interruption, after this checkpoint
             self.state.best = best.state["best"]
 
-    def save(self, *, alone: bool = False) -> None:
-        """Write a checkpoint of this moment (rank 0); refuses to save after a non-finite step.
+    def save_due(self) -> bool:
+        """Whether a checkpoint is to be begun after this step.
+
+        One is whole before the next begins, so two intervals are what a kill costs at most: each is half of the limit.
+        """
+        config = self.config
+        by_time = config.checkpoint_seconds is not None and self.team.leads
+        if by_time and time.monotonic() - self.saved_at >= config.checkpoint_seconds / 2:  # type: ignore[operator]
+            return True
+        return self.state.step % max(config.checkpoint_every // 2, 1) == 0
+
+    def save(self, *, alone: bool = False, wait: bool = False) -> None:
+        """Begin a checkpoint of this moment (rank 0), and `wait` until it is written; refuses after a non-finite step.
 
         All ranks call it together; `alone`: rank 0 by itself, after the last step.
         """
+        self.saved_at = time.monotonic()
         self.flush()
         self.stepper.check()
         total = self.meter.total.clone()
         if not alone:
             self.team.average(total)
-        if self.checkpoints is None or not self.team.leads:
+        if self.writer is None or not self.team.leads:
             return
         self.state.loss_total, self.state.loss_count = float(total), self.meter.count
         optimizer = self.stepper.optimizer
@@ -137,7 +152,9 @@ class TrainingLoop:
             if average is not None:
                 groups[name] = average.average
                 state[f"{name}_count"] = average.count
-        self.checkpoints.save(self.state.step, Checkpoint(state, groups))
+        self.writer.save(self.state.step, Checkpoint(state, groups))
+        if wait:
+            self.writer.wait()
 
     def run(self) -> LoopState:
         """Train to the last step, or to an early stop.
@@ -158,12 +175,19 @@ class TrainingLoop:
                 loss = self.stepper.run(batch, state.step, self.schedule.learning_rate(state.step))
                 state.step += 1
                 self.after_step(loss)
-                finished = self.agree(evaluate_if_due(self), saves=state.step % config.checkpoint_every == 0)
+                finished = self.agree(evaluate_if_due(self), saves=self.save_due())
         if state.step < config.num_steps:
             logger.info("stopped at step %d: no better score in %s evaluations", state.step, config.early_stopping)
         self.flush()
         self.stepper.check()
+        if self.writer is not None:
+            self.writer.wait()
         return state
+
+    def close(self) -> None:
+        """Let the checkpoint that is being written come to its end."""
+        if self.writer is not None:
+            self.writer.close()
 
     def train_seconds(self) -> float:
         """Seconds spent training so far."""
@@ -175,9 +199,11 @@ class TrainingLoop:
         Raises TrainingPreempted after saving when any rank was asked to stop.
         """
         self.state.train_seconds = self.train_seconds()
-        preempted, finished = self.team.any(self.stop.requested, finished)
+        if self.writer is not None:
+            self.writer.check()
+        preempted, finished, saves = self.team.any(self.stop.requested, finished, saves)
         if preempted or saves:
-            self.save()
+            self.save(wait=preempted or self.config.checkpoint_every == 1)
         if preempted:
             raise TrainingPreempted(self.state.step)
         return finished

@@ -57,7 +57,7 @@ def score_average(loop: TrainingLoop, average: WeightAverage, name: str) -> Scor
         return None if loop.evaluate is None else loop.evaluate(loop.model, loop.stop)
     except EvaluationInterrupted as interrupted:
         load_weights(loop.model, kept, "training")
-        loop.save(alone=True)
+        loop.save(alone=True, wait=True)
         raise TrainingPreempted(loop.state.step) from interrupted
     finally:
         load_weights(loop.model, kept, "training")

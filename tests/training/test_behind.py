@@ -1,0 +1,223 @@
+"""Checkpoints are of the moment at which they were begun, in order, and what fails in the background is not lost."""
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.support import MIX, PRETRAINING, make_recipe, prepare_store
+from yt8m_assets.errors import StorageError
+from yt8m_assets.progress import NullProgress
+from yt8m_assets.storage import ArtifactStore, Manifest
+from yt8m_assets.tracking import MemoryTracking
+from yt8m_assets.training.behind import CheckpointWriter, HostCopy
+from yt8m_assets.training.checkpoint import Checkpoint, CheckpointStore
+from yt8m_assets.training.stages import pretrain
+from yt8m_assets.training.step import Stepper
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(ArtifactStore(str(tmp_path), tmp_path / "cache"), "checkpoints/a/m", {"of": "this run"})
+
+
+class Gate:
+    """Holds every write of a kind up until it is opened; notes which have begun and which are done."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+        self.open, self.events = threading.Event(), []  # type: ignore[var-annotated]
+        for name in names:
+            monkeypatch.setattr(CheckpointStore, name, self.gated(name, getattr(CheckpointStore, name)))
+
+    def gated(self, name: str, method: Any) -> Any:
+        def held(store: CheckpointStore, *arguments: Any) -> None:
+            label = str(arguments[0]) if name == "save" else "best"
+            self.events.append(f"begin {label}")
+            assert self.open.wait(30)
+            method(store, *arguments)
+            self.events.append(f"end {label}")
+
+        return held
+
+
+def test_what_is_written_is_the_state_at_the_call(
+    checkpoints: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, writer = Gate(monkeypatch, "save"), CheckpointWriter(checkpoints)
+    weights, state = torch.ones(3), {"history": [1]}
+    writer.save(1, Checkpoint(state, {"model": {"w": weights}}))  # returns although nothing is written yet
+    weights += 1
+    state["history"].append(2)
+    assert checkpoints.latest() is None
+    gate.open.set()
+    writer.wait()
+    found = checkpoints.latest()
+    assert found is not None
+    assert found.state == {"history": [1]}
+    assert found.groups["model"]["w"].tolist() == [1, 1, 1]
+    writer.close()
+
+
+def test_one_write_at_a_time_in_order_and_the_next_checkpoint_waits(
+    checkpoints: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, writer = Gate(monkeypatch, "save", "save_best"), CheckpointWriter(checkpoints)
+    content = {"model": {"w": torch.ones(3)}}
+    writer.save_best(Checkpoint({}, content))
+    writer.save(1, Checkpoint({}, content))
+    second = threading.Thread(target=writer.save, args=(2, Checkpoint({}, content)))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()
+    assert gate.events == ["begin best"]
+    gate.open.set()
+    second.join(30)
+    writer.wait()
+    assert gate.events == [f"{what} {name}" for name in ("best", "1", "2") for what in ("begin", "end")]
+    writer.close()
+
+
+def test_the_copy_uses_its_memory_again() -> None:
+    copied = HostCopy()
+    first = copied.take({"model": {"w": torch.ones(3)}})["model"]["w"].data_ptr()
+    second = copied.take({"model": {"w": torch.zeros(3)}})["model"]["w"]
+    assert (second.data_ptr(), second.tolist()) == (first, [0, 0, 0])
+
+
+def test_after_a_failed_write_nothing_more_is_written(
+    checkpoints: CheckpointStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A checkpoint that speaks of best weights which were not written would lead the rerun to older ones."""
+
+    def full(store: CheckpointStore, checkpoint: Checkpoint) -> None:
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(CheckpointStore, "save_best", full)
+    writer = CheckpointWriter(checkpoints)
+    writer.save_best(Checkpoint({}))
+    with pytest.raises(StorageError, match="no space left"):
+        writer.save(1, Checkpoint({}))
+        writer.wait()
+    with pytest.raises(StorageError, match="no space left"):
+        writer.check()
+    writer.close()
+    assert checkpoints.latest() is None
+    assert "a checkpoint was not written: no space left" in caplog.text
+
+
+class Runs:
+    """Pre-trains the tiny model."""
+
+    def __init__(self, folder: Path, shards: Path) -> None:
+        self.shards, self.tracking = shards, MemoryTracking()
+        self.store: ArtifactStore = prepare_store(folder, make_recipe(shards, MIX))
+
+    def pretrain(self, **changes: Any) -> Manifest:
+        self.store.delete("pretrained_model/mix")
+        recipe = make_recipe(self.shards, replace(MIX, pretraining=replace(PRETRAINING, **changes)))
+        options = {"tracking": self.tracking, "progress": NullProgress(), "run_tags": {}}
+        return pretrain(recipe, self.store, "mix", **options).manifest
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Runs:
+    return Runs(tmp_path_factory.mktemp("behind"), shards)
+
+
+def watched_saves(monkeypatch: pytest.MonkeyPatch, before: Any = lambda step: None) -> list[int]:
+    """Steps whose checkpoints are written; `before(step)` is called ahead of each write."""
+    steps: list[int] = []
+    save = CheckpointStore.save
+
+    def watching(store: CheckpointStore, step: int, checkpoint: Checkpoint) -> None:
+        steps.append(step)
+        before(step)
+        save(store, step, checkpoint)
+
+    monkeypatch.setattr(CheckpointStore, "save", watching)
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"), [(1, list(range(1, 13))), (2, list(range(1, 13))), (5, [2, 4, 6, 8, 10, 12]), (12, [6, 12])]
+)
+def test_a_kill_costs_no_more_steps_than_said(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, every: int, steps: list[int]
+) -> None:
+    """The write before is whole when the next begins: the two intervals that may be lost are within the limit."""
+    saved = watched_saves(monkeypatch)
+    runs.pretrain(checkpoint_every=every)
+    assert saved == steps
+    kept = [0, 0, *saved] if every > 1 else [0, *saved]
+    distance = 2 if every > 1 else 1  # every step: written before the next, not behind it
+    assert max(later - earlier for earlier, later in zip(kept, kept[distance:], strict=False)) <= every
+
+
+def test_checkpoints_are_due_by_time_as_well(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = watched_saves(monkeypatch)
+    runs.pretrain(checkpoint_every=10**6)
+    assert saved == []
+    step = Stepper.run
+
+    def slow(self: Stepper, *arguments: Any) -> torch.Tensor:
+        time.sleep(0.02)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Stepper, "run", slow)
+    runs.pretrain(checkpoint_every=10**6, checkpoint_seconds=0.04)
+    assert saved == list(range(1, 13))
+    saved.clear()
+    runs.pretrain(checkpoint_every=10**6, checkpoint_seconds=None)
+    assert saved == []
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_changes_no_bit(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = runs.pretrain(checkpoint_every=10**6).digest
+    steps, reached = [], threading.Event()
+    run = Stepper.run
+
+    def counted(self: Stepper, batch: Any, step: int, rate: float) -> torch.Tensor:
+        steps.append(step)
+        if step == 9:
+            reached.set()
+        return run(self, batch, step, rate)
+
+    monkeypatch.setattr(Stepper, "run", counted)
+    saved = watched_saves(monkeypatch, lambda step: reached.wait(30) if step == 5 else None)
+    manifest = runs.pretrain(checkpoint_every=10)  # were it written between steps, step 9 would never come
+    assert reached.is_set()
+    assert (saved, steps, manifest.digest) == ([5, 10], list(range(12)), digest)
+
+
+@pytest.mark.parametrize("failing", [6, 12])
+def test_a_write_that_fails_ends_the_training_by_its_own_error(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """At the next step, or at the end; the checkpoint before stays, and the rerun continues from it."""
+    digest = runs.pretrain().digest
+    step = Stepper.run
+
+    def full(number: int) -> None:
+        if number == failing:
+            raise StorageError(f"step {number}: no space left")
+
+    def slow(self: Stepper, *arguments: Any) -> torch.Tensor:
+        time.sleep(0.05)
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "run", slow)
+        saved = watched_saves(patch, full)
+        with pytest.raises(StorageError, match=f"step {failing}: no space left"):
+            runs.pretrain(checkpoint_every=12)
+    assert saved == [6, 12][: failing // 6]
+    assert runs.tracking.runs[-1].status == "FAILED"
+    assert runs.tracking.runs[-1].series("train/loss")[-1][0] <= failing + 3
+    manifest = runs.pretrain(checkpoint_every=12)
+    assert (manifest.metadata["resumed_from_step"], manifest.digest) == (failing - 6, digest)
