@@ -5,12 +5,13 @@ from typing import Any
 
 import dagster as dg
 
+from orchestration.additions import added_definitions
 from orchestration.cluster import DeploymentOptions
 from orchestration.jobs import build_jobs
 from orchestration.resources import build_resources
 from orchestration.sensors import build_schedules, build_sensors
 from orchestration.settings import Settings
-from orchestration.state import prepare_state
+from orchestration.state import state_of_definitions
 from yt8m_assets.assets.checks import build_checks
 from yt8m_assets.assets.data import build_data_assets
 from yt8m_assets.assets.ensemble import build_ensemble_assets
@@ -23,9 +24,8 @@ from yt8m_assets.recipes.schema import Recipe
 
 def build_assets(recipe: Recipe, backfill: str = "single_run") -> list[dg.AssetsDefinition]:
     """Every asset of a recipe's graph."""
-    predictions = build_prediction_assets(recipe, backfill)
-    groups = (build_data_assets(recipe), build_model_assets(recipe), predictions, build_ensemble_assets(recipe))
-    return [asset for group in groups for asset in group]
+    parts = (build_data_assets(recipe), build_model_assets(recipe), build_prediction_assets(recipe, backfill))
+    return [asset for group in (*parts, build_ensemble_assets(recipe)) for asset in group]
 
 
 @beta_accepted()
@@ -54,7 +54,7 @@ def build_definitions(
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What the environment asks for: see `Settings`."""
-    settings = Settings.from_environment(prepare_state())
-    graph = (load_recipe(settings.recipe), build_resources(settings))
-    return build_definitions(*graph, settings.executor, settings.backfill, settings.deployment)
+    """What the environment asks for: see `Settings`. Only reads: what is missing is made when something runs."""
+    settings = Settings.from_environment(state_of_definitions())
+    graph = (load_recipe(settings.recipe), build_resources(settings), settings.executor, settings.backfill)
+    return dg.Definitions.merge(build_definitions(*graph, settings.deployment), *added_definitions())

@@ -9,9 +9,7 @@ from pydantic import Field
 from orchestration.settings import Settings
 from yt8m_assets.progress import LogProgress, Progress
 from yt8m_assets.storage import KEEP_GENERATIONS, ArtifactStore
-from yt8m_assets.tracking import Tracking
-
-EXPERIMENT = "yt8m"
+from yt8m_assets.tracking import EXPERIMENT, Tracking
 
 
 class StoreResource(dg.ConfigurableResource):
@@ -80,7 +78,7 @@ def make_tracking(
 
 def build_resources(settings: Settings) -> dict[str, Any]:
     """Resources by the names that assets ask for. A tracking URI from the environment stays a reference to it."""
-    from_environment = settings.artifact_location is None
+    may_hold_a_password = not settings.tracking_uri.startswith("sqlite")
     return {
         "store": StoreResource(
             root_uri=settings.storage_uri,
@@ -88,7 +86,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
             keep_generations=settings.keep_generations,
         ),
         "tracking": TrackingResource(
-            tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI") if from_environment else settings.tracking_uri,
+            tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI") if may_hold_a_password else settings.tracking_uri,
             artifact_location=settings.artifact_location,
             spool_path=str(settings.spool_path),
             ui_url=settings.mlflow_ui_url,

@@ -4,16 +4,23 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from orchestration.cluster import DeploymentOptions, read_deployment
 from orchestration.state import State
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.storage import KEEP_GENERATIONS
+from yt8m_assets.tracking import public_uri
 
 EXECUTORS = ("in_process", "multiprocess", "k8s", "vertex")
 """How Dagster may run steps: see `orchestration.executors`."""
 BACKFILLS = ("single_run", "per_partition")
 """How a backfill of predictions or rankings becomes runs: as few as Dagster can describe, or one for each partition."""
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""Schemes of tracking URIs that name a database; `yt8m ui` serves its pages."""
+EMBEDDED_MLFLOW_URL = "http://127.0.0.1:5000"
+"""Where `yt8m ui` serves MLflow's pages unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +36,11 @@ class Settings:
     tracking_uri: str
     """MLFLOW_TRACKING_URI; may hold a password, so it is never shown."""
     artifact_location: str | None
-    """Where MLflow keeps files; None leaves it to the tracking server."""
+    """Where runs that go straight to a database keep their files; None leaves it to the tracking server."""
     spool_path: Path
     """Folder of what waits for a tracking server that is gone."""
     mlflow_ui_url: str
-    """YT8M_MLFLOW_UI_URL: the address that links in metadata lead to."""
+    """YT8M_MLFLOW_UI_URL: where links in metadata lead to, without credentials; empty where that is unknown."""
     executor: str
     """YT8M_EXECUTOR: how Dagster runs steps."""
     backfill: str
@@ -53,21 +60,19 @@ class Settings:
 
     @classmethod
     def from_environment(cls, state: State, environment: Mapping[str, str] | None = None) -> "Settings":
-        """The settings of an environment (this process's, unless given)."""
+        """The settings of an environment (this process's, unless given); relative paths are of the working folder."""
         values = os.environ if environment is None else environment
-        tracking_uri = values.get("MLFLOW_TRACKING_URI") or state.mlflow_database_uri
-        embedded = tracking_uri == state.mlflow_database_uri
-        served = (
-            tracking_uri if tracking_uri.startswith("http") and "@" not in tracking_uri else "http://127.0.0.1:5000"
-        )
+        tracking_uri = _absolute_sqlite(values.get("MLFLOW_TRACKING_URI") or state.mlflow_database_uri)
+        from_database = is_database(tracking_uri)
+        served = public_uri(tracking_uri) if tracking_uri.startswith("http") else ""
         return cls(
-            recipe=values.get("YT8M_RECIPE") or "demo",
-            storage_uri=values.get("YT8M_STORAGE") or str(state.artifacts),
+            recipe=absolute_recipe(values.get("YT8M_RECIPE") or "demo"),
+            storage_uri=_absolute(values.get("YT8M_STORAGE") or str(state.artifacts)),
             cache_path=state.cache,
             tracking_uri=tracking_uri,
-            artifact_location=state.mlflow_artifacts.as_uri() if embedded else None,
+            artifact_location=state.mlflow_artifacts.as_uri() if from_database else None,
             spool_path=state.tracking_spool,
-            mlflow_ui_url=values.get("YT8M_MLFLOW_UI_URL") or served,
+            mlflow_ui_url=values.get("YT8M_MLFLOW_UI_URL") or (EMBEDDED_MLFLOW_URL if from_database else served),
             executor=values.get("YT8M_EXECUTOR") or "multiprocess",
             backfill=values.get("YT8M_BACKFILL") or "single_run",
             keep_generations=_whole_number(values, "YT8M_KEEP_GENERATIONS", KEEP_GENERATIONS),
@@ -81,3 +86,25 @@ def _whole_number(values: Mapping[str, str], name: str, default: int) -> int:
         return int(text)
     except ValueError as error:
         raise ConfigError(f"{name} = {text!r}: give a whole number") from error
+
+
+def is_database(tracking_uri: str) -> bool:
+    """Whether a tracking URI names a database that no MLflow server stands before, as the embedded SQLite file."""
+    return urlsplit(tracking_uri).scheme.split("+")[0] in DATABASES
+
+
+def absolute_recipe(name: str) -> str:
+    """A recipe's name, or the absolute path of its file: servers work in another folder than who starts them."""
+    return str(Path(name).expanduser().absolute()) if Path(name).suffix in (".py", ".json") else name
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def _absolute_sqlite(uri: str) -> str:
+    """SQLAlchemy's spelling: three slashes and a path that may be relative to the working folder."""
+    scheme, found, path = uri.partition(":///")
+    if not found or scheme.split("+")[0] != "sqlite" or path in ("", ":memory:"):
+        return uri
+    return f"{scheme}:///{Path(path).absolute()}"

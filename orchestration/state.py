@@ -1,11 +1,15 @@
 """Where everything a run writes lies, and the one function that prepares it."""
 
+import logging
 import os
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
-from yt8m_assets.errors import StorageError
+from yt8m_assets.errors import ConfigError, StorageError
 from yt8m_assets.storage_backend import atomic_write
+
+logger = logging.getLogger(__name__)
 
 STATE_FOLDER = ".state"
 RUN_LIMIT_SECONDS = 7 * 24 * 3600
@@ -13,8 +17,11 @@ RUN_LIMIT_SECONDS = 7 * 24 * 3600
 DRIVER_CONFIG = "driver.yaml"
 """Instance settings of the command line: the same storage, but no capture of stdout, which belongs to the bars."""
 
+_MARK = "# Written by yt8m"
+_HEADER = (
+    _MARK + ", {digest}. Edit what you like: an edited file is left as it is, one that is deleted is made again.\n"
+)
 _INSTANCE_YAML = """\
-# Written by yt8m; changes are overwritten. The settings of a server are in orchestration/deploy/.
 storage:
   sqlite:
     base_dir: {home}/storage
@@ -46,11 +53,7 @@ run_retries:
 python_logs:
   managed_python_loggers: [models, yt8m_assets]
 """
-_NO_CAPTURE_YAML = """\
-compute_logs:
-  module: dagster._core.storage.noop_compute_log_manager
-  class: NoOpComputeLogManager
-"""
+_NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,33 +99,85 @@ def project_root() -> Path:
     return Path.cwd()
 
 
-def prepare_state(root: Path | None = None) -> State:
-    """Make the state folders and write Dagster's settings where they differ; quick when all is there.
+def find_state(root: Path | None = None) -> State:
+    """The state folders, whether or not they exist: nothing is written and no variable is set.
 
-    Sets DAGSTER_HOME for this process and its children. A DAGSTER_HOME that was set already (a server's) is used as it
-    is, unless `root` is given. Raises StorageError when the folder cannot be written.
+    A DAGSTER_HOME that was set (a server's) is used as it is, unless `root` is given.
     """
     named = root or Path(os.environ.get("YT8M_STATE") or project_root() / STATE_FOLDER)
     folder = named.expanduser().resolve()
     given = os.environ.get("DAGSTER_HOME")
     home = Path(given).expanduser().resolve() if given and root is None else folder / "dagster"
-    state = State(root=folder, dagster_home=home)
-    shared = _INSTANCE_YAML.format(home=home, limit=RUN_LIMIT_SECONDS)
-    files = {"dagster.yaml": shared, DRIVER_CONFIG: shared + _NO_CAPTURE_YAML}
+    return State(root=folder, dagster_home=home)
+
+
+def state_of_definitions() -> State:
+    """`find_state` for definitions that Dagster loads; one line says how to make Dagster look there."""
+    state = find_state()
+    beside = Path.cwd() == project_root() and state.root == project_root() / STATE_FOLDER
+    if not (os.environ.get("DAGSTER_HOME") or beside):  # dagster.yaml of the project leads there
+        home = state.dagster_home
+        logger.warning("Dagster does not look into this state; to see what is there: export DAGSTER_HOME=%s", home)
+    return state
+
+
+def prepare_state(root: Path | None = None) -> State:
+    """Make the folders of `find_state` and write Dagster's settings where they are missing; quick when all is there.
+
+    Sets DAGSTER_HOME for this process and its children. Raises StorageError when the folder cannot be written.
+    """
+    state = find_state(root)
     try:
         for path in (state.mlflow_artifacts, state.artifacts, state.cache):
             path.mkdir(parents=True, exist_ok=True)
-        if home == folder / "dagster":
-            home.mkdir(exist_ok=True)
-            for name, text in files.items():
-                _write_if_different(home / name, text)
+        if state.dagster_home == state.root / "dagster":
+            state.dagster_home.mkdir(exist_ok=True)
+            _write_settings(state.dagster_home)
     except OSError as error:
         if isinstance(error, StorageError):
             raise
         reason = error.strerror or error
-        raise StorageError(f"{folder}: cannot write: {reason}; choose another folder with --state") from error
-    os.environ["DAGSTER_HOME"] = str(home)
+        raise StorageError(f"{state.root}: cannot write: {reason}; choose another folder with --state") from error
+    os.environ["DAGSTER_HOME"] = str(state.dagster_home)
     return state
+
+
+def _write_settings(home: Path) -> None:
+    """Dagster's settings, and those of the command line made from them; what a person has edited stays."""
+    path = home / "dagster.yaml"
+    text = path.read_text() if path.is_file() else ""
+    if _is_ours(text):
+        text = _INSTANCE_YAML.format(home=home, limit=RUN_LIMIT_SECONDS)
+        text = _HEADER.format(digest=_digest(text)) + text
+        _write_if_different(path, text)
+    driver = home / DRIVER_CONFIG
+    made_from = f"# Made by yt8m from dagster.yaml {_digest(text)}, without capture of the terminal's output.\n"
+    if not driver.is_file() or not driver.read_text().startswith(made_from):
+        _write_if_different(driver, made_from + _without_capture(path, text))
+
+
+def _is_ours(text: str) -> bool:
+    """Whether nobody has edited a settings file since it was written."""
+    header, _, body = text.partition("\n")
+    written_before = header.startswith(_MARK) and "changes are overwritten" in header
+    return not text or written_before or (header.startswith(_MARK) and _digest(body) in header)
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_capture(path: Path, text: str) -> str:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not YAML: {reason}; mend it, or delete it and it is made again") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: holds no settings; delete it and it is made again")
+    return str(yaml.safe_dump({**settings, "compute_logs": _NO_CAPTURE}))
 
 
 def _write_if_different(path: Path, text: str) -> None:

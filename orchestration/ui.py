@@ -1,82 +1,132 @@
 """`yt8m ui`: Dagster's and MLflow's pages over one state, on this machine only."""
 
 import argparse
+import base64
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from orchestration.settings import Settings
+from orchestration.settings import Settings, absolute_recipe, is_database
 from orchestration.state import State, prepare_state, project_root
 from yt8m_assets.errors import ConfigError, StorageError
+from yt8m_assets.recipes import load_recipe
+from yt8m_assets.tracking import EXPERIMENT, EXPERIMENT_NOTE, public_uri, runs_page
 
 HOST = "127.0.0.1"
 """Neither server knows users: never another address. SECURITY.md says how to publish them behind a proxy."""
 LOCATION = "yt8m"
-"""What Dagster's pages call the code location, as in workspace.yaml."""
+"""What Dagster's pages call the code location, as in workspace.yaml and pyproject.toml."""
 STARTUP_SECONDS = 90.0
+_COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
+TIDY_SECONDS = 30.0
+"""Pause between two looks for runs whose processes are dead."""
+_LOCATION_QUERY = """{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError {
+  ... on PythonError { message errorChain { error { message } } } } } } } }"""
 
 
 def command_ui(arguments: argparse.Namespace) -> int:
-    """Serve until Ctrl-C."""
+    """Serve until Ctrl-C, SIGTERM or the end of the terminal."""
     state = prepare_state(arguments.state)
-    for port in (arguments.port, arguments.mlflow_port):
+    given = {"YT8M_RECIPE": absolute_recipe(arguments.recipe)} if arguments.recipe else {}
+    settings = Settings.from_environment(state, {**os.environ, **given})
+    load_recipe(settings.recipe)  # a mistake there is said at once, and not in a log
+    serves_mlflow = is_database(settings.tracking_uri)
+    for port in (arguments.port, *([arguments.mlflow_port] if serves_mlflow else [])):
         require_free(port)
     mlflow_url, dagster_url = f"http://{HOST}:{arguments.mlflow_port}", f"http://{HOST}:{arguments.port}"
-    environment = server_environment(state, arguments.recipe, mlflow_url)
-    settings = Settings.from_environment(state)
+    environment = server_environment(state, settings, mlflow_url if serves_mlflow else None)
     logs = state.root / "logs"
     logs.mkdir(exist_ok=True)
     servers: list[subprocess.Popen[bytes]] = []
-    # From here on there are servers to be ended, whoever ends this process.
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    end_on_signals()  # from here on there are servers to be ended, whoever ends this process
 
-    def launch(name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        servers.append(start(command, environment, logs / f"{name}.log"))
+    def launch(name: str, command: Sequence[str], **more: str) -> subprocess.Popen[bytes]:
+        servers.append(start(command, {**environment, **more}, logs / f"{name}.log"))
         return servers[-1]
 
     # A socket's path may have about 100 characters: too few for some state folders.
     with tempfile.TemporaryDirectory(prefix="yt8m-") as folder:
         address = Path(folder) / "code.sock"
         try:
-            shown, awaited = settings.mlflow_ui_url, {}
-            if settings.tracking_uri.startswith("sqlite"):
-                shown = mlflow_url
-                awaited[mlflow_url] = launch("mlflow", mlflow_command(settings, arguments.mlflow_port))
+            awaited = {}
+            if serves_mlflow:
+                mlflow = launch("mlflow", mlflow_command(arguments.mlflow_port), **mlflow_stores(settings))
+                awaited[mlflow_url] = mlflow
             code = launch("code", code_command(address))
+            tidy_state(state)
             wait_until(lambda: listens(address), code, "the code server", logs)
             workspace = write_workspace(address)
             awaited[dagster_url] = launch("dagster", webserver_command(arguments.port, workspace))
             launch("daemon", daemon_command(workspace))
             for url, server in awaited.items():
                 wait_until(lambda url=url: answers(url), server, url, logs)  # type: ignore[misc]
+            require_location(dagster_url, logs)
+            shown = mlflow_page(mlflow_url if serves_mlflow else settings.tracking_uri, settings)
             sys.stdout.write(f"Dagster  {dagster_url}\nMLflow   {shown}\nCtrl-C ends both; their logs are in {logs}\n")
             sys.stdout.flush()
-            return serve(servers, logs)
+            return serve(servers, logs, lambda: tidy_state(state))
         finally:
             stop(servers)
 
 
-def server_environment(state: State, recipe: str | None, mlflow_url: str) -> dict[str, str]:
-    """Environment of the servers: the prepared state, links to this MLflow; its telemetry and risky parts are off."""
+def end_on_signals() -> None:
+    """Let SIGTERM and the end of the terminal do what Ctrl-C does; `nohup` is respected."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(sign) != signal.SIG_IGN:
+            signal.signal(sign, interrupt)
+
+
+def tidy_state(state: State) -> None:
+    """End the runs of dead processes and free their slots. Trouble with the database is left to the servers."""
+    import dagster as dg
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from orchestration.pools import tidy
+
+    with (
+        suppress(SQLAlchemyError, dg.DagsterError),
+        dg.DagsterInstance.from_config(str(state.dagster_home)) as instance,
+    ):
+        tidy(instance)
+
+
+def server_environment(state: State, settings: Settings, mlflow_url: str | None) -> dict[str, str]:
+    """Environment of the servers: the prepared state, what the settings say in absolute words, links to `mlflow_url`.
+
+    MLflow's telemetry and risky parts are off. Without `mlflow_url` links lead to the tracking server of one's own.
+    """
     values = dict(os.environ)
     values |= {
         "DAGSTER_HOME": str(state.dagster_home),
         "YT8M_STATE": str(state.root),
+        "YT8M_RECIPE": settings.recipe,
+        "YT8M_STORAGE": settings.storage_uri,
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONUNBUFFERED": "1",
     }
-    values.setdefault("YT8M_MLFLOW_UI_URL", mlflow_url)
-    if recipe:
-        values["YT8M_RECIPE"] = str(Path(recipe).resolve()) if Path(recipe).suffix else recipe
+    if values.get("MLFLOW_TRACKING_URI"):
+        values["MLFLOW_TRACKING_URI"] = settings.tracking_uri
+    if not values.get("YT8M_MLFLOW_UI_URL"):
+        values["YT8M_MLFLOW_UI_URL"] = mlflow_url or settings.mlflow_ui_url
     return values
 
 
@@ -94,8 +144,8 @@ def write_workspace(address: Path) -> Path:
 
 
 def webserver_command(port: int, workspace: Path) -> list[str]:
-    """Dagster's pages."""
-    return [sys.executable, "-m", "dagster_webserver", "-h", HOST, "-p", str(port), "-w", str(workspace)]
+    """Dagster's pages, behind the guard."""
+    return [sys.executable, "-m", "orchestration.guard", "-h", HOST, "-p", str(port), "-w", str(workspace)]
 
 
 def daemon_command(workspace: Path) -> list[str]:
@@ -103,10 +153,64 @@ def daemon_command(workspace: Path) -> list[str]:
     return [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
 
 
-def mlflow_command(settings: Settings, port: int) -> list[str]:
-    """The tracking server over the embedded database."""
-    stores = ["--backend-store-uri", settings.tracking_uri, "--default-artifact-root", str(settings.artifact_location)]
-    return [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *stores]
+def mlflow_command(port: int) -> list[str]:
+    """The tracking server; its stores are in its environment, where other users of the machine cannot read them."""
+    return [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+
+
+def mlflow_stores(settings: Settings) -> dict[str, str]:
+    """The tracking server's database, and where its experiments keep files."""
+    root = str(settings.artifact_location)
+    return {"MLFLOW_BACKEND_STORE_URI": settings.tracking_uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": root}
+
+
+def mlflow_page(tracking_url: str, settings: Settings) -> str:
+    """Where MLflow shows the runs; its front page where it does not answer, or has no experiment and gets none."""
+    if not tracking_url.startswith("http"):
+        return settings.mlflow_ui_url or "where YT8M_MLFLOW_UI_URL says, which is not set"
+    base = settings.mlflow_ui_url if settings.tracking_uri.startswith("http") else tracking_url
+    with suppress(OSError, ValueError, KeyError):
+        found = ask_mlflow(tracking_url, f"experiments/get-by-name?experiment_name={EXPERIMENT}")
+        return runs_page(base, found["experiment"]["experiment_id"])
+    with suppress(OSError, ValueError, KeyError):
+        if is_database(settings.tracking_uri):
+            tags = [{"key": "mlflow.note.content", "value": EXPERIMENT_NOTE}]
+            values = {"name": EXPERIMENT, "artifact_location": settings.artifact_location, "tags": tags}
+            return runs_page(base, ask_mlflow(tracking_url, "experiments/create", values)["experiment_id"])
+    return base
+
+
+def ask_mlflow(tracking_url: str, path: str, values: Mapping[str, Any] | None = None) -> Any:
+    """An answer of MLflow's REST interface, asked with the credentials of the URL."""
+    parts = urlsplit(tracking_url)
+    headers = {"Content-Type": "application/json"}
+    if parts.username:
+        secret = f"{parts.username}:{parts.password or ''}".encode()
+        headers["Authorization"] = f"Basic {base64.b64encode(secret).decode()}"
+    body = None if values is None else json.dumps(values).encode()
+    address = f"{public_uri(tracking_url).rstrip('/')}/api/2.0/mlflow/{path}"
+    with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=5) as answer:
+        return json.load(answer)
+
+
+def require_location(dagster_url: str, logs: Path) -> None:
+    """Wait until the definitions are loaded. Raises ConfigError with the reason why they cannot be."""
+    request = urllib.request.Request(
+        f"{dagster_url}/graphql", json.dumps({"query": _LOCATION_QUERY}).encode(), {"Content-Type": "application/json"}
+    )
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(request, timeout=10) as answer:
+            (entry,) = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
+            error = entry["locationOrLoadError"] or {}
+            if "message" in error:
+                chain = [cause["error"]["message"] for cause in error["errorChain"]]
+                reason = (chain or [error["message"]])[-1].strip()
+                raise ConfigError(f"the definitions cannot be loaded: {reason} (more in {logs / 'code.log'})")
+            if entry["loadStatus"] == "LOADED":
+                return
+        time.sleep(0.2)
+    raise StorageError(f"the definitions were not loaded in time; see the logs in {logs}")
 
 
 def require_free(port: int) -> None:
@@ -118,11 +222,24 @@ def require_free(port: int) -> None:
 
 
 def start(command: Sequence[str], environment: Mapping[str, str], log_path: Path) -> subprocess.Popen[bytes]:
-    """Start a server in a session of its own, so that its children can be ended with it."""
-    with log_path.open("wb") as log:
-        return subprocess.Popen(
-            command, env=dict(environment), cwd=project_root(), stdout=log, stderr=log, start_new_session=True
-        )
+    """Start a server in a session of its own, so that its children can be ended with it; its log has no colours."""
+    server = subprocess.Popen(
+        command,
+        env=dict(environment),
+        cwd=project_root(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    log_path.write_bytes(b"")
+    threading.Thread(target=_write_log, args=(server.stdout, log_path), daemon=True).start()
+    return server
+
+
+def _write_log(lines: Iterable[bytes], path: Path) -> None:
+    with path.open("ab", buffering=0) as log:
+        for line in lines:
+            log.write(_COLOURS.sub(b"", line))
 
 
 def wait_until(ready: Callable[[], bool], server: "subprocess.Popen[bytes]", name: str, logs: Path) -> None:
@@ -150,18 +267,24 @@ def answers(url: str) -> bool:
         return False
 
 
-def serve(servers: Sequence[subprocess.Popen[bytes]], logs: Path) -> int:
-    """Wait for Ctrl-C, SIGTERM or the end of a server."""
+def serve(servers: Sequence[subprocess.Popen[bytes]], logs: Path, tidy: Callable[[], None]) -> int:
+    """Wait for Ctrl-C, another signal to end or the end of a server; tidy up now and then."""
+    tidied = time.monotonic()
     try:
         while all(server.poll() is None for server in servers):
             time.sleep(0.5)
+            if time.monotonic() - tidied > TIDY_SECONDS:
+                tidy()
+                tidied = time.monotonic()
     except KeyboardInterrupt:
         return 0
     raise StorageError(f"a server has ended by itself; see the logs in {logs}")
 
 
 def stop(servers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End the servers and their children: asked first, forced after ten seconds."""
+    """End the servers and their children: asked first, forced after ten seconds; no signal keeps us from it."""
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, signal.SIG_IGN)
     for sign, seconds in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
         for server in servers:
             if server.poll() is None:

@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "yt8m_assets", "orchestration")
 TOP_LEVEL = {
-    "models", "yt8m_assets", "orchestration", "tests", "docs", "pyproject.toml", "workspace.yaml", "README.md",
-    "Makefile", "requirements.lock", ".ci", ".gitignore", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md",
+    "models", "yt8m_assets", "orchestration", "tests", "docs", "pyproject.toml", "workspace.yaml", "dagster.yaml",
+    "README.md", "Makefile", "requirements.lock", ".ci", ".gitignore", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md",
+    "SECURITY.md",
 }  # fmt: skip
 """What DESIGN lists; everything a run writes goes under .state/."""
 SHELL = ("yt8m_assets/assets/", "yt8m_assets/partitions.py")

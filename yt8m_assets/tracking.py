@@ -9,9 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from yt8m_assets.tracking_mlflow import MlflowTracking, status_of
+from yt8m_assets.tracking_mlflow import (
+    EXPERIMENT,
+    EXPERIMENT_NOTE,
+    MlflowTracking,
+    public_uri,
+    runs_page,
+    status_of,
+)
 
-__all__ = ["MemoryRun", "MemoryTracking", "MlflowTracking", "NullTracking", "TrackedRun", "Tracking"]
+__all__ = [
+    "EXPERIMENT", "EXPERIMENT_NOTE", "MemoryRun", "MemoryTracking", "MlflowTracking", "NullTracking", "TrackedRun",
+    "Tracking", "public_uri", "runs_page",
+]  # fmt: skip
 
 
 class TrackedRun(Protocol):

@@ -20,6 +20,13 @@ from yt8m_assets.tracking_system import code_tags
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+EXPERIMENT = "yt8m"
+"""Name of the experiment that holds every run."""
+EXPERIMENT_NOTE = (
+    "YouTube-8M segment classification. All trainings log the same metric names, such as "
+    "`holdout/map_at_100000`; prediction, ensemble and leaderboard runs follow them. Tick runs and press Compare."
+)
+"""The experiment's description."""
 LOCAL_BUDGET_SECONDS = 45.0
 """Patience with a local database: its first use builds the tables, and a wait for it is a wait for our own disk."""
 
@@ -34,7 +41,7 @@ class MlflowTracking:
     def __init__(
         self,
         tracking_uri: str,
-        experiment: str = "yt8m",
+        experiment: str = EXPERIMENT,
         artifact_location: str | None = None,
         spool_path: Path | None = None,
         ui_url: str | None = None,
@@ -43,14 +50,14 @@ class MlflowTracking:
         self._tracking_uri = tracking_uri
         self.experiment, self.artifact_location, self.budget_seconds = experiment, artifact_location, budget_seconds
         self.is_remote = tracking_uri.startswith(("http://", "https://"))
-        self.ui_url = (ui_url or (_public(tracking_uri) if self.is_remote else "")).rstrip("/") or None
+        self.ui_url = (ui_url or (public_uri(tracking_uri) if self.is_remote else "")).rstrip("/") or None
         self.experiment_id: str | None = None
         root = spool_path or Path.home() / ".cache" / "yt8m" / "tracking"
         self.spool = Spool(root / sha256_text(tracking_uri)[:16])
         self._client: MlflowClient | None = None
 
     def __repr__(self) -> str:
-        return f"MlflowTracking({_public(self._tracking_uri)!r}, {self.experiment!r})"
+        return f"MlflowTracking({public_uri(self._tracking_uri)!r}, {self.experiment!r})"
 
     @property
     def patience_seconds(self) -> float:
@@ -67,6 +74,9 @@ class MlflowTracking:
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
             from mlflow import MlflowClient
 
+            scheme, _, path = self._tracking_uri.partition(":///")
+            if scheme == "sqlite" and path:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._client = MlflowClient(self._tracking_uri, self._tracking_uri)
         return self._client
 
@@ -77,7 +87,7 @@ class MlflowTracking:
             found = client.get_experiment_by_name(self.experiment)
             try:
                 self.experiment_id = (
-                    client.create_experiment(self.experiment, self.artifact_location)
+                    client.create_experiment(self.experiment, self.artifact_location, {NOTE_TAG: EXPERIMENT_NOTE})
                     if found is None
                     else found.experiment_id
                 )
@@ -159,7 +169,12 @@ def note_of(name: str, tags: Mapping[str, str]) -> str:
     return f"{name}, recipe {tags['recipe']}" if "recipe" in tags else name
 
 
-def _public(uri: str) -> str:
+def runs_page(ui_url: str, experiment_id: str) -> str:
+    """Address of an experiment's runs; without the workflow MLflow opens its page for language models."""
+    return f"{ui_url.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+
+def public_uri(uri: str) -> str:
     """A URI without user and password."""
     parts = urlsplit(uri)
     if "@" not in parts.netloc:

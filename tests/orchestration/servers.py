@@ -167,12 +167,12 @@ class Dagster:
 
 @contextmanager
 def process(
-    command: Sequence[str], environment: Mapping[str, str], log_path: Path
+    command: Sequence[str], environment: Mapping[str, str], log_path: Path, folder: Path = ROOT
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A server in a session of its own, ended with its children."""
     with log_path.open("wb") as log:
         server = subprocess.Popen(
-            command, env=dict(environment), cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            command, env=dict(environment), cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
     try:
         yield server

@@ -1,6 +1,7 @@
 """What the pages do, done with Dagster's own command lines; README says how they find the state."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from orchestration.instance import driver_instance
 from orchestration.status import states
 from tests.orchestration.conftest import Graph
+from tests.orchestration.servers import Dagster, free_port, process, wait_for
 from yt8m_assets.lineage import Lineage, Node
 from yt8m_assets.recipes.schema import SHIFTS
 
@@ -56,3 +58,69 @@ def test_a_rectangle_with_dg_and_a_ranking_with_dagster(own_graph: Graph, tmp_pa
     assert made == {f"{model}|{shift}" for model in ("one", "two") for shift in SHIFTS}
     with own_graph.open() as driver:
         assert all(driver.up_to_date(Node("oof_predictions", key, shift)) for key in ("one", "two") for shift in SHIFTS)
+
+
+@pytest.fixture
+def project(own_graph: Graph, tmp_path: Path) -> Path:
+    """A checkout of its own, whose .state is the finished graph's."""
+    folder = tmp_path / "project"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("models", "yt8m_assets", "orchestration"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("pyproject.toml", "workspace.yaml", "dagster.yaml"):
+        shutil.copyfile(ROOT / name, folder / name)
+    own_graph.state.root.rename(folder / ".state")
+    (folder / "recipe.py").write_text(RECIPE)
+    return folder
+
+
+def project_environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER_", "YT8M_"))}
+    own = {"YT8M_RECIPE": "recipe.py", "OMP_NUM_THREADS": "1", "DG_CLI_TEST_MODE": "1", "PYTHONPATH": str(ROOT)}
+    return {**kept, **own}
+
+
+PAGE = """{ instance { concurrencyLimits { concurrencyKey limit } } runsOrError { ... on Runs { count } }
+  assetNodes { assetKey { path } repository { location { name } } assetMaterializations(limit: 1) { runId } } }"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("dagster", "dev"), ("dg", "dev")])
+def test_dev_shows_what_make_ui_shows(project: Path, command: tuple[str, str], tmp_path: Path) -> None:
+    """Typed in the project's folder, without DAGSTER_HOME: the same records, pool and location name."""
+    port = free_port()
+    program = str(Path(sys.executable).with_name(command[0]))
+    log = tmp_path / "dev.log"
+    with process([program, *command[1:], "--port", str(port)], project_environment(), log, project):
+        dagster = Dagster(port)
+        nodes = wait_for(lambda: answered(dagster), 90, "the page")
+        assert {node["repository"]["location"]["name"] for node in nodes["assetNodes"]} == {"yt8m"}
+        made = {node["assetKey"]["path"][0] for node in nodes["assetNodes"] if node["assetMaterializations"]}
+        assert {"submission", "pretraining_shards", "leaderboard"} <= made
+        assert {"concurrencyKey": "gpu", "limit": 1} in nodes["instance"]["concurrencyLimits"]
+    assert "export DAGSTER_HOME" not in log.read_text()
+
+
+def answered(dagster: Dagster) -> dict[str, object] | None:
+    """What the page shows, once the code is loaded."""
+    try:
+        found: dict[str, object] = dagster.ask(PAGE)
+    except OSError:
+        return None
+    return found if found["assetNodes"] else None
+
+
+@pytest.mark.slow
+def test_scaffolded_assets_join_the_graph(project: Path) -> None:
+    def run(*command: str) -> str:
+        program = Path(sys.executable).with_name("dg")
+        done = subprocess.run(
+            [program, *command], cwd=project, env=project_environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("scaffold", "defs", "dagster.asset", "mine.py")
+    assert (project / "orchestration" / "defs" / "mine.py").is_file()
+    listed = run("list", "defs", "--json")
+    assert all(f'"{name}"' in listed for name in ("mine", "submission"))

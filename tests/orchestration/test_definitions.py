@@ -130,14 +130,16 @@ def test_secrets_stay_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("command", [["check", "defs"], ["list", "defs", "--json"]])
 def test_dg_accepts_the_project(tmp_path: Path, command: list[str]) -> None:
-    environment = {**os.environ, "YT8M_STATE": str(tmp_path), "DAGSTER_HOME": "", "DG_CLI_TEST_MODE": "1"}
-    environment.pop("DAGSTER_HOME")
+    home = tmp_path / "home"
+    home.mkdir()
+    own = {"YT8M_STATE": str(tmp_path / "state"), "DAGSTER_HOME": str(home), "DG_CLI_TEST_MODE": "1"}
+    environment = {**os.environ, **own}
     dg_command = [str(Path(sys.executable).with_name("dg")), *command]
     answer = subprocess.run(dg_command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     if command[0] == "list":
         assert all(asset in answer.stdout for asset in ASSETS)
-    assert (tmp_path / "dagster" / "dagster.yaml").is_file()
+    assert not (tmp_path / "state").exists()
 
 
 def test_the_same_process_holds_two_graphs(tmp_path: Path) -> None:
@@ -146,3 +148,20 @@ def test_the_same_process_holds_two_graphs(tmp_path: Path) -> None:
     sizes = [len(g.get(dg.AssetKey("pretrained_model")).partitions_def.get_partition_keys()) for g in (first, second)]
     assert sizes == [2, 9]
     assert Node("submission").key == "submission"
+
+
+def test_loading_the_definitions_writes_nothing(tmp_path: Path) -> None:
+    code = """
+import os
+from orchestration.definitions import defs
+assert defs().resolve_asset_graph().get_all_asset_keys()
+assert "DAGSTER_HOME" not in os.environ
+"""
+    own = {**os.environ, "YT8M_STATE": str(tmp_path / "state"), "PYTHONPATH": str(ROOT)}
+    own.pop("DAGSTER_HOME", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=own, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"export DAGSTER_HOME={tmp_path}/state/dagster" in done.stderr
+    assert not list(tmp_path.iterdir())

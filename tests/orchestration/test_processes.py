@@ -1,5 +1,6 @@
 """What only shows with real processes: killed steps under Dagster's executor, two passes at once, the servers."""
 
+import base64
 import json
 import os
 import shutil
@@ -7,12 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
 from orchestration.instance import driver_instance
@@ -118,42 +124,159 @@ def test_two_passes_at_once_end_with_one_whole_result(own_graph: Graph, tmp_path
 def test_the_servers_of_make_ui(own_graph: Graph, tmp_path: Path) -> None:
     """RELIABILITY F47, F48: both answer on loopback alone, refuse foreign hosts, and end with Ctrl-C."""
     recipe = tmp_path / "recipe.py"
-    recipe.write_text(
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"
-    )
-    port, mlflow_port = free_port(), free_port()
-    command = [sys.executable, "-m", "orchestration.cli", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port)]
-    server = subprocess.Popen(command, cwd=ROOT, env=environment(own_graph, recipe), stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        lines = [server.stdout.readline() for _ in range(3)]
+    recipe.write_text(UI_RECIPE)
+    with user_interface(own_graph, recipe) as (server, port, mlflow_port, lines):
         assert f"http://{HOST}:{port}" in lines[0]
-        assert f"http://{HOST}:{mlflow_port}" in lines[1]
+        runs = f"http://{HOST}:{mlflow_port}/#/experiments/1/runs?workflowType=machine_learning"
+        assert lines[1] == f"MLflow   {runs}\n"
         groups = asset_groups(port)
         assert groups == {(group, "yt8m") for group in ("data", "models", "predictions", "ensemble")}
         recipe.write_text(
             recipe.read_text() + "RECIPE = RECIPE.__class__(**{**vars(RECIPE), 'models': RECIPE.models[:1]})\n"
         )
         assert reload(port) == ["one"]
-        foreign = urllib.request.Request(f"http://{HOST}:{mlflow_port}/", headers={"Host": "evil.example"})
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(foreign, timeout=10)
-        assert refused.value.code == 403
-        refused.value.close()
+        assert refused(f"http://{HOST}:{mlflow_port}/", {"Host": "evil.example"}) == 403
+        assert refused(f"http://{HOST}:{port}/", {"Host": "evil.example"}) == 421
+        assert refused(f"http://{HOST}:{port}/graphql?query=mutation%7BwipeAssets%7D", {"Accept": "image/*"}) == 405
+        assert refused(f"http://{HOST}:{port}/graphql", {"Origin": "http://evil.example"}, b"{}") == 403
+        assert f"http://{HOST}:{mlflow_port}/#/experiments/1/runs/" in mlflow_link(port)
         assert not reachable_from_outside(port)
         assert not reachable_from_outside(mlflow_port)
         again = subprocess.run(
-            command, cwd=ROOT, env=environment(own_graph, recipe), capture_output=True, text=True, check=False
+            server.args,  # type: ignore[arg-type]
+            cwd=tmp_path,
+            env=environment(own_graph, recipe),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert again.returncode == 1
         assert f"port {port} is in use" in again.stderr
-    finally:
         server.send_signal(signal.SIGINT)
         assert server.wait(30) == 0
-        if server.stdout is not None:
-            server.stdout.close()
     assert not answers(f"http://{HOST}:{port}")
     assert not answers(f"http://{HOST}:{mlflow_port}")
+    for log in (own_graph.state.root / "logs").iterdir():
+        assert b"\x1b[" not in log.read_bytes(), log
+
+
+UI_RECIPE = (
+    f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"
+)
+
+
+@contextmanager
+def user_interface(
+    graph: Graph, recipe: Path, **values: str
+) -> Iterator[tuple["subprocess.Popen[str]", int, int, list[str]]]:
+    """`yt8m ui`, started in the recipe's folder, which is named by it alone: process, ports and what it says."""
+    port, mlflow_port = free_port(), free_port()
+    command = [sys.executable, "-m", "orchestration.cli", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port)]
+    own = {**environment(graph, Path(recipe.name)), "PYTHONPATH": str(ROOT), **values}
+    server = subprocess.Popen(
+        command, cwd=recipe.parent, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert server.stdout is not None
+    try:
+        yield server, port, mlflow_port, [server.stdout.readline() for _ in range(3)]
+    finally:
+        if server.poll() is None:
+            server.send_signal(signal.SIGINT)
+            server.wait(30)
+        server.stdout.close()
+
+
+def family(process_id: int) -> list[psutil.Process]:
+    """A process and all that came from it."""
+    return [psutil.Process(process_id), *psutil.Process(process_id).children(recursive=True)]
+
+
+@pytest.mark.slow
+def test_the_end_of_the_terminal_ends_all_servers(own_graph: Graph, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(UI_RECIPE)
+    with user_interface(own_graph, recipe) as (server, *_):
+        processes = family(server.pid)
+        assert len(processes) >= 6
+        server.send_signal(signal.SIGHUP)
+        assert server.wait(30) == 0
+        _, alive = psutil.wait_procs(processes, 5)
+        assert not alive
+
+
+@pytest.mark.slow
+def test_a_tracking_server_of_ones_own(own_graph: Graph, tmp_path: Path) -> None:
+    """No MLflow is started, its port may be taken, and the address is the one of the variable, without credentials."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(UI_RECIPE)
+    with tracking_server() as address:
+        own = f"http://alice:secret@{address}"
+        with user_interface(own_graph, recipe, MLFLOW_TRACKING_URI=own) as (server, _, mlflow_port, lines):
+            assert lines[1] == f"MLflow   http://{address}/#/experiments/7/runs?workflowType=machine_learning\n"
+            assert not answers(f"http://{HOST}:{mlflow_port}")
+            environments = [process.environ().get("YT8M_MLFLOW_UI_URL") for process in family(server.pid)[1:]]
+            assert set(environments) == {f"http://{address}"}
+
+
+@contextmanager
+def tracking_server() -> Iterator[str]:
+    """Answers as MLflow does when it is asked for the experiment with the right credentials; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.headers.get("Authorization") == f"Basic {base64.b64encode(b'alice:secret').decode()}"
+            body = json.dumps({"experiment": {"experiment_id": "7"}}).encode()
+            self.send_response(200 if known else 401)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((HOST, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"{HOST}:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "values", "reason"),
+    [
+        ("RECIPE = 1/0\n", {}, "recipe.py': ZeroDivisionError: division by zero"),
+        (UI_RECIPE, {"YT8M_DEPLOYMENT": '{"gpu_type": "abacus"}'}, "abacus"),
+    ],
+)
+def test_definitions_that_cannot_be_loaded(
+    own_graph: Graph, tmp_path: Path, text: str, values: dict[str, str], reason: str
+) -> None:
+    """The reason, an exit code, and nothing left behind; no announcement of success."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(text)
+    with user_interface(own_graph, recipe, **values) as (server, port, _, lines):
+        assert server.wait(60) == 1
+        said = "".join(lines)
+        assert reason in said
+        assert "Dagster  http" not in said
+        assert not answers(f"http://{HOST}:{port}")
+
+
+def refused(url: str, headers: dict[str, str], body: bytes | None = None) -> int:
+    """The status with which a server refuses a request."""
+    json_type = {"Content-Type": "application/json"} if body else {}
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(urllib.request.Request(url, body, {**json_type, **headers}), timeout=10)
+    caught.value.close()
+    return int(caught.value.code)
+
+
+def mlflow_link(port: int) -> str:
+    """The link to MLflow that the page of a model shows: it was kept when MLflow had another port."""
+    query = """{ assetNodeOrError(assetKey: {path: ["finetuned_model"]}) { ... on AssetNode {
+      assetMaterializations(limit: 1) { metadataEntries { label ... on UrlMetadataEntry { url } } } } } }"""
+    (made,) = Dagster(port).ask(query)["assetNodeOrError"]["assetMaterializations"]
+    return str(next(entry["url"] for entry in made["metadataEntries"] if entry["label"] == "mlflow_url"))
 
 
 def asset_groups(port: int) -> set[tuple[str, str]]:

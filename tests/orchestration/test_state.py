@@ -12,7 +12,7 @@ import yaml
 
 from orchestration.instance import driver_instance
 from orchestration.settings import Settings
-from orchestration.state import prepare_state, project_root
+from orchestration.state import find_state, prepare_state, project_root
 from tests.orchestration.conftest import ENVIRONMENT
 from yt8m_assets.errors import ConfigError, StorageError
 
@@ -57,6 +57,51 @@ def test_dagster_accepts_the_settings(tmp_path: Path) -> None:
         assert instance.storage_directory().startswith(str(tmp_path))
         driver.add_run_tags  # noqa: B018 - the same database is open twice
         assert driver.root_directory == instance.root_directory
+
+
+def test_edited_settings_are_kept_and_reach_the_command_line(tmp_path: Path) -> None:
+    path = prepare_state(tmp_path).dagster_home / "dagster.yaml"
+    path.write_text(path.read_text().replace("default_limit: 1", "default_limit: 3"))
+    edited = path.read_text()
+    state = prepare_state(tmp_path)
+    assert path.read_text() == edited
+    with driver_instance(state) as driver:
+        assert driver.global_op_concurrency_default_limit == 3
+        assert type(driver.compute_log_manager).__name__ == "NoOpComputeLogManager"
+    path.write_text("a: [")
+    with pytest.raises(ConfigError, match=r"dagster\.yaml: not YAML: .*delete it and it is made again"):
+        prepare_state(tmp_path)
+    path.unlink()
+    prepare_state(tmp_path)
+    assert yaml.safe_load(path.read_text())["concurrency"]["pools"]["default_limit"] == 1
+
+
+def test_settings_nobody_edited_follow_the_program_and_a_moved_folder(tmp_path: Path) -> None:
+    state = prepare_state(tmp_path / "first")
+    state.root.rename(tmp_path / "second")
+    moved = prepare_state(tmp_path / "second")
+    for name in ("dagster.yaml", "driver.yaml"):
+        settings = yaml.safe_load((moved.dagster_home / name).read_text())
+        assert settings["storage"]["sqlite"]["base_dir"] == str(tmp_path / "second" / "dagster" / "storage")
+    path = moved.dagster_home / "dagster.yaml"
+    path.write_text("# Written by yt8m; changes are overwritten.\nstorage: {}\n")
+    prepare_state(tmp_path / "second")
+    assert "base_dir" in path.read_text()
+
+
+def test_looking_for_the_state_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YT8M_STATE", str(tmp_path / "state"))
+    assert find_state().dagster_home == tmp_path / "state" / "dagster"
+    assert not list(tmp_path.iterdir())
+    assert "DAGSTER_HOME" not in os.environ
+
+
+def test_the_projects_settings_are_those_of_the_state(tmp_path: Path) -> None:
+    """`dagster dev` in the project's folder reads dagster.yaml there; only its folders are written in another way."""
+    state = prepare_state(tmp_path)
+    project = yaml.safe_load((project_root() / "dagster.yaml").read_text())
+    written = (state.dagster_home / "dagster.yaml").read_text().replace(str(tmp_path), ".state")
+    assert project == yaml.safe_load(written)
 
 
 def test_found_from_the_project_whatever_the_working_folder(tmp_path: Path) -> None:
@@ -128,6 +173,28 @@ def test_how_many_generations_stay_reaches_the_store(tmp_path: Path) -> None:
             Settings.from_environment(state, {"YT8M_KEEP_GENERATIONS": wrong})
 
 
-def test_a_password_in_the_tracking_address_is_not_used_for_links(tmp_path: Path) -> None:
-    settings = Settings.from_environment(prepare_state(tmp_path), {"MLFLOW_TRACKING_URI": "http://u:secret@host:1"})
-    assert "secret" not in settings.mlflow_ui_url
+@pytest.mark.parametrize(
+    ("uri", "links", "files"),
+    [
+        ("http://u:secret@host:1/x", "http://host:1/x", False),
+        ("https://host", "https://host", False),
+        ("sqlite:////data/own.db", "http://127.0.0.1:5000", True),
+        ("postgresql+psycopg://u:secret@host/mlflow", "http://127.0.0.1:5000", True),
+        ("databricks", "", False),
+    ],
+)
+def test_links_lead_to_who_serves_the_tracking(tmp_path: Path, uri: str, links: str, files: bool) -> None:
+    state = prepare_state(tmp_path)
+    settings = Settings.from_environment(state, {"MLFLOW_TRACKING_URI": uri})
+    assert settings.mlflow_ui_url == links
+    assert settings.artifact_location == (state.mlflow_artifacts.as_uri() if files else None)
+    assert settings.tracking_uri == uri
+
+
+def test_relative_paths_are_of_the_callers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = {"YT8M_RECIPE": "mine.json", "YT8M_STORAGE": "out", "MLFLOW_TRACKING_URI": "sqlite:///own.db"}
+    settings = Settings.from_environment(prepare_state(tmp_path / "state"), values)
+    assert settings.recipe == f"{tmp_path}/mine.json"
+    assert settings.storage_uri == f"{tmp_path}/out"
+    assert settings.tracking_uri == f"sqlite:///{tmp_path}/own.db"

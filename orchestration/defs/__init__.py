@@ -1,0 +1,1 @@
+"""Where `dg scaffold defs` puts assets of your own; they join the graph's definitions."""
