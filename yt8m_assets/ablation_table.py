@@ -9,9 +9,10 @@ if TYPE_CHECKING:
 COLUMNS = ("switch", "setting", "MAP", "95 % interval", "gain", "95 % interval", "p", "note")
 _NUMBERS = range(2, 7)
 CAPTION = (
-    "Out-of-fold MAP@{top_k} on {num_ratings} ratings ({num_positive_ratings} positive), {bootstrap_rounds} bootstrap "
-    "rounds over videos. A gain is that over the first setting of its block, tested on the same videos. * what the "
-    "recipe does. The ensemble's weights are the searched ones unless named; they were tuned on these ratings."
+    "Out-of-fold MAP@100,000 of lists of {top_k} on {num_ratings} ratings ({num_positive_ratings} positive), "
+    "{bootstrap_rounds} bootstrap rounds over videos. A gain is that over the first setting of its block, tested on "
+    "the same videos. * what the recipe does. The ensemble's weights are the searched ones unless named; tuned on "
+    "these ratings."
 )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from yt8m_assets.errors import SubmissionError
 from yt8m_assets.evaluation.average_precision import MapResult
-from yt8m_assets.evaluation.ranked import list_average_precision, map_result
+from yt8m_assets.evaluation.ranked import TOP_K, list_average_precision, map_result
 from yt8m_assets.evaluation.ratings import Ratings
 from yt8m_assets.prediction.ranking import RankingSource
 from yt8m_assets.prediction.segments import Segments
@@ -22,7 +22,6 @@ from yt8m_assets.storage_backend import atomic_write
 HEADER = "Class,Segments"
 SEGMENT_SECONDS = 5
 """Segments start at multiples of this."""
-TOP_K = 100_000
 _CODE_BYTES = 8
 """Video ids of up to so many characters (the test set's have four) are compared as numbers."""
 _NO_END = 10**8

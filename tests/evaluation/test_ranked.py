@@ -91,3 +91,14 @@ def test_places_are_those_of_the_class_s_own_list():
 def test_a_cut_below_one_is_refused():
     with pytest.raises(ConfigError, match="k = 0"):
         mean_average_precision_at_k({}, {}, 0)
+
+
+def test_at_most_100_000_count_so_a_shorter_list_is_scored_at_100_000_as_at_its_own_length():
+    names = [f"vid{number:04d}:0" for number in range(40)]
+    ratings = {(name, 1): number % 3 == 0 for number, name in enumerate(names)}
+    whole = {1: names[::-1]}
+    for k in (1, 7, 40):
+        cut = {1: whole[1][:k]}
+        expected = mean_average_precision_at_k(whole, ratings, k)
+        assert mean_average_precision_at_k(cut, ratings).map == expected.map
+        assert ranking_map(Ranking.from_dict(cut), Ratings.from_dict(ratings)).map == pytest.approx(expected.map)

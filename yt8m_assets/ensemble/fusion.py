@@ -11,11 +11,10 @@ from copy import copy
 import numpy as np
 
 from yt8m_assets.errors import ConfigError, DataError
+from yt8m_assets.evaluation.ranked import TOP_K
 from yt8m_assets.prediction.ranking import Ranking, RankingSource, RankingWriter
 from yt8m_assets.prediction.segments import Segments
 from yt8m_assets.prediction.sorting import descending_order
-
-TOP_K = 100_000
 
 
 def fuse_rankings(
@@ -141,18 +140,23 @@ class _Accumulator:
     def add(self, segment: np.ndarray, worth: np.ndarray) -> None:
         """Add a list: its segments (each once) and what their places are worth."""
         rows = segment.astype(np.intp)  # once, not at every indexing
-        new = rows[~self._met.take(rows)]
+        new = rows[~self._met.take(rows)] if self._new else rows
         self._met[new] = True
         self._new.append(new)
-        self._sum[rows] = self._sum.take(rows) + worth
+        np.add.at(self._sum, rows, worth)
 
     def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The best K segments int32 and their sums float32, best first; then forgets everything."""
         met = np.concatenate(self._new)
-        sums = self._sum[met]
-        self._sum[met], self._met[met], self._new = 0.0, False, []
+        sums = self._sum.take(met)
+        if met.size * 8 > self._sum.size:
+            self._sum.fill(0.0)
+            self._met.fill(False)
+        else:
+            self._sum[met], self._met[met] = 0.0, False
+        self._new = []
         order = _best_first(sums, k)
-        return met[order].astype(np.int32), sums[order].astype(np.float32)
+        return met.take(order).astype(np.int32), sums.take(order).astype(np.float32)
 
 
 def _best_first(sums: np.ndarray, k: int) -> np.ndarray:

@@ -89,15 +89,19 @@ class DemotedRanking:
     """
 
     def __init__(self, ranking: RankingSource, edge: np.ndarray, candidate: np.ndarray | None = None) -> None:
-        self._ranking, self._edge, self._candidate = ranking, edge, candidate
+        self._ranking, self._edge, self._candidate = ranking, edge * np.uint8(EDGE), candidate
         self.class_ids, self.segments = ranking.class_ids, ranking.segments
 
     def entries(self, class_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Segments int32 [n] and scores float32 [n] of a class, best first."""
         segment, score = self._ranking.entries(class_id)
-        demotion = self._edge[segment] * EDGE
-        if self._candidate is not None and segment.size:
-            column = int(np.searchsorted(self.class_ids, class_id))
-            demotion += ~self._candidate[self.segments.video[segment], column] * OUTSIDE
-        order = np.argsort(demotion, kind="stable")
-        return segment[order], (score - demotion)[order]
+        demotion = self._demotion(class_id).take(segment)
+        order = np.argsort(demotion, kind="stable")  # by radix: whole numbers of one byte
+        return segment.take(order), (score - demotion).take(order)
+
+    def _demotion(self, class_id: int) -> np.ndarray:
+        """What every segment is demoted by in a class, uint8 [S]."""
+        if self._candidate is None:
+            return self._edge
+        outside = ~self._candidate[:, int(np.searchsorted(self.class_ids, class_id))] * np.uint8(OUTSIDE)
+        return self._edge + outside.take(self.segments.video)

@@ -9,6 +9,7 @@ from yt8m_assets.data.simulation.config import SimulationConfig
 from yt8m_assets.ensemble.config import SearchConfig
 from yt8m_assets.ensemble.preset import TTA_W0
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.evaluation.ranked import TOP_K
 from yt8m_assets.training.config import TrainingConfig
 
 SHIFTS = (-2, -1, 0, 1, 2)
@@ -123,8 +124,8 @@ class PredictionConfig:
     """Segments a forward pass sees."""
     edges: Literal["clamp", "wrap"] = "clamp"
     """What a shifted window sees beyond the video: its nearest frame, or the original's circular roll."""
-    top_k: int = 100_000
-    """Segments kept per class."""
+    top_k: int = TOP_K
+    """Segments kept per class, at most the 100,000 that count; every MAP is at 100,000 of what is kept."""
     tta_w0: float = TTA_W0
     """Rank-fusion constant over a model's shifts."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -142,6 +143,8 @@ class PredictionConfig:
         for name in ("batch_size", "top_k"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"prediction.{name} = {getattr(self, name)}: must be at least 1")
+        if self.top_k > TOP_K:
+            raise ConfigError(f"prediction.top_k = {self.top_k}: at most {TOP_K} count, and a submission may list")
         for name in ("trim_start", "trim_end"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"prediction.{name} = {getattr(self, name)}: must not be negative")
