@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from yt8m_assets.data.memory import load_videos
+from yt8m_assets.data.reader import ReadReport
 from yt8m_assets.data.stages import VOCABULARY_FILE, index_cache, read_shards
 from yt8m_assets.data.vocabulary import class_names, load_vocabulary
 from yt8m_assets.ensemble.stages import SUBMISSION_FILE, fuse_models, load_oof, read_weights
@@ -176,6 +177,7 @@ def _ceiling(
         max_frames=data.max_frames,
         feature_sizes=data.feature_sizes,
         on_corrupt=data.on_corrupt,
+        report=ReadReport(max_quarantined=data.max_quarantined),
         index_cache_path=index_cache(store),
     )
     progress.log(f"scoring the {shards.key} with the oracle: {len(ratings)} ratings")

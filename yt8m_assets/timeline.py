@@ -80,6 +80,7 @@ def make_timeline(
 def find_video(recipe: Recipe, store: ArtifactStore, video_id: str) -> "Video":
     """A video of the segment or test shards, by id. Raises DataError when it is in neither."""
     from yt8m_assets.data.memory import load_videos
+    from yt8m_assets.data.reader import ReadReport
     from yt8m_assets.data.stages import index_cache, read_shards
     from yt8m_assets.data.video import Video
 
@@ -92,6 +93,7 @@ def find_video(recipe: Recipe, store: ArtifactStore, video_id: str) -> "Video":
             max_frames=data.max_frames,
             feature_sizes=data.feature_sizes,
             on_corrupt=data.on_corrupt,
+            report=ReadReport(max_quarantined=data.max_quarantined),
             index_cache_path=index_cache(store),
         )
         if video_id in videos.video_ids:

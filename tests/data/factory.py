@@ -11,7 +11,6 @@ from yt8m_assets.data.video import SegmentLabels, Video
 
 SIZES = (8, 4)
 GOLDEN = Path(__file__).parents[1] / "golden" / "records"
-REAL = Path(__file__).parents[2].parent / "shared" / "realdata"
 
 
 def make_video(

@@ -12,6 +12,7 @@ from tests.data.stream_checks import check_restores_everywhere, same_batch, take
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.batches import shuffled_order
 from yt8m_assets.data.datasets import PretrainingDataset
+from yt8m_assets.data.memory import forget_shared_videos
 from yt8m_assets.errors import CheckpointMismatchError, ConfigError, VocabularyError
 
 COUNTS = [7, 1, 5]
@@ -94,6 +95,52 @@ def test_each_record_comes_exactly_once_an_epoch_over_all_ranks(uris, num_ranks,
         assert set(counts.values()) == {windows}
         assert len(counts) == sum(COUNTS)
     assert ids[:total] != ids[total : 2 * total]
+
+
+def test_windows_of_a_video_lie_as_far_apart_as_the_buffer_allows(tmp_path):
+    uris = write_split(tmp_path, [20, 20, 20])
+    for buffer, distance in ((16, 20), (60, 60), (1000, 60)):
+        stream = dataset(uris, windows_per_video=8, batch_size=16, shuffle_buffer=buffer)
+        batches = take(stream, 30)  # an epoch of 480 examples
+        assert [len(set(batch.video_ids)) for batch in batches] == [16] * 30
+        ids = [name for batch in batches for name in batch.video_ids]
+        places = [np.flatnonzero(np.array(ids) == name) for name in set(ids)]
+        assert {len(found) for found in places} == {8}
+        assert min(int(np.diff(found).min()) for found in places) == distance
+        starts = np.concatenate([batch.starts.numpy() for batch in batches])[np.array(ids) == "vid0002"]
+        assert len(set(starts.tolist())) > 1
+    check_restores_everywhere(lambda: dataset(uris, windows_per_video=8, batch_size=16, shuffle_buffer=16), 33)
+
+
+def test_the_order_of_single_windows_is_as_it_always_was(uris):
+    sizes, generator = np.array(COUNTS), np.random.default_rng([3, 0])
+    order = shuffled_order(sizes, 6, generator)
+    (batch,) = take(dataset(uris, batch_size=13), 1)
+    assert batch.video_ids == tuple(f"vid{number:04d}" for number in order)
+
+
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+@pytest.mark.parametrize("changes", [{}, {"window_frames": None}])
+def test_training_goes_on_without_a_record_that_was_damaged_since(tmp_path, budget, changes):
+    """The order stays, so that a saved position is still good; the next sound video stands for the damaged one."""
+    uris = write_split(tmp_path, [6, 6])
+    changes = changes | {"on_corrupt": "quarantine", "index_cache_path": tmp_path / "cache", "memory_budget": budget}
+    whole = take(dataset(uris, **changes), 9)
+    stream = dataset(uris, **changes)
+    take(stream, 2)
+    state = stream.state_dict()
+    forget_shared_videos()
+    path = tmp_path / "train0001.tfrecord"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1  # in vid0011, the last one: the first one stands for it
+    path.write_bytes(content)
+    resumed = dataset(uris, **changes)
+    resumed.load_state_dict(state)
+    for batch, before in zip(take(resumed, 7), whole[2:], strict=True):
+        expected = tuple("vid0000" if name == "vid0011" else name for name in before.video_ids)
+        assert batch.video_ids == expected
+    assert any("vid0011" in batch.video_ids for batch in whole[2:])
+    forget_shared_videos()
 
 
 def test_the_same_seed_gives_the_same_and_another_does_not(uris):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from tests.data.factory import GOLDEN, SIZES, encode, make_video, write_records, write_shard
+from yt8m_assets.data.examples import encode_video_example
 from yt8m_assets.data.index import (
     NOT_LOCATED,
     RECORD,
@@ -12,7 +13,7 @@ from yt8m_assets.data.index import (
     load_index,
 )
 from yt8m_assets.data.reader import ReadReport
-from yt8m_assets.errors import CorruptShardError
+from yt8m_assets.errors import CorruptShardError, SchemaMismatchError
 
 
 def shard(tmp_path, count=4):
@@ -26,7 +27,8 @@ def test_it_counts_and_locates(tmp_path):
     assert (index.num_records, index.num_labels, index.num_ratings) == (4, 4, 4)
     assert index.video_ids == ["vid0", "vid1", "vid2", "vid3"]
     assert index.records["num_frames"].tolist() == [1, 2, 3, 4]
-    assert RECORD.itemsize == 32
+    assert RECORD.itemsize == 40
+    assert index.records["number"].tolist() == [0, 1, 2, 3]
     assert (index.records["rgb_start"] != NOT_LOCATED).all()
 
 
@@ -92,3 +94,27 @@ def test_the_originals_shards(tmp_path):
     index = build_index(str(GOLDEN / "frame_segment_labels.tfrecord"))
     assert index.records["num_frames"].tolist() == [120, 300, 22, 304]
     assert (index.num_labels, index.num_ratings) == (7, 12)
+
+
+def test_an_index_of_other_feature_sizes_does_not_fit(tmp_path):
+    """Bytes that are sound under one size say nothing of another."""
+    uri = shard(tmp_path)
+    load_index(uri, cache_path=tmp_path / "cache", feature_sizes=SIZES)
+    with pytest.raises(SchemaMismatchError, match="rgb: expected 4 bytes a frame, got 8"):
+        load_index(uri, cache_path=tmp_path / "cache", feature_sizes=(4, 8))
+
+
+@pytest.mark.parametrize("on_corrupt", ["raise", "quarantine"])
+def test_a_video_level_record_among_others_is_refused_by_name(tmp_path, on_corrupt):
+    video = encode_video_example("vvvv", np.zeros(12, np.float32), [3], feature_sizes=SIZES)
+    uri = write_records(tmp_path / "a.tfrecord", [encode(make_video("aaaa", 2)), video])
+    with pytest.raises(SchemaMismatchError, match=r"a\.tfrecord: record 1 at byte .* a video-level record"):
+        load_index(uri, feature_sizes=SIZES, on_corrupt=on_corrupt)
+
+
+def test_an_index_can_leave_videos_out(tmp_path):
+    index = build_index(shard(tmp_path), feature_sizes=SIZES)
+    left = index.without(np.array(["vid2", "none"], "S11"))
+    assert left.video_ids == ["vid0", "vid1", "vid3"]
+    assert left.records["number"].tolist() == [0, 1, 3]
+    assert index.without(np.array(["none"], "S11")) is index

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.data.factory import GOLDEN, REAL, SIZES, encode, make_video, write_records, write_shard
+from tests.data.factory import GOLDEN, SIZES, encode, make_video, write_records, write_shard
 from yt8m_assets.data.examples import encode_video_example
 from yt8m_assets.data.inspection import inspect, render
 from yt8m_assets.errors import MissingDataError
@@ -23,19 +23,19 @@ def test_the_originals_shards_have_no_problems():
     assert "no problems" in text
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real records lie in a sibling folder `shared`")
-def test_a_real_record_and_a_damaged_copy(tmp_path):
-    source = REAL / "frame_level" / "SjJ3.tfrecord"
-    vocabulary = str(REAL / "vocabulary" / "vocabulary.csv")
-    text = render(inspect(str(source), vocabulary_uri=vocabulary))
+def test_a_record_with_a_named_class_and_a_damaged_copy(tmp_path):
+    vocabulary = tmp_path / "vocabulary.csv"
+    vocabulary.write_text("Index,Name\n11,Food\n")
+    path = tmp_path / "a.tfrecord"
+    uri = write_shard(path, [make_video("aaaa", 170, [11])])
+    text = render(inspect(uri, feature_sizes=SIZES, vocabulary_uri=str(vocabulary)))
     assert "170 to 170 frames" in text
     assert "11 Food (1)" in text
-    damaged = bytearray(source.read_bytes())
+    damaged = bytearray(path.read_bytes())
     damaged[1000] ^= 1
-    path = tmp_path / "SjJ3.tfrecord"
     path.write_bytes(damaged)
-    report = inspect(str(path))
-    assert report.problems == [f"{path.name}: record 0 at byte 0: the checksum of the record's data is wrong"]
+    report = inspect(uri, feature_sizes=SIZES)
+    assert report.problems == ["a.tfrecord: record 0 at byte 0: the checksum of the record's data is wrong"]
     assert report.total("num_damaged") == 1
 
 

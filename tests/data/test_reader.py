@@ -1,4 +1,4 @@
-"""The reader against what the original's readers gave for the same files, and against real records."""
+"""The reader against what the original's readers gave for the same files."""
 
 import hashlib
 import json
@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from tests.data.factory import GOLDEN, REAL, SIZES, encode, make_video, same_video, write_records, write_shard
+from tests.data.factory import GOLDEN, SIZES, encode, make_video, same_video, write_records, write_shard
 from yt8m_assets.data import ReadReport, read_shard
+from yt8m_assets.data.examples import encode_sequence_example
+from yt8m_assets.data.reader import TYPICAL_RECORD_BYTES
 from yt8m_assets.data.windows import dequantise, gather_frames
+from yt8m_assets.data.wire import bytes_feature, field, float_feature, map_entry
 from yt8m_assets.errors import ConfigError, CorruptShardError, SchemaMismatchError
-
-needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the real records lie in a sibling folder `shared`")
 
 
 def dense(frames: np.ndarray, max_frames: int) -> np.ndarray:
@@ -68,20 +69,36 @@ def test_video_level_records():
         assert video.labels.tolist() == np.flatnonzero(arrays["labels"][number]).tolist()
 
 
-@needs_real_data
-def test_a_real_frame_level_record():
-    (video,) = read_shard(str(REAL / "frame_level" / "SjJ3.tfrecord"))
-    assert (video.video_id, video.frames.shape, video.labels.tolist()) == ("SjJ3", (170, 1152), [11])
-    features = dequantise(video.frames)
-    assert features[:, :1024].std() == pytest.approx(1.006, abs=1e-3)
-    assert features[:, 1024:].std() == pytest.approx(0.974, abs=1e-3)
+def test_records_have_the_layout_of_the_released_ones(tmp_path):
+    """The bytes around the features of a released record of 170 frames with one label."""
+    generator = np.random.default_rng(0)
+    frames = generator.integers(0, 256, (170, 1152), dtype=np.uint8)
+    record = encode_sequence_example("abcd", frames, [11])
+    rgb = b"\x12\x90\x92\x0c\n\x83\xdc\n\n\x03rgb\x12\xfa\xdb\n\n\x86\x08\n\x83\x08\n\x80\x08"
+    assert record.startswith(
+        b"\n!\n\x0e\n\x02id\x12\x08\n\x06\n\x04abcd\n\x0f\n\x06labels\x12\x05\x1a\x03\n\x01\x0b" + rgb
+    )
+    assert record[175_662:].startswith(b"\n\x85\xb6\x01\n\x05audio\x12\xfa\xb5\x01\n\x86\x01\n\x83\x01\n\x80\x01")
+    assert len(record) == 198_967
+    (video,) = read_shard(write_records(tmp_path / "a.tfrecord", [record]))
+    assert (video.video_id, video.labels.tolist()) == ("abcd", [11])
+    assert np.array_equal(video.frames, frames)
 
 
-@needs_real_data
-def test_real_video_level_records_of_2017():
-    videos = [video for number in (0, 1) for video in read_shard(str(REAL / "video_level" / f"testa{number}.tfrecord"))]
-    assert len(videos) > 300
-    assert all(video.mean_features.shape == (1152,) and not len(video.labels) for video in videos)
+def test_video_level_records_in_the_layout_of_2017(tmp_path):
+    """`video_id` for `id`, the audio mean first, no labels: 4684 bytes, as released."""
+    mean = np.random.default_rng(0).normal(size=1152).astype(np.float32)
+    entries = [
+        map_entry("mean_audio", float_feature(mean[1024:])),
+        map_entry("mean_rgb", float_feature(mean[:1024])),
+        map_entry("video_id", bytes_feature(b"abcdefghi")),
+    ]
+    record = field(1, b"".join(entries))
+    assert len(record) == 4684
+    assert record.startswith(b"\n\xc9$\n\x95\x04\n\nmean_audio\x12\x86\x04\x12\x83\x04\n\x80\x04")
+    (video,) = read_shard(write_records(tmp_path / "a.tfrecord", [record]))
+    assert (video.video_id, video.frames, len(video.labels)) == ("abcdefghi", None, 0)
+    assert np.array_equal(video.mean_features, mean)
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -125,7 +142,31 @@ def test_a_damaged_header_loses_the_rest_and_says_how_much(tmp_path):
     videos = list(read_shard(str(path), feature_sizes=SIZES, on_corrupt="quarantine", report=report))
     assert [video.video_id for video in videos] == ["vid0"]
     lost = len(records[1]) + len(records[2]) + 32
-    assert f"the remaining {lost:,} bytes of the shard are lost with it" in report.quarantined[0].reason
+    assert (
+        f"the remaining {lost:,} bytes of the shard are lost with it, about 2 records" in report.quarantined[0].reason
+    )
+    assert [(entry.num_bytes, entry.num_records) for entry in report.quarantined] == [(lost, 2)]
+    assert report.num_lost == 2
+
+
+def test_the_cap_means_records_however_they_are_lost(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    records = [encode(make_video(f"vid{number}", 3)) for number in range(10)]
+    write_records(path, records)
+    damage(path, 4 * (len(records[0]) + 16) + 2)
+    options = {"feature_sizes": SIZES, "on_corrupt": "quarantine"}
+    assert len(list(read_shard(str(path), report=ReadReport(max_quarantined=6), **options))) == 4
+    with pytest.raises(CorruptShardError, match="more than 5 records are damaged"):
+        list(read_shard(str(path), report=ReadReport(max_quarantined=5), **options))
+
+
+def test_the_records_behind_a_damaged_first_header_are_estimated_too(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    write_records(path, [bytes(TYPICAL_RECORD_BYTES)] * 4)
+    damage(path, 2)
+    report = ReadReport()
+    assert list(read_shard(str(path), on_corrupt="quarantine", report=report)) == []
+    assert report.num_lost == 4
 
 
 def test_quarantine_has_a_cap(tmp_path):

@@ -86,6 +86,14 @@ def test_a_table_is_shared_between_datasets(tmp_path):
     assert all(same_batch(*pair) for pair in zip(take(dataset, 3), take(other, 3), strict=True))
 
 
+def test_starts_far_apart_do_not_collide(tmp_path):
+    first = make_video("aaaa", 7, [], [(0, 1, 1.0), (2**32, 2, 0.0)])
+    uri = write_shard(tmp_path / "a.tfrecord", [first, make_video("bbbb", 7, [], [(0, 3, 1.0)])])
+    table = load_segments([uri], num_classes=5, feature_sizes=SIZES)
+    assert table.segment_ids == ["aaaa:0", f"aaaa:{2**32}", "bbbb:0"]
+    assert table.annotations(np.arange(3))[0].nonzero()[1].tolist() == [1, 3]
+
+
 def test_ratings_are_listed_once(tmp_path):
     ratings = load_ratings([SEGMENTS], num_classes=3862)
     assert len(ratings) == 12

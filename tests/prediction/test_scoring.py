@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from models.base import FrameModel
-from yt8m_assets.data.memory import load_videos
-from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
+from yt8m_assets.data.memory import forget_shared_videos, load_videos
+from yt8m_assets.errors import CorruptShardError, NonFiniteError, OutOfMemoryError
 from yt8m_assets.prediction.demotion import DemotedRanking, best_classes, candidate_mask, edge_mask, video_means
 from yt8m_assets.prediction.scoring import (
     CellScores,
@@ -72,6 +72,31 @@ def run(videos, models: dict[str, torch.nn.Module], shifts=SHIFTS, **options) ->
     settings = ScoringOptions(**({"edges": "wrap", "batch_size": 16} | options))
     score_videos(videos, index, members, settings, device=torch.device("cpu"), progress=NullProgress())
     return {(member.key, cell.shift): cell for member in members for cell in member.cells}
+
+
+@pytest.mark.parametrize("budget", [0, 2**30])
+def test_a_video_damaged_after_indexing_stops_a_pass_or_is_left_out(tmp_path, budget):
+    """F16 over the path that predicts."""
+    path = tmp_path / "frame_test.tfrecord"
+    content = bytearray((RECORDS / "frame_test.tfrecord").read_bytes())
+    path.write_bytes(content)
+    options = {"memory_budget": budget, "index_cache_path": tmp_path / "cache"}
+
+    def segments_scored(videos):
+        index = SegmentIndex.of(videos)
+        blocks = read_blocks(videos, index, [0], ScoringOptions(edges="wrap", batch_size=16))
+        return index.segments.ids()[np.concatenate([block.rows for block in blocks])]
+
+    whole = segments_scored(load_videos([str(path)], **options))
+    forget_shared_videos()
+    content[len(content) // 2] ^= 1  # in the first and largest record
+    path.write_bytes(content)
+    with pytest.raises(CorruptShardError, match="record 0 at byte 0: the checksum"):
+        segments_scored(load_videos([str(path)], **options))
+    left = segments_scored(load_videos([str(path)], on_corrupt="quarantine", **options))
+    assert sorted(left) == sorted(name for name in whole if not name.startswith(whole[0].split(":")[0]))
+    assert 0 < len(left) < len(whole)
+    forget_shared_videos()
 
 
 def test_one_pass_ranks_what_the_original_ranks_at_every_shift(videos):

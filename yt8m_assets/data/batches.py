@@ -67,6 +67,17 @@ def shuffled_order(shard_sizes: np.ndarray, window: int, generator: np.random.Ge
     return order[np.argsort(keys, kind="stable")]
 
 
+def spread_windows(num_videos: int, windows: int, buffer: int) -> np.ndarray:
+    """Which place of an epoch's order each of its examples shows, int64 [num_videos * windows].
+
+    Blocks of at least `buffer` places (all, where there are fewer) are passed `windows` times one after another, so
+    windows of a video lie a block apart and a batch that is no larger holds no video twice.
+    """
+    num_blocks = max(num_videos // max(buffer, 1), 1)
+    blocks = np.array_split(np.arange(num_videos), num_blocks)
+    return np.concatenate([np.tile(block, windows) for block in blocks])
+
+
 class BatchStream(ABC):
     """An endless iterable over shuffled epochs with `state_dict` / `load_state_dict`.
 

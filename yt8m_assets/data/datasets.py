@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from yt8m_assets.data.batches import Batch, BatchStream, multi_hot, shuffled_order
+from yt8m_assets.data.batches import Batch, BatchStream, multi_hot, shuffled_order, spread_windows
 from yt8m_assets.data.examples import FEATURE_SIZES
 from yt8m_assets.data.memory import MemoryVideos, load_videos
 from yt8m_assets.data.reader import OnCorrupt, ReadReport
 from yt8m_assets.data.videos import Videos
 from yt8m_assets.data.windows import MAX_VIDEO_FRAMES
-from yt8m_assets.errors import ConfigError, VocabularyError
+from yt8m_assets.errors import ConfigError, DataError, VocabularyError
 from yt8m_assets.progress import Progress
 
 
@@ -21,17 +21,19 @@ class _Epoch(NamedTuple):
     """The draws of an epoch of N videos, W windows each."""
 
     order: np.ndarray
-    """int64 [N]: videos in the order they are read."""
+    """int64 [N * W]: the video of each example."""
     uniforms: np.ndarray
     """float32 [N * W]: where in its video each window starts."""
 
 
 class PretrainingDataset(BatchStream):
-    """Endless shuffled epochs over the videos of shards, each `windows_per_video` times an epoch.
+    """Endless shuffled epochs over the videos of shards, each `windows_per_video` times an epoch, as far apart as
+    `shuffle_buffer` allows: within an epoch a batch no larger than that holds no video twice.
 
     window_frames = n draws n contiguous frames, the start uniform in [0, max(num_frames - n, 0)]; a shorter video
     repeats its last frame (SPEC section 2, "random sequence"). None gives whole videos, padded to the longest of the
     batch. Deterministic in seed and epoch whatever the number of workers; see `BatchStream` for ranks and states.
+    A record that is found damaged only now is set aside under "quarantine", and the next sound video stands for it.
     Raises VocabularyError when a label lies outside the vocabulary, and what reading raises.
     """
 
@@ -56,6 +58,7 @@ class PretrainingDataset(BatchStream):
         report: ReadReport | None = None,
         index_cache_path: Path | None = None,
         progress: Progress | None = None,
+        excluded_ids: Sequence[str] = (),
     ) -> None:
         if window_frames is not None and window_frames < 1:
             raise ConfigError(f"window_frames = {window_frames}: must be at least 1, or None for whole videos")
@@ -70,6 +73,7 @@ class PretrainingDataset(BatchStream):
             report=report,
             index_cache_path=index_cache_path,
             progress=progress,
+            excluded_ids=excluded_ids,
         )
         self.num_classes, self.window_frames = num_classes, window_frames
         self.shuffle_buffer, self.windows_per_video = shuffle_buffer, windows_per_video
@@ -91,7 +95,9 @@ class PretrainingDataset(BatchStream):
     def identity(self) -> dict[str, Any]:
         """Seed, sizes, and a checksum of the videos' ids and lengths."""
         content = zlib.crc32("\n".join(self.videos.video_ids).encode(), zlib.crc32(self.videos.num_frames.tobytes()))
+        apart = {"windows": "apart"} if self.windows_per_video > 1 else {}  # they once followed each other
         return {
+            **apart,
             "kind": "pretraining",
             "seed": self.seed,
             "num_examples": self.num_examples,
@@ -104,11 +110,13 @@ class PretrainingDataset(BatchStream):
     def plan_epoch(self, generator: np.random.Generator) -> _Epoch:
         """The order of the videos and the windows' uniform draws."""
         order = shuffled_order(self.videos.shard_sizes, self.shuffle_buffer, generator)
+        if self.windows_per_video > 1:
+            order = order[spread_windows(len(order), self.windows_per_video, self.shuffle_buffer)]
         return _Epoch(order, generator.random(self.num_examples, dtype=np.float32))
 
     def make_batch(self, entries: list[tuple[Any, int]]) -> Batch:
         """Read the entries' windows or whole videos."""
-        numbers = [int(plan.order[place // self.windows_per_video]) for plan, place in entries]
+        numbers = self._sound([int(plan.order[place]) for plan, place in entries])
         lengths = self.videos.num_frames[numbers]
         if self.window_frames is None:
             frames, valid = self._whole_videos(numbers, lengths)
@@ -122,6 +130,7 @@ class PretrainingDataset(BatchStream):
 
     def examples(self, numbers: np.ndarray) -> Batch:
         """Some videos (int64 [B]) for evaluation, the same rows each time: whole, or the window in their middle."""
+        numbers = np.array(self._sound(numbers.tolist()), np.int64)
         lengths = self.videos.num_frames[numbers]
         if self.window_frames is None:
             frames, valid = self._whole_videos(numbers.tolist(), lengths)
@@ -129,6 +138,16 @@ class PretrainingDataset(BatchStream):
         starts = np.maximum(lengths - self.window_frames, 0) // 2
         frames, valid = self._windows(numbers.tolist(), lengths, starts)
         return self._batch(numbers.tolist(), frames, valid, starts)
+
+    def _sound(self, numbers: list[int]) -> list[int]:
+        """The numbers, damaged videos replaced by the next sound one. Raises DataError when there is none."""
+        for _ in range(len(self.videos)):
+            damaged = np.flatnonzero(self.videos.damaged(np.array(numbers)))
+            if not len(damaged):
+                return numbers
+            for row in damaged.tolist():
+                numbers[row] = (numbers[row] + 1) % len(self.videos)
+        raise DataError(f"{self.videos.where(numbers[0])}: damaged, as is every other video; fetch the shards again")
 
     def _windows(self, numbers: list[int], lengths: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         size = self.window_frames or 0

@@ -22,7 +22,8 @@ def encode_sequence_example(
 ) -> bytes:
     """A frame-level record (SPEC section 1): equal arguments give equal bytes.
 
-    frames: uint8 [T, sum(feature_sizes)], rgb then audio. labels, segments: None leaves their features out.
+    frames: uint8 [T, sum(feature_sizes)], rgb then audio; a size of 0 leaves a list out. labels, segments: None leaves
+    their features out.
     Raises DataError when shape or dtype differ.
     """
     if frames.dtype != np.uint8 or frames.ndim != 2 or frames.shape[1] != sum(feature_sizes):
@@ -40,8 +41,8 @@ def encode_sequence_example(
             map_entry("segment_labels", int64_feature(np.asarray(segments.class_ids, np.int64))),
             map_entry("segment_scores", float_feature(segments.scores)),
         ]
-    rgb_size = feature_sizes[0]
-    lists = _list_entry(FEATURE_NAMES[0], frames[:, :rgb_size]) + _list_entry(FEATURE_NAMES[1], frames[:, rgb_size:])
+    columns = zip(FEATURE_NAMES, np.split(frames, [feature_sizes[0]], axis=1), strict=True)
+    lists = b"".join(_list_entry(name, column) for name, column in columns if column.shape[1])
     return field(1, b"".join(entries)) + field(2, lists)
 
 
@@ -70,6 +71,7 @@ def encode_video_example(
     entries = [map_entry("id", bytes_feature(video_id.encode()))]
     if labels is not None:
         entries.append(map_entry("labels", int64_feature(np.asarray(labels, np.int64))))
-    entries.append(map_entry("mean_rgb", float_feature(mean_features[: feature_sizes[0]])))
-    entries.append(map_entry("mean_audio", float_feature(mean_features[feature_sizes[0] :])))
+    for name, mean in zip(FEATURE_NAMES, np.split(mean_features, [feature_sizes[0]]), strict=True):
+        if len(mean):
+            entries.append(map_entry(f"mean_{name}", float_feature(mean)))
     return field(1, b"".join(entries))

@@ -1,13 +1,13 @@
 """TFRecord framing: length, masked crc32c of the length, data, masked crc32c of the data.
 
-A shard is mapped, not read: a record is a view into the map, and pages already passed are given back to the kernel, so
-memory does not grow with the shard.
+A shard is read, not mapped: one that is cut short while it is open gives an error with its name, where a map would end
+the process by SIGBUS. A record at a time, so memory does not grow with the shard.
 """
 
 import errno
-import mmap
 import os
 import struct
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,6 @@ FOOTER_BYTES = 4
 OVERHEAD_BYTES = HEADER_BYTES + FOOTER_BYTES
 MAX_RECORD_BYTES = 8 * 2**20
 """A record may claim no more: 5000 frames of 1152 bytes and room for labels."""
-_RELEASE_BYTES = 16 * 2**20
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _LOOKS_LIKE = (
@@ -56,64 +55,88 @@ def appearance(head: bytes) -> str:
     return next((what for start, what in _LOOKS_LIKE if text.startswith(start)), "")
 
 
-class MappedFile:
-    """A file mapped for reading. `view` is a memoryview of all its bytes; `release` gives passed pages back."""
+class ShardFile:
+    """A shard open for reading at any place. `size` is its bytes when it was opened."""
 
     def __init__(self, path: Path, uri: str) -> None:
+        if path.is_dir():
+            raise MissingDataError(f"{uri}: is a folder, not a shard")
         try:
-            with path.open("rb") as file:
-                self.size = os.fstat(file.fileno()).st_size
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise MissingDataError(f"{uri}: no such shard") from error
-        except IsADirectoryError as error:
-            raise MissingDataError(f"{uri}: is a folder, not a shard") from error
         except PermissionError as error:
             raise MissingDataError(f"{uri}: may not be read ({os.strerror(error.errno or errno.EACCES)})") from error
-        self.view = memoryview(self._map) if self._map is not None else memoryview(b"")
-        self._released = 0
+        weakref.finalize(self, os.close, descriptor)
+        self.uri, self.size, self._descriptor = uri, os.fstat(descriptor).st_size, descriptor
 
-    def release(self, position: int) -> None:
-        """Drop the pages before `position` from this process once enough have gathered."""
-        until = position & ~(mmap.PAGESIZE - 1)
-        if self._map is not None and until - self._released >= _RELEASE_BYTES:
-            self._map.madvise(mmap.MADV_DONTNEED, self._released, until - self._released)
-            self._released = until
-
-    def drop(self) -> None:
-        """Drop every page from this process; they come back from the system's cache when touched again."""
-        if self._map is not None:
-            self._map.madvise(mmap.MADV_DONTNEED)
+    def read(self, position: int, size: int) -> bytes:
+        """The bytes at a place; fewer only where the file ends. Raises OSError naming the shard."""
+        try:
+            return os.pread(self._descriptor, size, position)
+        except OSError as error:
+            raise OSError(error.errno, f"byte {position}: {error.strerror}", self.uri) from error
 
 
-def header_length(view: memoryview, position: int, record: int, uri: str, max_record_bytes: int) -> int:
+def read_header(file: ShardFile, position: int, record: int, max_record_bytes: int = MAX_RECORD_BYTES) -> int:
     """Length of the record that starts at `position`, its header verified. Raises CorruptShardError."""
-    rest = len(view) - position
-    if rest < HEADER_BYTES:
-        raise CorruptShardError(uri, position, record, _explain(view, f"truncated: {rest} bytes of a 12-byte header"))
-    length, checksum = _HEADER.unpack_from(view, position)
-    if masked_crc(view[position : position + 8]) != checksum:
-        raise CorruptShardError(uri, position, record, _explain(view, "the checksum of the record's length is wrong"))
+    head, rest = file.read(position, HEADER_BYTES), file.size - position
+    if len(head) < HEADER_BYTES:
+        reason = f"truncated: {len(head)} bytes of a 12-byte header"
+        raise CorruptShardError(file.uri, position, record, _explain(file, reason))
+    length, checksum = _HEADER.unpack(head)
+    if masked_crc(head[:8]) != checksum:
+        reason = _explain(file, "the checksum of the record's length is wrong")
+        raise CorruptShardError(file.uri, position, record, reason)
     if length > max_record_bytes:
         reason = f"it claims {length:,} bytes, more than the limit of {max_record_bytes:,}"
-        raise CorruptShardError(uri, position, record, reason)
+        raise CorruptShardError(file.uri, position, record, reason)
     if rest < length + OVERHEAD_BYTES:
         reason = f"truncated: {rest - HEADER_BYTES:,} of {length + FOOTER_BYTES:,} bytes after the header"
-        raise CorruptShardError(uri, position, record, reason)
+        raise CorruptShardError(file.uri, position, record, reason)
     return int(length)
 
 
-def check_data(view: memoryview, position: int, length: int, record: int, uri: str) -> memoryview:
-    """The data of the record that starts at `position`, its checksum verified. Raises CorruptShardError."""
-    start = position + HEADER_BYTES
-    data = view[start : start + length]
-    if masked_crc(data) != _FOOTER.unpack_from(view, start + length)[0]:
-        raise CorruptShardError(uri, position, record, "the checksum of the record's data is wrong")
-    return data
+def read_data(
+    file: ShardFile, position: int, length: int, record: int, *, check_crc: bool = True
+) -> tuple[memoryview, int]:
+    """Data of the record that starts at `position`, and the checksum stored with it, verified (unless not `check_crc`).
+
+    Raises CorruptShardError.
+    """
+    content = file.read(position + HEADER_BYTES, length + FOOTER_BYTES)
+    if len(content) < length + FOOTER_BYTES:
+        reason = f"truncated while it was open: {len(content):,} of {length + FOOTER_BYTES:,} bytes after the header"
+        raise CorruptShardError(file.uri, position, record, reason)
+    data, checksum = memoryview(content)[:length], int(_FOOTER.unpack_from(content, length)[0])
+    if check_crc and masked_crc(data) != checksum:
+        raise CorruptShardError(file.uri, position, record, "the checksum of the record's data is wrong")
+    return data, checksum
 
 
-def _explain(view: memoryview, reason: str) -> str:
-    what = appearance(bytes(view[:64]))
+def framing_crc(file: ShardFile, *, tolerant: bool = False) -> tuple[int, int]:
+    """Records, and the crc32c over the framing bytes of each; where `tolerant`, of the part whose framing is sound.
+
+    Raises CorruptShardError where the framing is damaged (unless tolerant: the damaged record then counts, too).
+    """
+    position = record = crc = 0
+    while position < file.size:
+        try:
+            length = read_header(file, position, record)
+        except CorruptShardError:
+            if not tolerant:
+                raise
+            return record + 1, crc
+        footer = file.read(position + HEADER_BYTES + length, FOOTER_BYTES)
+        header = _HEADER.pack(length, masked_crc(struct.pack("<Q", length)))
+        crc = crc32c(footer, crc32c(header, crc))
+        position += length + OVERHEAD_BYTES
+        record += 1
+    return record, crc
+
+
+def _explain(file: ShardFile, reason: str) -> str:
+    what = appearance(file.read(0, 64))
     return f"{reason}; {what}" if what else reason
 
 
@@ -129,21 +152,18 @@ def local_file(uri: str) -> Path:
 
 
 def read_records(uri: str, check_crc: bool = True, *, max_record_bytes: int = MAX_RECORD_BYTES) -> Iterator[memoryview]:
-    """Yield the data of each record as a view into the mapped file.
+    """Yield the data of each record.
 
     uri: local path or gs:// URI. check_crc: verify the data's checksum (the length's is always verified).
     Raises CorruptShardError naming file, byte and record; MissingDataError when there is no such file.
     """
-    file = MappedFile(local_file(uri), uri)
+    file = ShardFile(local_file(uri), uri)
     position = record = 0
     while position < file.size:
-        length = header_length(file.view, position, record, uri, max_record_bytes)
-        start = position + HEADER_BYTES
-        data = check_data(file.view, position, length, record, uri) if check_crc else file.view[start : start + length]
-        yield data
-        position = start + length + FOOTER_BYTES
+        length = read_header(file, position, record, max_record_bytes)
+        yield read_data(file, position, length, record, check_crc=check_crc)[0]
+        position += length + OVERHEAD_BYTES
         record += 1
-        file.release(position)
 
 
 class RecordWriter:

@@ -1,7 +1,8 @@
 """The sidecar index of a shard: where every record and its frames lie, so that a window is read without the rest.
 
-32 bytes a video plus its id. An index belongs to a shard's content: it carries the checksum of the shard's framing
-(every record's length and checksums), and is rebuilt when that differs.
+40 bytes a video plus its id. An index belongs to a shard's content: it carries the checksum of the shard's framing
+(every record's length and checksums), and is rebuilt when that differs; each record's own checksum says later that it
+is the one that was indexed.
 """
 
 import json
@@ -14,22 +15,14 @@ import numpy as np
 from crc32c import crc32c
 
 from yt8m_assets.data.examples import FEATURE_SIZES
-from yt8m_assets.data.framing import (
-    FOOTER_BYTES,
-    HEADER_BYTES,
-    MAX_RECORD_BYTES,
-    OVERHEAD_BYTES,
-    MappedFile,
-    header_length,
-    local_file,
-)
+from yt8m_assets.data.framing import OVERHEAD_BYTES, ShardFile, framing_crc, local_file
 from yt8m_assets.data.parsing import RecordParser
 from yt8m_assets.data.reader import OnCorrupt, QuarantinedRecord, ReadReport, check_segments, iterate_records
-from yt8m_assets.errors import CorruptShardError, SchemaMismatchError
+from yt8m_assets.errors import SchemaMismatchError
 from yt8m_assets.storage import atomic_write, sha256_text
 
 logger = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 _MAGIC = b"YT8MIDX1"
 NOT_LOCATED = 0xFFFFFFFF
 """`rgb_start` of a record whose encoding is not the canonical one: it is read through protobuf."""
@@ -42,7 +35,15 @@ RECORD = np.dtype(
         ("rgb_start", "<u4"),
         ("audio_start", "<u4"),
         ("num_frames", "<u4"),
+        ("number", "<u4"),
+        ("checksum", "<u4"),
     ]
+)
+
+
+_VIDEO_LEVEL = (
+    "a video-level record (mean_rgb, mean_audio), where frames are needed; "
+    "take the patterns of such shards (2/video/...) out of the recipe"
 )
 
 
@@ -52,25 +53,12 @@ def framing_checksum(uri: str) -> str:
     It stands for the content as long as each record matches its own checksum, which reading verifies.
     Raises CorruptShardError where the framing is damaged.
     """
-    file = MappedFile(local_file(uri), uri)
-    position = record = crc = 0
-    while position < file.size:
-        length = header_length(file.view, position, record, uri, MAX_RECORD_BYTES)
-        crc = _framing_crc(file.view, position, length, crc)
-        position += length + OVERHEAD_BYTES
-        record += 1
-        file.release(position)
-    return f"framing-crc32c:{crc:08x}"
+    return f"framing-crc32c:{framing_crc(ShardFile(local_file(uri), uri))[1]:08x}"
 
 
 def sound_framing_checksum(uri: str) -> str:
     """The same over the part of a shard whose framing is sound: what `ShardIndex.checksum` is."""
-    return f"framing-crc32c:{_framing(uri)[2]:08x}"
-
-
-def _framing_crc(view: memoryview, position: int, length: int, crc: int) -> int:
-    end = position + HEADER_BYTES + length
-    return crc32c(view[end : end + FOOTER_BYTES], crc32c(view[position : position + HEADER_BYTES], crc))
+    return f"framing-crc32c:{framing_crc(ShardFile(local_file(uri), uri), tolerant=True)[1]:08x}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +82,7 @@ class ShardIndex:
     num_segments_beyond_end: int
     """Ratings of segments that start after their video's end."""
     records: np.ndarray
-    """RECORD [N]."""
+    """RECORD [N]: where a record and its parts lie, its number in the file, its data's checksum."""
     ids: np.ndarray
     """S11 [N]: video ids."""
     quarantined: tuple[QuarantinedRecord, ...] = ()
@@ -106,6 +94,11 @@ class ShardIndex:
     def video_ids(self) -> list[str]:
         """The ids as text."""
         return [name.decode() for name in self.ids.tolist()]
+
+    def without(self, video_ids: np.ndarray) -> "ShardIndex":
+        """The index without some videos (S11 [n]); its counts stay those of the shard."""
+        kept = ~np.isin(self.ids, video_ids)
+        return self if kept.all() else replace(self, records=self.records[kept], ids=self.ids[kept])
 
     def to_bytes(self) -> bytes:
         """Magic, JSON header, records, ids, and a crc32c of it all."""
@@ -152,42 +145,45 @@ def build_index(
     uri: str,
     *,
     feature_sizes: tuple[int, int] = FEATURE_SIZES,
-    check_crc: bool = True,
     strict: bool = False,
     on_corrupt: OnCorrupt = "raise",
     report: ReadReport | None = None,
 ) -> ShardIndex:
-    """Read a shard once, checking everything, and note where its records lie. Errors and options as `read_shard`."""
+    """Read a shard once, checking everything, and note where its records lie. Errors and options as `read_shard`.
+
+    Raises SchemaMismatchError for a video-level record whatever `on_corrupt` says: only its kind is wrong.
+    """
     report = ReadReport() if report is None else report
     before = len(report.quarantined)
-    parser = RecordParser(uri, feature_sizes)
+    parser, file = RecordParser(uri, feature_sizes), ShardFile(local_file(uri), uri)
     rows: list[tuple[int, ...]] = []
     ids: list[str] = []
-    labels = ratings = beyond = crc = 0
-    for offset, record, view in iterate_records(uri, check_crc=check_crc, on_corrupt=on_corrupt, report=report):
+    labels = ratings = beyond = 0
+    for offset, record, view, checksum in iterate_records(uri, on_corrupt=on_corrupt, report=report, file=file):
         try:
             layout, video = parser.examine(view, offset, record)
             beyond += check_segments(video, strict, uri, offset, record)
         except SchemaMismatchError as error:
             if on_corrupt == "raise":
                 raise
-            report.set_aside(error)
+            report.set_aside(error, len(view) + OVERHEAD_BYTES)
             continue
+        if video.frames is None:
+            raise SchemaMismatchError(uri, offset, record, _VIDEO_LEVEL)
         ids.append(video.video_id)
         labels += len(video.labels)
         ratings += 0 if video.segments is None else len(video.segments)
-        if layout is None:
-            rows.append((offset, len(view), 0, 0, NOT_LOCATED, NOT_LOCATED, video.num_frames))
-        else:
+        places: tuple[int, ...] = (0, 0, NOT_LOCATED, NOT_LOCATED, video.num_frames)
+        if layout is not None:
             context_length = layout.context_end - layout.context_start
-            starts = (layout.rgb_start, layout.audio_start, layout.num_frames)
-            rows.append((offset, len(view), layout.context_start, context_length, *starts))
+            places = (layout.context_start, context_length, layout.rgb_start, layout.audio_start, layout.num_frames)
+        rows.append((offset, len(view), *places, record, checksum))
     report.num_records += len(rows)
     report.num_segments_beyond_end += beyond
-    size, num_records, crc = _framing(uri)
+    num_records, crc = framing_crc(file, tolerant=True)
     return ShardIndex(
         uri=uri,
-        size=size,
+        size=file.size,
         checksum=f"framing-crc32c:{crc:08x}",
         feature_sizes=feature_sizes,
         num_records=num_records,
@@ -198,23 +194,6 @@ def build_index(
         ids=np.array(ids, "S11"),
         quarantined=tuple(report.quarantined[before:]),
     )
-
-
-def _framing(uri: str) -> tuple[int, int, int]:
-    """Size, records and framing crc of the part of a shard whose framing is sound."""
-    file = MappedFile(local_file(uri), uri)
-    position = record = crc = 0
-    while position < file.size:
-        try:
-            length = header_length(file.view, position, record, uri, MAX_RECORD_BYTES)
-        except CorruptShardError:
-            record += 1
-            break
-        crc = _framing_crc(file.view, position, length, crc)
-        position += length + OVERHEAD_BYTES
-        record += 1
-        file.release(position)
-    return file.size, record, crc
 
 
 def index_path(uri: str, cache_path: Path) -> Path:
@@ -249,7 +228,7 @@ def load_index(
         index = None
     if index is not None and _fits(index, uri, feature_sizes, on_corrupt):
         for record in index.quarantined:
-            report.set_aside(CorruptShardError(record.uri, record.offset, record.record, record.reason))
+            report.note(record)
         report.num_shards += 1
         report.num_empty_shards += not index.num_records
         report.num_records += len(index.records)
@@ -280,5 +259,5 @@ def _fits(index: ShardIndex, uri: str, feature_sizes: tuple[int, int], on_corrup
         return False
     if index.stored_crc32c is not None:
         return stored_version(uri) == (index.size, index.stored_crc32c)
-    size, _, crc = _framing(uri)
-    return index.size == size and index.checksum == f"framing-crc32c:{crc:08x}"
+    file = ShardFile(local_file(uri), uri)
+    return index.size == file.size and index.checksum == f"framing-crc32c:{framing_crc(file, tolerant=True)[1]:08x}"

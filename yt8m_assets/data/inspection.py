@@ -128,7 +128,7 @@ def _inspect_shard(
     damaged_before = len(reading.quarantined)
     parser = RecordParser(uri, feature_sizes)
     ids = []
-    for offset, record, view in iterate_records(uri, on_corrupt="quarantine", report=reading):
+    for offset, record, view, _ in iterate_records(uri, on_corrupt="quarantine", report=reading):
         try:
             layout, video = parser.examine(view, offset, record)
         except SchemaMismatchError as error:

@@ -18,7 +18,7 @@ class Layout(NamedTuple):
     rgb_start: int
     """First byte of the rgb list (its first frame's header); -1 when there are no feature lists."""
     audio_start: int
-    """First byte of the audio list; -1 when there are no feature lists."""
+    """First byte of the audio list; -1 when there are no feature lists. A list that is not configured is at 0."""
     num_frames: int
     """Frames in both lists."""
 
@@ -33,12 +33,12 @@ class FrameLocator:
 
     def __init__(self, feature_sizes: tuple[int, int]) -> None:
         self.feature_sizes = feature_sizes
-        self.headers = {
-            name.encode(): frame_header(size) for name, size in zip(FEATURE_NAMES, feature_sizes, strict=True)
-        }
+        named = zip(FEATURE_NAMES, feature_sizes, strict=True)
+        self.headers = {name.encode(): frame_header(size) for name, size in named if size}
         self.strides = {
             name.encode(): len(frame_header(size)) + size
             for name, size in zip(FEATURE_NAMES, feature_sizes, strict=True)
+            if size
         }
 
     def locate(self, view: memoryview) -> Layout | None:
@@ -86,21 +86,19 @@ class FrameLocator:
                 return None
             found[key] = (position, num_frames)
             position = entry_end
-        if len(found) != 2:
+        if len(found) != len(self.headers):
             return None
-        (rgb_start, num_frames), (audio_start, num_audio) = (found[name.encode()] for name in FEATURE_NAMES)
-        return (
-            Layout(context_start, context_end, rgb_start, audio_start, num_frames) if num_frames == num_audio else None
-        )
+        counts = {num_frames for _, num_frames in found.values()}
+        rgb_start, audio_start = (found.get(name.encode(), (0, 0))[0] for name in FEATURE_NAMES)
+        return Layout(context_start, context_end, rgb_start, audio_start, counts.pop()) if len(counts) == 1 else None
 
     def headers_match(self, view: memoryview, layout: Layout) -> bool:
         """Whether each frame of both lists starts with the one header that announces the feature's size."""
         if layout.rgb_start < 0:
             return True
-        starts = (layout.rgb_start, layout.audio_start)
         return all(
-            self._list_matches(view, key, start, layout.num_frames)
-            for key, start in zip(self.headers, starts, strict=True)
+            self._list_matches(view, key, getattr(layout, f"{key.decode()}_start"), layout.num_frames)
+            for key in self.headers
         )
 
     def _list_matches(self, view: memoryview, key: bytes, start: int, num_frames: int) -> bool:
@@ -117,10 +115,10 @@ class FrameLocator:
         if not count:
             return frames
         column = 0
-        for (key, header), start in zip(self.headers.items(), (layout.rgb_start, layout.audio_start), strict=True):
+        for key, header in self.headers.items():
             stride = self.strides[key]
             size = stride - len(header)
-            first_byte = start + first * stride + len(header)
+            first_byte = getattr(layout, f"{key.decode()}_start") + first * stride + len(header)
             frames[:, column : column + size] = np.ndarray((count, size), np.uint8, view, first_byte, (stride, 1))
             column += size
         return frames

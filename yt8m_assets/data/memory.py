@@ -24,10 +24,13 @@ class MemoryVideos:
         self.shard_sizes, self.feature_size = source.shard_sizes.copy(), source.feature_size
         self._first = np.concatenate([[0], np.cumsum(self.num_frames)])
         self.frames = np.empty((int(self._first[-1]), self.feature_size), np.uint8)
+        self._damaged = np.zeros(len(self.video_ids), bool)
         self._annotations: list[tuple[np.ndarray, SegmentLabels | None]] = []
         with (progress or NullProgress()).task("loading videos", len(self.video_ids), "videos") as task:
             for number in range(len(self.video_ids)):
-                self.frames[self._first[number] : self._first[number + 1]] = source.read(number)
+                self._damaged[number] = source.damaged(np.array([number]))[0]
+                if not self._damaged[number]:
+                    self.frames[self._first[number] : self._first[number + 1]] = source.read(number)
                 self._annotations.append(source.annotations(number))
                 task.advance()
         self.frames.setflags(write=False)
@@ -35,9 +38,15 @@ class MemoryVideos:
     def __len__(self) -> int:
         return len(self.video_ids)
 
+    def damaged(self, numbers: np.ndarray) -> np.ndarray:
+        """bool [B]: which videos (int64 [B]) were set aside as damaged when they were loaded."""
+        return self._damaged[numbers]
+
     def read(self, number: int, first: int = 0, count: int | None = None) -> np.ndarray:
         """Frames [first, first + count) of a video, a read-only view uint8 [count, F]; by default all."""
         start, end = int(self._first[number]), int(self._first[number + 1])
+        if self._damaged[number]:
+            end = start
         return self.frames[start + first : end if count is None else start + first + count]
 
     def read_windows(self, numbers: Sequence[int], firsts: Sequence[int], count: int) -> np.ndarray:
@@ -55,6 +64,8 @@ class MemoryVideos:
 
     def __iter__(self) -> Iterator[Video]:
         for number, (video_id, (labels, segments)) in enumerate(zip(self.video_ids, self._annotations, strict=True)):
+            if self._damaged[number]:
+                continue
             yield Video(video_id, self.read(number), labels, segments)
 
 
@@ -78,11 +89,14 @@ def load_videos(
     index_cache_path: Path | None = None,
     num_workers: int | None = None,
     progress: Progress | None = None,
+    excluded_ids: Sequence[str] = (),
 ) -> Videos:
     """The videos of shards, in memory where their frames fit `memory_budget` bytes, else read on demand.
 
+    excluded_ids: videos to leave out, as if their records (and a shard that holds no others) were not there.
     What is in memory is shared by later calls of this process for the same content, within the budget.
     """
+    report = ReadReport() if report is None else report
     indices = scan_shards(
         uris,
         cache_path=index_cache_path,
@@ -92,12 +106,16 @@ def load_videos(
         num_workers=num_workers,
         progress=progress,
     )
-    videos = IndexedVideos(indices, max_frames=max_frames)
+    if excluded_ids:
+        excluded = np.array(sorted(excluded_ids), "S11")
+        kept = [(index, index.without(excluded)) for index in indices]
+        indices = [left for index, left in kept if len(left.records) or not len(index.records)]
+    videos = IndexedVideos(indices, max_frames=max_frames, on_corrupt=on_corrupt, report=report)
     needed = int(videos.num_frames.sum()) * videos.feature_size
     if needed > memory_budget:
         return videos
     content = tuple((index.uri, index.checksum) for index in indices)
-    key = (content, max_frames, tuple(feature_sizes))
+    key = (content, max_frames, tuple(feature_sizes), on_corrupt, frozenset(excluded_ids))
     if key not in _shared:
         while _shared and (
             len(_shared) >= _MAX_SHARED or needed + sum(held.frames.nbytes for held in _shared.values()) > memory_budget

@@ -20,8 +20,8 @@ MAX_CONTEXT_BYTES = 2**20
 MAX_LABELS = 100_000
 """Labels, or ratings, a record may hold."""
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{4,11}")
-_NO_LABELS = np.empty(0, np.int64)
-_NO_LABELS.setflags(write=False)
+NO_LABELS = np.empty(0, np.int64)
+NO_LABELS.setflags(write=False)
 
 
 class RecordParser:
@@ -30,7 +30,7 @@ class RecordParser:
     def __init__(self, uri: str, feature_sizes: tuple[int, int] = FEATURE_SIZES) -> None:
         self.uri = uri
         self.locator = FrameLocator(feature_sizes)
-        self.feature_sizes = feature_sizes
+        self.sizes = {name: size for name, size in zip(FEATURE_NAMES, feature_sizes, strict=True) if size}
         messages = example_messages()
         self._features = messages.Features
         self._sequence_example = messages.SequenceExample
@@ -91,11 +91,9 @@ class RecordParser:
         except DecodeError as error:
             raise _Mismatch(f"not a tf.train.SequenceExample ({error})") from error
         context, lists = example.context.feature, example.feature_lists.feature_list
-        if not any(name in lists for name in FEATURE_NAMES):
+        if not any(name in lists for name in self.sizes):
             return self._video_level(context)
-        columns = [
-            _list_frames(lists, name, size) for name, size in zip(FEATURE_NAMES, self.feature_sizes, strict=True)
-        ]
+        columns = [_list_frames(lists, name, size) for name, size in self.sizes.items()]
         counts = [len(column) for column in columns]
         if len(set(counts)) != 1:
             raise _Mismatch(f"rgb has {counts[0]} frames but audio has {counts[1]}; expected as many")
@@ -103,11 +101,11 @@ class RecordParser:
         return Video(video_id, np.concatenate(columns, axis=1), labels, segments)
 
     def _video_level(self, context: Any) -> Video:
-        names = [f"mean_{name}" for name in FEATURE_NAMES]
-        if not any(name in context for name in names):
-            raise _Mismatch(f"has neither the feature lists rgb and audio nor {' and '.join(names)}")
+        means = {f"mean_{name}": size for name, size in self.sizes.items()}
+        if not any(name in context for name in means):
+            raise _Mismatch(f"has neither the feature lists {' and '.join(self.sizes)} nor {' and '.join(means)}")
         parts = []
-        for name, size in zip(names, self.feature_sizes, strict=True):
+        for name, size in means.items():
             values = _values(context, name, "float_list")
             if values is None or len(values) != size:
                 raise _Mismatch(f"{name}: expected {size} floats, got {'none' if values is None else len(values)}")
@@ -141,7 +139,8 @@ def _values(context: Any, name: str, kind: str) -> Any:
 
 def _list_frames(lists: Any, name: str, size: int) -> np.ndarray:
     if name not in lists:
-        raise _Mismatch(f"{name}: expected a feature list of {size} bytes a frame, got none")
+        hint = "; feature_sizes = (1024, 0) reads records without audio" if name == "audio" else ""
+        raise _Mismatch(f"{name}: expected a feature list of {size} bytes a frame, got none{hint}")
     features = lists[name].feature
     _check_num_frames(len(features))
     frames = []
@@ -159,16 +158,16 @@ def _list_frames(lists: Any, name: str, size: int) -> np.ndarray:
 def read_context(context: Any) -> tuple[str, np.ndarray, SegmentLabels | None]:
     """Id, labels (int64 [L]) and ratings of a parsed context. Raises ValueError naming the feature."""
     labels = _values(context, "labels", "int64_list")
-    label_ids = np.array(labels, np.int64) if labels else _NO_LABELS
+    label_ids = np.array(labels, np.int64) if labels else NO_LABELS
     starts = _values(context, "segment_start_times", "int64_list")
     return _read_id(context), label_ids, None if starts is None else _read_segments(context, starts)
 
 
 def _read_id(context: Any) -> str:
-    values = _values(context, "id", "bytes_list")
     name = "id"
-    if values is None:
-        name = "video_id"
+    values = _values(context, name, "bytes_list")
+    if values is None or not any(values):  # absent, or there and empty
+        name = "video_id" if "video_id" in context else name
         values = _values(context, name, "bytes_list")
     if values is None or len(values) != 1:
         raise _Mismatch(f"id: expected one byte string, got {'none' if values is None else len(values)}")

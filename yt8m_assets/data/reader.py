@@ -7,24 +7,25 @@ from typing import Literal
 
 from yt8m_assets.data.examples import FEATURE_SIZES
 from yt8m_assets.data.framing import (
-    FOOTER_BYTES,
-    HEADER_BYTES,
     MAX_RECORD_BYTES,
-    MappedFile,
-    check_data,
-    header_length,
+    OVERHEAD_BYTES,
+    ShardFile,
     local_file,
+    read_data,
+    read_header,
 )
 from yt8m_assets.data.parsing import RecordParser
 from yt8m_assets.data.video import Video
 from yt8m_assets.errors import ConfigError, CorruptShardError, SchemaMismatchError
 
 logger = logging.getLogger(__name__)
+TYPICAL_RECORD_BYTES = 230_000
+"""A released frame-level record (about 200 s): what estimates go by where no record of a shard can be read."""
 
 
 @dataclass(frozen=True)
 class QuarantinedRecord:
-    """A record that was set aside."""
+    """A record that was set aside, or the rest of a shard after a damaged header."""
 
     uri: str
     """The shard."""
@@ -34,6 +35,10 @@ class QuarantinedRecord:
     """Its number, from 0."""
     reason: str
     """What is wrong with it, and what was lost where that is more than the record."""
+    num_bytes: int = 0
+    """Bytes that are lost with it, its framing included; 0: not known."""
+    num_records: int = 1
+    """Records that are lost with it: for the rest of a shard an estimate from the mean size of those before."""
 
 
 @dataclass
@@ -41,7 +46,7 @@ class ReadReport:
     """What reading met: pass one report to many reads to gather over shards."""
 
     max_quarantined: int = 100
-    """Records that may be set aside before the read fails."""
+    """Records that may be lost before the read fails, the estimated ones included."""
     num_shards: int = 0
     """Shards read to their end."""
     num_empty_shards: int = 0
@@ -55,16 +60,27 @@ class ReadReport:
     quarantined: list[QuarantinedRecord] = field(default_factory=list)
     """What was set aside."""
 
-    def set_aside(self, error: CorruptShardError) -> None:
+    @property
+    def num_lost(self) -> int:
+        """Records that were lost: those set aside, and an estimate where the rest of a shard was."""
+        return sum(record.num_records for record in self.quarantined)
+
+    def set_aside(self, error: CorruptShardError, num_bytes: int = 0, num_records: int = 1) -> None:
         """Note a damaged record. Raises CorruptShardError when there are too many."""
-        self.quarantined.append(QuarantinedRecord(error.uri, error.offset, error.record, error.reason))
+        self.note(QuarantinedRecord(error.uri, error.offset, error.record, error.reason, num_bytes, num_records))
+
+    def note(self, record: QuarantinedRecord) -> None:
+        """As `set_aside`, of a record that was set aside before."""
+        self.quarantined.append(record)
+        error = CorruptShardError(record.uri, record.offset, record.record, record.reason)
         if not self.quiet:
             logger.warning("set aside: %s", error)
-        if len(self.quarantined) > self.max_quarantined:
+        if self.num_lost > self.max_quarantined:
             reason = (
-                f"{error.reason}; more than {self.max_quarantined} records are damaged, so the data must be repaired"
+                f"{error.reason}; more than {self.max_quarantined} records are damaged, so the data must be repaired "
+                "(or data.max_quarantined raised)"
             )
-            raise CorruptShardError(error.uri, error.offset, error.record, reason) from error
+            raise CorruptShardError(error.uri, error.offset, error.record, reason)
 
 
 OnCorrupt = Literal["raise", "quarantine"]
@@ -77,9 +93,9 @@ def iterate_records(
     on_corrupt: OnCorrupt = "raise",
     report: ReadReport | None = None,
     max_record_bytes: int = MAX_RECORD_BYTES,
-    start: tuple[int, int] = (0, 0),
-) -> Iterator[tuple[int, int, memoryview]]:
-    """Yield (offset, record number, data) of each whole record; `start` = (offset, number) to begin with.
+    file: ShardFile | None = None,
+) -> Iterator[tuple[int, int, memoryview, int]]:
+    """Yield offset, number, data and checksum of each whole record; `file`: the shard where it is open already.
 
     A wrong checksum of the data loses one record under "quarantine"; a damaged header loses the rest of the shard,
     because nothing says where the next record starts.
@@ -87,36 +103,34 @@ def iterate_records(
     if on_corrupt not in ("raise", "quarantine"):
         raise ConfigError(f"on_corrupt = {on_corrupt!r}: choose 'raise' or 'quarantine'")
     report = ReadReport() if report is None else report
-    file = MappedFile(local_file(uri), uri)
-    view, (position, record) = file.view, start
+    file = file or ShardFile(local_file(uri), uri)
+    position = record = 0
     if not file.size:
         if not report.quiet:
             logger.warning("%s: the shard is empty (0 bytes)", uri)
         report.num_empty_shards += 1
     while position < file.size:
         try:
-            length = header_length(view, position, record, uri, max_record_bytes)
+            length = read_header(file, position, record, max_record_bytes)
         except CorruptShardError as error:
             if on_corrupt == "raise":
                 raise
-            reason = f"{error.reason}; the remaining {file.size - position:,} bytes of the shard are lost with it"
-            report.set_aside(CorruptShardError(uri, position, record, reason))
+            rest = file.size - position
+            lost = max(1, round(rest * record / position) if record else round(rest / TYPICAL_RECORD_BYTES))
+            about = f", about {lost:,} records" if lost > 1 else ""
+            reason = f"{error.reason}; the remaining {rest:,} bytes of the shard are lost with it{about}"
+            report.set_aside(CorruptShardError(uri, position, record, reason), rest, lost)
             break
-        data_start = position + HEADER_BYTES
         try:
-            if check_crc:
-                data = check_data(view, position, length, record, uri)
-            else:
-                data = view[data_start : data_start + length]
+            data, checksum = read_data(file, position, length, record, check_crc=check_crc)
         except CorruptShardError as error:
             if on_corrupt == "raise":
                 raise
-            report.set_aside(error)
+            report.set_aside(error, length + OVERHEAD_BYTES)
         else:
-            yield position, record, data
-        position = data_start + length + FOOTER_BYTES
+            yield position, record, data, checksum
+        position += length + OVERHEAD_BYTES
         record += 1
-        file.release(position)
     report.num_shards += 1
 
 
@@ -142,7 +156,7 @@ def read_shard(
     records = iterate_records(
         uri, check_crc=check_crc, on_corrupt=on_corrupt, report=report, max_record_bytes=max_record_bytes
     )
-    for offset, record, data in records:
+    for offset, record, data, _ in records:
         try:
             video = parser.parse(data, offset, record)
             if video.segments is not None:
@@ -150,7 +164,7 @@ def read_shard(
         except SchemaMismatchError as error:
             if on_corrupt == "raise":
                 raise
-            report.set_aside(error)
+            report.set_aside(error, len(data) + OVERHEAD_BYTES)
             continue
         report.num_records += 1
         yield video

@@ -14,7 +14,7 @@ from yt8m_assets.data.examples import FEATURE_SIZES
 from yt8m_assets.data.index import ShardIndex, load_index
 from yt8m_assets.data.reader import OnCorrupt, ReadReport
 from yt8m_assets.data.shards import ShardInfo, shard_size
-from yt8m_assets.errors import CorruptShardError, DataError, WorkerCrashError
+from yt8m_assets.errors import DataError, WorkerCrashError
 from yt8m_assets.progress import NullProgress, Progress
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def scan_shards(
             indices = _scan_parallel(tasks, num_workers, task)
     for index in indices:
         for record in index.quarantined:
-            report.set_aside(CorruptShardError(record.uri, record.offset, record.record, record.reason))
+            report.note(record)
         report.num_shards += 1
         report.num_empty_shards += not index.num_records
         report.num_records += len(index.records)

@@ -40,7 +40,8 @@ class SegmentTable:
         numbers, ratings = collect_ratings(videos, num_classes, segment_classes)
         self.ratings: Ratings = ratings
         self.num_classes, self.context_frames, self._videos = num_classes, context_frames, videos
-        keys = numbers * (1 << 32) + ratings.starts
+        distinct, rank = np.unique(ratings.starts, return_inverse=True)
+        keys = numbers * max(len(distinct), 1) + rank  # a start may be any int64: it is not packed as it is
         _, first, group = np.unique(keys, return_index=True, return_inverse=True)
         appearance = np.argsort(first, kind="stable")
         place = np.empty_like(appearance)

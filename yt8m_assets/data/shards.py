@@ -144,7 +144,7 @@ class ShardManifest:
     shards: tuple[ShardInfo, ...]
     """Every shard, sorted by name."""
     quarantined: tuple[dict[str, Any], ...] = ()
-    """Records that were set aside: shard (its name), offset, record, reason."""
+    """What was set aside: shard (its name), offset, record, reason, num_bytes, num_records (maybe estimated)."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Anything else worth keeping, as JSON values."""
 

@@ -79,7 +79,7 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
         segments = listing if asset == "segment_shards" else locate_shards(recipe, store, "segment_shards", progress)
         held_out = held_out_names(recipe, segments)
     names = shard_names(listing)
-    report = ReadReport()
+    report = ReadReport(max_quarantined=recipe.data.max_quarantined)
     indices = scan_shards(
         list(names),
         cache_path=index_cache(store),
@@ -121,7 +121,8 @@ def _describe(shards: ShardManifest) -> dict[str, object]:
         "num_shards": len(shards.shards),
         "num_held_out_shards": len(shards.uris(held_out=True)),
         "num_held_out_videos": shards.total("num_videos", held_out=True),
-        "num_quarantined": len(shards.quarantined),
+        "num_quarantined": sum(record["num_records"] for record in shards.quarantined),
+        "num_lost_bytes": sum(record["num_bytes"] for record in shards.quarantined),
         "num_duplicate_ids": len(shards.notes["duplicates"]),
         **totals,
     }
@@ -167,6 +168,7 @@ def make_holdout_ratings(recipe: Recipe, store: ArtifactStore, *, progress: Prog
         max_frames=recipe.data.max_frames,
         feature_sizes=recipe.data.feature_sizes,
         on_corrupt=recipe.data.on_corrupt,
+        report=ReadReport(max_quarantined=recipe.data.max_quarantined),
         index_cache_path=index_cache(store),
         progress=progress,
     )

@@ -7,20 +7,20 @@ from typing import Protocol
 import numpy as np
 
 from yt8m_assets.data.examples import FEATURE_NAMES, FEATURE_SIZES
-from yt8m_assets.data.framing import FOOTER_BYTES, HEADER_BYTES, MappedFile, local_file, masked_crc
+from yt8m_assets.data.framing import HEADER_BYTES, OVERHEAD_BYTES, ShardFile, local_file, read_data
 from yt8m_assets.data.index import NOT_LOCATED, ShardIndex
-from yt8m_assets.data.parsing import RecordParser
+from yt8m_assets.data.parsing import NO_LABELS, RecordParser
+from yt8m_assets.data.reader import OnCorrupt, ReadReport
 from yt8m_assets.data.video import SegmentLabels, Video
 from yt8m_assets.data.windows import MAX_VIDEO_FRAMES
 from yt8m_assets.data.wire import frame_header
-from yt8m_assets.errors import CorruptShardError, MissingDataError, SchemaMismatchError
+from yt8m_assets.errors import CorruptShardError, MissingDataError
 
 _REBUILD = "run again to index it anew"
+_CHANGED = f"the shard has changed since it was indexed; {_REBUILD}"
+_SHORT = "truncated while it was open: the shard ends before the frames that are asked for"
+_SET_ASIDE = "it was set aside as damaged"
 _OPEN_FILES = 64
-_TOUCHED_PER_READ = 128 * 2**10
-"""Pages that the system maps around the two places a window is read from."""
-_MAX_TOUCHED = 512 * 2**20
-"""Mapped pages are given back when about this many bytes have gathered, so that memory stays flat."""
 
 
 class Videos(Protocol):
@@ -29,11 +29,13 @@ class Videos(Protocol):
     video_ids: list[str]
     """Id of each."""
     num_frames: np.ndarray
-    """int64 [N]: frames that are used, at most `max_frames`."""
+    """int64 [N]: frames that are used, at most `max_frames`; those of a damaged video cannot be read."""
     shard_sizes: np.ndarray
     """int64 [M]: videos in each shard."""
     feature_size: int
     """Bytes of a frame."""
+
+    def damaged(self, numbers: np.ndarray) -> np.ndarray: ...
 
     def read(self, number: int, first: int = 0, count: int | None = None) -> np.ndarray: ...
 
@@ -51,34 +53,50 @@ class Videos(Protocol):
 class IndexedVideos:
     """Videos read from their shards, each window by its own byte ranges; memory does not grow with the data.
 
-    A record's checksum is verified the first time any of it is read in this process.
+    Nothing of a record is handed out before its checksum was verified once in this process and found to be the indexed
+    one. Where it is wrong, reading raises CorruptShardError, or under "quarantine" sets the record aside into `report`.
+    Set aside so late it keeps its number, so that an interrupted training finds its order again: it counts as
+    `damaged`, has no labels, ratings or frames, and an iteration leaves it out.
     """
 
     def __init__(
-        self, indices: Sequence[ShardIndex], *, max_frames: int = MAX_VIDEO_FRAMES, check_crc: bool = True
+        self,
+        indices: Sequence[ShardIndex],
+        *,
+        max_frames: int = MAX_VIDEO_FRAMES,
+        on_corrupt: OnCorrupt = "raise",
+        report: ReadReport | None = None,
     ) -> None:
         self.indices = list(indices)
-        self.max_frames, self.check_crc = max_frames, check_crc
+        self.max_frames, self.on_corrupt, self.report = max_frames, on_corrupt, report or ReadReport()
         self.feature_sizes = self.indices[0].feature_sizes if self.indices else FEATURE_SIZES
         self.feature_size = sum(self.feature_sizes)
         self.video_ids = [name for index in self.indices for name in index.video_ids]
         self.shard_sizes = np.array([len(index.records) for index in self.indices], np.int64)
         self._first = np.concatenate([[0], np.cumsum(self.shard_sizes)])
-        frames = [index.records["num_frames"].astype(np.int64) for index in self.indices]
-        self.num_frames = np.minimum(np.concatenate(frames), max_frames) if frames else np.empty(0, np.int64)
+        self.num_frames = np.minimum(self._column("num_frames"), max_frames)
         self._verified = np.zeros(len(self.video_ids), bool)
+        self._damaged = np.zeros(len(self.video_ids), bool)
         self._shard = np.repeat(np.arange(len(self.indices), dtype=np.int32), self.shard_sizes)
-        self._starts = [self._absolute(name) for name in ("rgb_start", "audio_start")]
-        self._headers = [frame_header(size) for size in self.feature_sizes]
-        self._files: OrderedDict[int, MappedFile] = OrderedDict()
-        self._touched = 0
+        self._located = self._column("rgb_start") != NOT_LOCATED
+        self._lists = [
+            (self._absolute(f"{name}_start"), size, frame_header(size))
+            for name, size in zip(FEATURE_NAMES, self.feature_sizes, strict=True)
+            if size
+        ]
+        self._files: OrderedDict[int, ShardFile] = OrderedDict()
         self._parsers: dict[int, RecordParser] = {}
 
     def __len__(self) -> int:
         return len(self.video_ids)
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_files": OrderedDict(), "_parsers": {}}  # open files stay with their process
+        """Open files stay with their process, and each process verifies for itself."""
+        return self.__dict__ | {"_files": OrderedDict(), "_parsers": {}, "_verified": np.zeros_like(self._verified)}
+
+    def damaged(self, numbers: np.ndarray) -> np.ndarray:
+        """bool [B]: which videos (int64 [B]) cannot be read. Under "raise" none: reading them raises."""
+        return self._verify(numbers) if self.on_corrupt == "quarantine" else np.zeros(len(numbers), bool)
 
     def read(self, number: int, first: int = 0, count: int | None = None) -> np.ndarray:
         """Frames [first, first + count) of a video, uint8 [count, F]; by default all that are used.
@@ -86,66 +104,86 @@ class IndexedVideos:
         Raises CorruptShardError when a checksum or a frame's header is not what the index found.
         """
         number = int(number)
-        count = self.num_frames.item(number) - first if count is None else count
-        if self._starts[0].item(number) < 0:
-            return self._whole(number)[first : first + count]
+        if not self._verified.item(number):
+            self._verify_one(number)
+        if self._damaged.item(number):
+            if count:
+                raise self._fault(number, _SET_ASIDE)
+            return np.empty((0, self.feature_size), np.uint8)
+        if count is None:
+            count = self.num_frames.item(number) - first
         if not count:
             return np.empty((0, self.feature_size), np.uint8)
-        if self.check_crc and not self._verified.item(number):
-            self._record(number)
-        view = self._file(self._shard.item(number)).view
-        frames = np.empty((count, self.feature_size), np.uint8)
-        column = 0
-        for starts, size, header in zip(self._starts, self.feature_sizes, self._headers, strict=True):
-            skip = len(header)
-            start = starts.item(number) + first * (skip + size)
-            if bytes(view[start : start + skip]) != header:
-                raise self._changed(number)
-            rows: np.ndarray = np.ndarray((count, size), np.uint8, view, start + skip, (skip + size, 1))
+        if not self._located.item(number):
+            return self._parsed_frames(number)[first : first + count]
+        read = self._file(self._shard.item(number)).read
+        frames, column = np.empty((count, self.feature_size), np.uint8), 0
+        for starts, size, header in self._lists:
+            stride = len(header) + size
+            content = read(starts.item(number) + first * stride, count * stride)
+            if len(content) < count * stride:
+                raise self._fault(number, _SHORT)
+            if not content.startswith(header):
+                raise self._fault(number, _CHANGED)
+            rows: np.ndarray = np.ndarray((count, size), np.uint8, content, len(header), (stride, 1))
             frames[:, column : column + size] = rows
             column += size
-        self._note_touched(_TOUCHED_PER_READ + frames.nbytes)
         return frames
 
     def read_windows(self, numbers: Sequence[int], firsts: Sequence[int], count: int) -> np.ndarray:
         """uint8 [B, count, F]: window b is frames [firsts[b], firsts[b] + count) of video numbers[b], all inside."""
-        frames = np.empty((len(numbers), count, self.feature_size), np.uint8)
-        chosen = np.asarray(numbers, np.int64)
-        plain = (self._starts[0][chosen] >= 0) & (self._verified[chosen] | (not self.check_crc))
-        for row in np.flatnonzero(~plain).tolist():
-            frames[row] = self.read(numbers[row], firsts[row], count)
-        rows = np.flatnonzero(plain)
+        frames, chosen = np.empty((len(numbers), count, self.feature_size), np.uint8), np.asarray(numbers, np.int64)
+        if self._verify(chosen).any():
+            raise self._fault(int(chosen[self._damaged[chosen]][0]), _SET_ASIDE)
+        located = self._located[chosen]
+        for row in np.flatnonzero(~located).tolist():
+            frames[row] = self._parsed_frames(numbers[row])[firsts[row] : firsts[row] + count]
+        rows = np.flatnonzero(located)
         shards = self._shard[chosen[rows]].tolist()
-        views = {shard: self._file(shard).view for shard in set(shards)}
+        reads = {shard: self._file(shard).read for shard in set(shards)}
         column = 0
-        for starts, size, header in zip(self._starts, self.feature_sizes, self._headers, strict=True):
-            skip, stride, part = len(header), len(header) + size, frames[:, :, column : column + size]
-            places = starts[chosen[rows]] + np.asarray(firsts, np.int64)[rows] * stride
-            for row, shard, start in zip(rows.tolist(), shards, places.tolist(), strict=True):
-                view = views[shard]
-                if bytes(view[start : start + skip]) != header:
-                    raise self._changed(numbers[row])
-                part[row] = np.ndarray((count, size), np.uint8, view, start + skip, (stride, 1))
+        for starts, size, header in self._lists:
+            stride = len(header) + size
+            places = (starts[chosen[rows]] + np.asarray(firsts, np.int64)[rows] * stride).tolist()
+            contents = [reads[shard](place, count * stride) for shard, place in zip(shards, places, strict=True)]
+            joined = b"".join(contents)
+            if len(joined) != len(rows) * count * stride:
+                row = next(
+                    row for row, content in zip(rows.tolist(), contents, strict=True) if len(content) < count * stride
+                )
+                raise self._fault(numbers[row], _SHORT)
+            lists = np.frombuffer(joined, np.uint8).reshape(len(rows), count, stride)
+            wrong = (lists[:, :, : len(header)] != np.frombuffer(header, np.uint8)).any(axis=(1, 2))
+            if wrong.any():
+                raise self._fault(numbers[rows[wrong][0]], _CHANGED)
+            target = slice(None) if len(rows) == len(frames) else rows
+            frames[target, :, column : column + size] = lists[:, :, len(header) :]
             column += size
-        self._note_touched(len(rows) * _TOUCHED_PER_READ)
         return frames
 
     def annotations(self, number: int) -> tuple[np.ndarray, SegmentLabels | None]:
         """Labels (int64 [L]) and ratings of a video."""
-        if self._starts[0].item(number) < 0:
+        content = None
+        if not self._verified.item(number):
+            content = self._verify_one(number)
+        if self._damaged.item(number):
+            return NO_LABELS, None
+        if not self._located.item(number):
             video = self._parse(number)
             return video.labels, video.segments
         shard, row = self._locate(number)
         record = self.indices[shard].records[row]
-        start = int(record["offset"]) + HEADER_BYTES + int(record["context_start"])
-        content = self._file(shard).view[start : start + int(record["context_length"])]
-        self._note_touched(_TOUCHED_PER_READ // 2)
+        start, length = int(record["context_start"]), int(record["context_length"])
+        if content is None:
+            context = self._file(shard).read(int(record["offset"]) + HEADER_BYTES + start, length)
+        else:
+            context = bytes(content[start : start + length])
         try:
-            video_id, labels, segments = self._parser(shard).context(content)
+            video_id, labels, segments = self._parser(shard).context(memoryview(context))
         except ValueError as error:
-            raise self._changed(number) from error
+            raise self._fault(number, _CHANGED) from error
         if video_id != self.video_ids[number]:
-            raise self._changed(number)
+            raise self._fault(number, _CHANGED)
         return labels, segments
 
     def where(self, number: int) -> str:
@@ -155,26 +193,29 @@ class IndexedVideos:
     def __iter__(self) -> Iterator[Video]:
         for number, video_id in enumerate(self.video_ids):
             labels, segments = self.annotations(number)
-            yield Video(video_id, self.read(number), labels, segments)
+            if not self._damaged.item(number):
+                yield Video(video_id, self.read(number), labels, segments)
 
     def _absolute(self, name: str) -> np.ndarray:
-        """int64 [N]: the byte of its shard at which each video's list starts; -1 where protobuf must find it."""
-        parts = [np.empty(0, np.int64)]
-        for index in self.indices:
-            absolute = (index.records["offset"] + HEADER_BYTES + index.records[name]).astype(np.int64)
-            parts.append(np.where(index.records["rgb_start"] == NOT_LOCATED, -1, absolute))
-        return np.concatenate(parts)
+        """int64 [N]: the byte of its shard at which each video's list starts."""
+        return self._column("offset") + HEADER_BYTES + self._column(name)
+
+    def _column(self, name: str) -> np.ndarray:
+        """int64 [N]: a column of all indices."""
+        return np.concatenate(
+            [np.empty(0, np.int64), *(index.records[name].astype(np.int64) for index in self.indices)]
+        )
 
     def _locate(self, number: int) -> tuple[int, int]:
         shard = self._shard.item(number)
         return shard, int(number - self._first[shard])
 
-    def _file(self, shard: int) -> MappedFile:
+    def _file(self, shard: int) -> ShardFile:
         file = self._files.get(shard)
         if file is None:
             index = self.indices[shard]
             try:
-                file = MappedFile(local_file(index.uri), index.uri)
+                file = ShardFile(local_file(index.uri), index.uri)
             except MissingDataError as error:
                 raise MissingDataError(f"{index.uri}: the shard was there when it was indexed and is gone") from error
             if file.size != index.size:
@@ -187,48 +228,49 @@ class IndexedVideos:
             self._files.move_to_end(shard)
         return file
 
-    def _note_touched(self, num_bytes: int) -> None:
-        self._touched += num_bytes
-        if self._touched > _MAX_TOUCHED:
-            self._touched = 0
-            if sum(file.size for file in self._files.values()) > _MAX_TOUCHED:
-                for file in self._files.values():
-                    file.drop()
-
     def _parser(self, shard: int) -> RecordParser:
         if shard not in self._parsers:
             self._parsers[shard] = RecordParser(self.indices[shard].uri, self.feature_sizes)
         return self._parsers[shard]
 
-    def _changed(self, number: int) -> CorruptShardError:
+    def _fault(self, number: int, reason: str) -> CorruptShardError:
         shard, row = self._locate(number)
-        index = self.indices[shard]
-        reason = f"the shard has changed since it was indexed; {_REBUILD}"
-        return CorruptShardError(index.uri, int(index.records["offset"][row]), row, reason)
+        record = self.indices[shard].records[row]
+        return CorruptShardError(self.indices[shard].uri, int(record["offset"]), int(record["number"]), reason)
 
-    def _record(self, number: int) -> tuple[memoryview, int]:
-        """The data of a record and where it starts; its checksum is verified. Raises CorruptShardError."""
+    def _verify(self, numbers: np.ndarray) -> np.ndarray:
+        """Verify the records that this process has not verified yet; bool [B]: which of them all are damaged."""
+        for number in numbers[~self._verified[numbers]].tolist():
+            if not self._verified[number]:
+                self._verify_one(number)
+        return self._damaged[numbers]
+
+    def _verify_one(self, number: int) -> memoryview | None:
+        """The data of a record, verified; None where it was set aside. Raises CorruptShardError."""
         shard, row = self._locate(number)
-        index, view = self.indices[shard], self._file(shard).view
-        offset, length = int(index.records["offset"][row]), int(index.records["length"][row])
-        end = offset + HEADER_BYTES + length
-        content = view[offset + HEADER_BYTES : end]
-        if self.check_crc and masked_crc(content) != int.from_bytes(view[end : end + FOOTER_BYTES], "little"):
-            raise CorruptShardError(index.uri, offset, row, "the checksum of the record's data is wrong")
+        record, file = self.indices[shard].records[row], self._file(shard)
+        offset, length = int(record["offset"]), int(record["length"])
+        try:
+            content, checksum = read_data(file, offset, length, int(record["number"]))
+        except CorruptShardError as error:
+            if self.on_corrupt == "raise":
+                raise
+            self.report.set_aside(error, length + OVERHEAD_BYTES)
+            self._damaged[number] = self._verified[number] = True
+            return None
+        if checksum != int(record["checksum"]):  # sound, but another record: no damage to set aside
+            raise self._fault(number, _CHANGED)
         self._verified[number] = True
-        self._note_touched(length)
-        return content, offset
+        return content
+
+    def _parsed_frames(self, number: int) -> np.ndarray:
+        frames = self._parse(number).frames
+        assert frames is not None, "an index holds frame-level records alone"
+        return frames[: self.num_frames.item(number)]
 
     def _parse(self, number: int) -> Video:
-        content, offset = self._record(number)
         shard, row = self._locate(number)
-        return self._parser(shard).parse(content, offset, row)
-
-    def _whole(self, number: int) -> np.ndarray:
-        video = self._parse(number)
-        if video.frames is None:
-            shard, row = self._locate(number)
-            reason = f"expected the feature lists {' and '.join(FEATURE_NAMES)}, got a video-level record"
-            offset = int(self.indices[shard].records["offset"][row])
-            raise SchemaMismatchError(self.indices[shard].uri, offset, row, reason)
-        return video.frames[: int(self.num_frames[number])]
+        record = self.indices[shard].records[row]
+        place = int(record["offset"]), int(record["number"])
+        content, _ = read_data(self._file(shard), place[0], int(record["length"]), place[1])
+        return self._parser(shard).parse(content, *place)

@@ -114,6 +114,7 @@ class SegmentIndex:
     def of(cls, videos: Videos) -> "SegmentIndex":
         """A segment starts every 5 seconds (SPEC section 10). Raises DataError for a repeated video id."""
         counts = -(-np.asarray(videos.num_frames, np.int64) // SEGMENT_FRAMES)
+        counts[videos.damaged(np.arange(len(counts)))] = 0  # set aside now, before their segments are counted
         first = np.concatenate([[0], np.cumsum(counts)])
         video = np.repeat(np.arange(len(counts)), counts)
         start = (np.arange(first[-1]) - first[video]) * SEGMENT_FRAMES

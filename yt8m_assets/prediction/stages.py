@@ -188,6 +188,7 @@ class _Pass:
 
     def _videos(self, shards: Manifest) -> Any:
         from yt8m_assets.data.memory import load_videos
+        from yt8m_assets.data.reader import ReadReport
         from yt8m_assets.data.stages import index_cache, read_shards
 
         data = self.recipe.data
@@ -197,6 +198,7 @@ class _Pass:
             max_frames=data.max_frames,
             feature_sizes=data.feature_sizes,
             on_corrupt=data.on_corrupt,
+            report=ReadReport(max_quarantined=data.max_quarantined),
             index_cache_path=index_cache(self.store),
             progress=self.progress,
         )

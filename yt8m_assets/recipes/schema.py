@@ -55,7 +55,7 @@ class DataConfig:
     num_classes: int = 3862
     """Size of the vocabulary of video labels."""
     feature_sizes: tuple[int, int] = (1024, 128)
-    """Bytes per second of rgb and audio."""
+    """Bytes per second of rgb and audio; 0: the records have no such list."""
     max_frames: int = 300
     """Frames of a video that are used."""
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
@@ -65,7 +65,9 @@ class DataConfig:
     memory_budget: int = 4 * 2**30
     """Bytes of frames that may be held in memory; above it data is streamed."""
     on_corrupt: Literal["raise", "quarantine"] = "raise"
-    """Stop at the first damaged record, or set it aside into a report (with a cap)."""
+    """Stop at the first damaged record, or set it aside into a report."""
+    max_quarantined: int = 100
+    """Records that may be set aside before reading fails; behind a damaged header they are estimated."""
     num_workers: int = 0
     """Reader processes beside the training loop; 0 reads in the loop itself."""
 
@@ -79,6 +81,10 @@ class DataConfig:
         for name in ("num_classes", "max_frames", "memory_budget"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} = {getattr(self, name)}: must be at least 1")
+        if self.max_quarantined < 0:
+            raise ConfigError(f"data.max_quarantined = {self.max_quarantined}: must not be negative")
+        if len(self.feature_sizes) != 2 or min(self.feature_sizes) < 0 or not sum(self.feature_sizes):
+            raise ConfigError(f"data.feature_sizes = {self.feature_sizes}: the bytes of rgb and of audio, one above 0")
         if self.num_workers < 0:
             raise ConfigError(f"data.num_workers = {self.num_workers}: must not be negative")
         if self.on_corrupt not in ("raise", "quarantine"):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from yt8m_assets.data.batches import BatchStream
 from yt8m_assets.data.datasets import PretrainingDataset
+from yt8m_assets.data.reader import ReadReport
 from yt8m_assets.data.segments import SegmentDataset, SegmentTable, load_segments
 from yt8m_assets.data.stages import index_cache
 from yt8m_assets.recipes.schema import DataConfig
@@ -44,6 +45,7 @@ def pretraining_source(
         memory_budget=data.memory_budget,
         feature_sizes=data.feature_sizes,
         on_corrupt=data.on_corrupt,
+        report=ReadReport(max_quarantined=data.max_quarantined),
         index_cache_path=index_cache(store),
     )
 
@@ -60,6 +62,7 @@ def holdout_videos(
         max_frames=data.max_frames,
         feature_sizes=data.feature_sizes,
         on_corrupt=data.on_corrupt,
+        report=ReadReport(max_quarantined=data.max_quarantined),
         index_cache_path=index_cache(store),
     )
 
@@ -101,6 +104,7 @@ def load_segment_table(store: ArtifactStore, data: DataConfig, uris: Sequence[st
             memory_budget=data.memory_budget,
             feature_sizes=data.feature_sizes,
             on_corrupt=data.on_corrupt,
+            report=ReadReport(max_quarantined=data.max_quarantined),
             index_cache_path=index_cache(store),
         )
     _tables.move_to_end(key)
