@@ -297,20 +297,6 @@ def test_safe_join_joins() -> None:
     assert safe_join("oof_predictions", "bert_l2h12/shift+1") == "oof_predictions/bert_l2h12/shift+1"
 
 
-def test_the_same_store_over_a_remote_filesystem(tmp_path: Path) -> None:
-    store = ArtifactStore("memory://bucket/root", tmp_path / "cache")
-    publish(store, text="one")
-    manifest = publish(store, text="two")
-    assert (store.fetch(manifest) / "sub/file.txt").read_text() == "two"
-    assert store.list_keys("asset") == ["asset/model"]
-    cached = tmp_path / "cache/artifacts/asset/model" / manifest.folder / "sub/file.txt"
-    cached.write_text("twx")
-    with pytest.raises(CorruptArtifactError, match=r"file\.txt"):
-        ArtifactStore("memory://bucket/root", tmp_path / "cache").fetch(manifest)
-    store.delete("asset/model")
-    assert store.manifest("asset/model") is None
-
-
 def test_a_bucket_keeps_no_copies_of_what_is_gone_and_no_leftovers_of_the_dead(tmp_path: Path) -> None:
     store = ArtifactStore("memory://bucket/swept", tmp_path / "cache", keep_generations=2)
     folders = [store.fetch(publish(store, text=text)) for text in ("one", "two", "three")]

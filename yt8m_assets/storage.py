@@ -158,16 +158,34 @@ class ArtifactStore:
     def fetch(self, manifest: Manifest, only: tuple[str, ...] | None = None) -> Path:
         """A local folder with the artifact's files, each checked against the manifest (once per process).
 
-        `only` limits it to some files. Raises CorruptArtifactError naming the file that differs.
+        `only` limits it to some files. A damaged copy of what lies in a bucket is fetched once more. Raises
+        CorruptArtifactError naming the file that differs.
         """
         names = [name for name in manifest.files if only is None or name in only]
-        folder = self.backend.local_folder(f"{manifest.key}/{manifest.folder}", names)
+        location = f"{manifest.key}/{manifest.folder}"
+        try:
+            folder = self.backend.local_folder(location, names)
+        except FileNotFoundError as error:
+            raise CorruptArtifactError(f"{error}, although its manifest lists it; redo the artifact") from error
         for name in names:
-            mark = (f"{manifest.key}/{manifest.folder}/{name}", manifest.files[name]["sha256"])
+            mark = (f"{location}/{name}", manifest.files[name]["sha256"])
             if mark not in self._verified:
-                check_file(folder / name, manifest.files[name])
+                self._check(folder / name, location, name, manifest)
                 self._verified.add(mark)
         return folder
+
+    def _check(self, path: Path, location: str, name: str, manifest: Manifest) -> None:
+        try:
+            check_file(path, manifest.files[name])
+        except CorruptArtifactError as error:
+            if not self.backend.drop_copy(f"{location}/{name}"):
+                raise
+            logger.warning("%s; fetching it again", error)
+            self.backend.local_folder(location, [name])
+            try:
+                check_file(path, manifest.files[name])
+            except CorruptArtifactError as lasting:
+                raise CorruptArtifactError(f"{self.uri(manifest, name)}: twice, its copy {lasting}") from lasting
 
     def list_keys(self, folder: str) -> list[str]:
         """Keys of the artifacts directly below a folder, sorted."""

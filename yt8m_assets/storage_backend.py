@@ -93,6 +93,8 @@ class Backend(Protocol):
 
     def local_folder(self, folder: str, files: list[str]) -> Path: ...
 
+    def drop_copy(self, name: str) -> bool: ...
+
     def delete(self, folder: str) -> None: ...
 
     def lock(self, key: str) -> Any: ...
@@ -166,6 +168,10 @@ class LocalBackend:
 
     def local_folder(self, folder: str, files: list[str]) -> Path:
         return self.root / folder
+
+    def drop_copy(self, name: str) -> bool:
+        """Nothing here is a copy."""
+        return False
 
     def delete(self, folder: str) -> None:
         path = self.root / folder
@@ -249,6 +255,11 @@ class RemoteBackend:
                 with atomic_write(path) as temporary:
                     self.filesystem.get_file(self._path(f"{folder}/{name}"), str(temporary))
         return target
+
+    def drop_copy(self, name: str) -> bool:
+        """Delete the copy of a file, so that the next `local_folder` fetches it; whether there may be a better one."""
+        (self.cache / "artifacts" / name).unlink(missing_ok=True)
+        return True
 
     def delete(self, folder: str) -> None:
         path = self._path(folder)

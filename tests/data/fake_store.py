@@ -27,6 +27,8 @@ class FakeStore:
         self.only: Callable[[str, str], bool] = lambda method, path: True
         self.requests: list[tuple[str, str]] = []
         self.hang_seconds = 3.0
+        self.before: Callable[[str, str, bytes], None] = lambda method, path, body: None
+        """Told of each request with its body before anything is done about it."""
         self.page_size = 1000
         self.tokens: set[str] | None = None
         """Access tokens that are accepted; None: nobody is asked for one."""
@@ -41,6 +43,7 @@ class FakeStore:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else head and body of an answer lie 40 ms apart
 
             def do_GET(self) -> None:
                 store.handle(self, "GET")
@@ -89,6 +92,7 @@ class FakeStore:
             fault = None
             if self.only(method, handler.path):
                 fault = self.faults.pop(0) if self.faults else self.always
+        self.before(method, path, body)
         if path == "/token":
             self._grant(handler)
             return
@@ -109,14 +113,17 @@ class FakeStore:
         if isinstance(fault, int):
             self._json(handler, fault, {"error": {"code": fault, "message": f"scripted {fault}; Bearer SECRET-TOKEN"}})
             return
-        if "upload_id" in query:
+        if method == "DELETE":
+            found = self.objects.pop(self._name(path), None) is not None
+            self._json(handler, 200 if found else 404, {} if found else {"error": {"code": 404}})
+        elif "upload_id" in query:
             self._receive(handler, query["upload_id"][0], body, fault)
         elif query.get("uploadType") == ["resumable"]:
             session = f"session{len(self.sessions)}"
             self.sessions[session] = (f"{path.split('/b/')[1].split('/')[0]}/{query['name'][0]}", bytearray())
             self._json(handler, 200, {}, {"Location": f"{self.url}/upload?upload_id={session}"})
         elif method == "POST":
-            self._upload(handler, path, query, body)
+            self._upload(handler, path, query, body, fault)
         elif method == "GET" and query.get("alt") == ["media"]:
             self._media(handler, self._name(path), fault)
         elif method == "GET" and path.endswith("/o"):
@@ -140,7 +147,7 @@ class FakeStore:
     def _list(self, handler: Any, bucket: str, query: dict[str, list[str]]) -> None:
         prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]
         items, prefixes = [], set()
-        for name in sorted(self.objects):
+        for name in sorted(self.objects.copy()):
             holder, _, key = name.partition("/")
             if holder != bucket or not key.startswith(prefix):
                 continue
@@ -180,7 +187,7 @@ class FakeStore:
             handler.close_connection = True
             handler.connection.close()
 
-    def _upload(self, handler: Any, path: str, query: dict[str, list[str]], body: bytes) -> None:
+    def _upload(self, handler: Any, path: str, query: dict[str, list[str]], body: bytes, fault: Any) -> None:
         bucket = path.split("/b/")[1].split("/")[0]
         boundary = handler.headers["Content-Type"].split("boundary=")[1].strip("\"'").encode()
         metadata, content = (part.split(b"\r\n\r\n", 1)[-1] if b"\r\n\r\n" in part else part.split(b"\n\n", 1)[-1]
@@ -189,8 +196,12 @@ class FakeStore:
         if query.get("ifGenerationMatch") == ["0"] and name in self.objects:
             self._json(handler, 412, {"error": {"code": 412}})
             return
-        self.objects[name] = content[:-1] if content.endswith(b"\n") else content
-        self._json(handler, 200, self._describe(name))
+        self.objects[name] = content.removesuffix(b"\n")
+        if fault == "unheard":
+            handler.close_connection = True
+            handler.connection.close()
+        else:
+            self._json(handler, 200, self._describe(name))
 
     def _receive(self, handler: Any, session: str, body: bytes, fault: Any) -> None:
         """A chunk or a question of a resumable upload."""

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -264,3 +265,21 @@ def test_f37_a_request_without_answer_is_ended(store):
     started = time.monotonic()
     assert remote.stat(uri).size == len(SHARD)
     assert time.monotonic() - started < 5.0
+
+
+def _get(folder: Path, uri: str, barrier: threading.Barrier, found: list[bytes]) -> None:
+    barrier.wait(30)
+    found.append(cache.ShardCache(path=folder).get(uri).read_bytes())
+
+
+def test_of_many_readers_one_fetches_a_shard_and_the_others_wait(store, tmp_path):
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    store.before = lambda method, path, body: time.sleep(0.1 if "/download/" in path else 0)
+    barrier, found = threading.Barrier(6), []
+    readers = [threading.Thread(target=_get, args=(tmp_path / "cache", uri, barrier, found)) for _ in range(6)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert found == [SHARD] * 6
+    assert sum("/download/" in path for _, path in store.requests) == 1
