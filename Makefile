@@ -4,8 +4,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 TEST_PROCESSES ?= 2
+MUTATIONS ?= --sample 300 --seed 1
 
-.PHONY: demo test test-slow test-kills test-cloud test-browser test-all ui lint bench rehearsal setup clean-state
+.PHONY: demo test test-slow test-kills test-cloud test-browser test-all test-mutations ui lint bench rehearsal setup clean-state
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -37,6 +38,9 @@ test-browser: $(INSTALLED)
 	$(RUN) -m pytest -m browser --timeout 900
 
 test-all: test test-cloud test-browser test-slow
+
+test-mutations: $(INSTALLED)
+	$(RUN) -m tests.mutations $(MUTATIONS)
 
 ui: $(INSTALLED)
 	@$(RUN) -m orchestration.cli ui

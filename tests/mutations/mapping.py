@@ -1,0 +1,81 @@
+"""Which tests must notice a change of a source: those that mirror it, and those that import it."""
+
+import ast
+from pathlib import Path
+
+MAX_FILES = 8
+"""Test files for one source; `errors.py` is imported by nearly all."""
+
+
+def relevant_tests(root: Path, source: str) -> list[str]:
+    """Test files for a source, the likeliest first: its mirrors and what is near; else whatever leads to it by imports.
+
+    Paths are relative to the project.
+    """
+    module = source.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    importers = _importers(root)
+    found = {path for path, modules in importers.items() if module in modules or _mirrors(path, source)}
+    relatives = [source]
+    if not found:
+        users = {name for name, modules in _imports_of_sources(root).items() if module in modules}
+        relatives = [f"{name.replace('.', '/')}.py" for name in users]
+        found = {path for path, modules in importers.items() if modules & users}
+    if not found:  # loaded by name
+        found = {path for path in importers if Path(path).parent == Path("tests", *Path(source).parts[1:-1])}
+
+    def rank(path: str) -> tuple[int, str]:
+        parent = Path(path).parent
+        places = [
+            any(_mirrors(path, relative) for relative in relatives),
+            parent == Path("tests", "faults"),
+            parent == Path("tests", *Path(source).parts[1:-1]) != Path("tests"),
+        ]
+        return (places.index(True) if True in places else len(places), path)
+
+    ranked = sorted((rank(path), path) for path in found)
+    near = [path for (place, _), path in ranked if place < 3 and ranked[0][0][0] == 0]
+    return (near or [path for _, path in ranked])[:MAX_FILES]
+
+
+def _mirrors(test: str, source: str) -> bool:
+    """Whether a test is a source's by rule: tests/data/test_remote.py of yt8m_assets/data/remote.py.
+
+    tests/test_storage.py and all of tests/storage/ are also storage_backend.py's.
+    """
+    parts = Path(source).parts
+    inside = parts[1:] if parts[0] == "yt8m_assets" else parts
+    folder, stem = Path("tests", *inside[:-1]), inside[-1].removesuffix(".py")
+    if stem == "__init__":
+        folder, stem = folder.parent, folder.name
+    place = Path(test)
+    names = [place.stem.removeprefix("test_")] if place.parent == folder else []
+    names += [place.parent.name] if place.parent.parent == folder else []
+    return any(stem == name or stem.startswith(f"{name}_") for name in names)
+
+
+def _importers(root: Path) -> dict[str, set[str]]:
+    """Test file -> the project's modules that it, or a helper beside the tests that it imports, imports."""
+    files = {path.relative_to(root).as_posix(): _modules(path) for path in sorted(root.glob("tests/**/*.py"))}
+    by_module = {path.removesuffix(".py").replace("/", "."): modules for path, modules in files.items()}
+    found = {}
+    for path, modules in files.items():
+        if Path(path).name.startswith("test_") and not path.startswith("tests/browser/"):
+            helpers = [by_module[module] for module in modules if module in by_module]
+            found[path] = modules.union(*helpers)
+    return found
+
+
+def _imports_of_sources(root: Path) -> dict[str, set[str]]:
+    paths = [path for package in ("models", "yt8m_assets", "orchestration") for path in root.glob(f"{package}/**/*.py")]
+    return {p.relative_to(root).as_posix().removesuffix(".py").replace("/", "."): _modules(p) for p in paths}
+
+
+def _modules(path: Path) -> set[str]:
+    """Dotted names that a file imports anywhere in it; of `from a import b` both a and a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
