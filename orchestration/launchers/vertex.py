@@ -14,12 +14,13 @@ In dagster.yaml (run monitoring is what notices a lost worker and resumes its ru
     run_monitoring: {enabled: true, start_timeout_seconds: 3600, max_resume_run_attempts: 3}
 
 The image needs Dagster, the code location at the same module path, and a way to the instance's database. A job's
-environment can be read by whoever may read the job: give secrets through Secret Manager, not through env_vars.
+environment can be read by whoever may read the job: keep secrets out of env_vars (a database user that is the job's own
+service account needs no password: `auth_provider: {gcp_wif: {}}`), or read them from Secret Manager.
 """
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dagster import Field, Noneable, StringSource
 from dagster._cli.api import ExecuteRunArgs
@@ -32,7 +33,10 @@ from dagster._grpc.types import ResumeRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from orchestration.launchers.vertex_client import VertexJobs
-from orchestration.launchers.vertex_job import JOB_FIELDS, build_custom_job, resolve_settings
+from orchestration.launchers.vertex_job import JOB_FIELDS, build_custom_job, label_value, resolve_settings
+
+if TYPE_CHECKING:
+    from google.cloud.aiplatform_v1.types import CustomJob
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +73,8 @@ class VertexAIRunLauncher(RunLauncher, ConfigurableClass):
             "project": Field(StringSource, description="Google Cloud project that runs and pays for the jobs."),
             "location": Field(StringSource, description="Region of the jobs, such as europe-west4."),
             "service_account": text("E-mail of the service account that the container acts as."),
-            "network": text("VPC network that the workers join, projects/NUMBER/global/networks/NAME."),
-            "network_attachment": text("Network attachment of a Private Service Connect interface."),
+            "network": text("VPC network to peer with, projects/NUMBER/global/networks/NAME; or network_attachment."),
+            "network_attachment": text("Network attachment by which workers reach the VPC and its peers (Cloud SQL)."),
             "kms_key_name": text("Key that encrypts the job."),
             "emulator_host": text("HOST:PORT of a stand-in that speaks the REST API over plain HTTP, for tests."),
             "fail_job_on_run_failure": Field(
@@ -123,21 +127,33 @@ class VertexAIRunLauncher(RunLauncher, ConfigurableClass):
             job_name=run.job_name,
             attempt=attempt,
         )
-        job = self._jobs.create(request)
+        # A process that died between making a job and writing so must not be followed by a second worker.
+        job, event = self._current(run), "Vertex AI custom job found running"
+        if job is None or job.state.name not in _ALIVE_OR_UNKNOWN:
+            job, event = self._jobs.create(request), "Vertex AI custom job created"
         self._instance.add_run_tags(run.run_id, {JOB_TAG: job.name, DOCKER_IMAGE_TAG: image})
-        spec = request.job_spec.worker_pool_specs[0].machine_spec
+        spec = job.job_spec.worker_pool_specs[0].machine_spec
+        gpus = f"{spec.accelerator_count} x {spec.accelerator_type.name}" if spec.accelerator_count else "none"
         details = {
             "Custom job": job.name,
             "Console": self._jobs.console_url(job.name),
             "Image": image,
             "Machine": spec.machine_type,
-            "Accelerators": f"{spec.accelerator_count} x {spec.accelerator_type.name}"
-            if spec.accelerator_count
-            else "none",
+            "Accelerators": gpus,
         }
-        self._instance.report_engine_event(
-            "Vertex AI custom job created", run, EngineEventData(details), cls=type(self)
-        )
+        self._instance.report_engine_event(event, run, EngineEventData(details), cls=type(self))
+
+    def _current(self, run: DagsterRun) -> "CustomJob | None":
+        """The job that carries the run: the one in its tag, or a newer one that nobody lived to write there."""
+        name = run.tags.get(JOB_TAG)
+        tagged = self._jobs.get(name) if name else None
+        if tagged is not None and tagged.state.name in _ALIVE_OR_UNKNOWN:
+            return tagged
+        newest = next(iter(self._jobs.find_all(label_value(run.run_id))), None)
+        if newest is None or newest.name == name:
+            return tagged
+        self._instance.add_run_tags(run.run_id, {JOB_TAG: newest.name})
+        return newest
 
     def _step_tags(self, run: DagsterRun) -> list[Mapping[str, str] | None]:
         if run.execution_plan_snapshot_id is None:
@@ -149,10 +165,12 @@ class VertexAIRunLauncher(RunLauncher, ConfigurableClass):
     def terminate(self, run_id: str) -> bool:
         """Cancel the run's job. True when the run is ending or has ended; False when there is nothing to cancel."""
         run = self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished or JOB_TAG not in run.tags:
+        if run is None or run.is_finished:
+            return False
+        job = self._current(run)
+        if job is None and JOB_TAG not in run.tags:
             return False
         self._instance.report_run_canceling(run)
-        job = self._jobs.get(run.tags[JOB_TAG])
         if job is not None and job.state.name in _ALIVE_OR_UNKNOWN:
             self._jobs.cancel(job.name)
             message = "Cancellation of the Vertex AI custom job requested"
@@ -174,12 +192,12 @@ class VertexAIRunLauncher(RunLauncher, ConfigurableClass):
         A fault of the API itself is raised: run monitoring logs it and asks again, while any answer but running
         would start a second worker beside one that may be alive.
         """
-        name = run.tags.get(JOB_TAG)
-        if name is None:
-            return CheckRunHealthResult(WorkerStatus.NOT_FOUND, f"the run has no tag {JOB_TAG}")
-        job = self._jobs.get(name)
+        job = self._current(run)
         if job is None:
-            return CheckRunHealthResult(WorkerStatus.NOT_FOUND, f"{name} does not exist", run_worker_id=name)
+            name = run.tags.get(JOB_TAG)
+            reason = f"{name} does not exist" if name else f"no custom job has the label of run {run.run_id}"
+            return CheckRunHealthResult(WorkerStatus.NOT_FOUND, reason, run_worker_id=name)
+        name = job.name
         state = job.state.name
         if state in _ALIVE_OR_UNKNOWN:
             return CheckRunHealthResult(WorkerStatus.RUNNING, run_worker_id=name)
@@ -196,12 +214,11 @@ class VertexAIRunLauncher(RunLauncher, ConfigurableClass):
 
     def get_run_worker_debug_info(self, run: DagsterRun, include_container_logs: bool | None = True) -> str | None:
         """State, error and addresses of the run's job, for the message of a run that failed."""
+        job = self._current(run)
         name = run.tags.get(JOB_TAG)
-        if name is None:
-            return None
-        job = self._jobs.get(name)
         if job is None:
-            return f"{name} does not exist any more."
+            return f"{name} does not exist any more." if name else None
+        name = job.name
         lines = [f"{name}: {job.state.name}"]
         if job.error.message:
             lines.append(f"Error: {job.error.message}")

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from dagster import Array, Field, IntSource, Map, Noneable, Shape, StringSource
 from dagster._config import validate_config
 
+from orchestration.launchers.machines import MAX_BOOT_DISK_GB, MIN_BOOT_DISK_GB, SPOT_OR_FLEX_ONLY
+
 if TYPE_CHECKING:
     from google.cloud.aiplatform_v1.types import CustomJob
 
@@ -23,7 +25,7 @@ RUN_LABEL = "dagster-run-id"
 ATTEMPT_LABEL = "dagster-attempt"
 
 _MACHINE_FIELDS = ("machine_type", "accelerator_type", "accelerator_count")
-_STRATEGIES = ("ON_DEMAND", "SPOT", "FLEX_START")
+_STRATEGIES = ("STANDARD", "SPOT", "FLEX_START")
 
 
 def _field(kind: Any, description: str) -> Field:
@@ -36,9 +38,9 @@ JOB_FIELDS: Mapping[str, Field] = {
     "accelerator_type": _field(StringSource, "AcceleratorType of the API, such as NVIDIA_L4."),
     "accelerator_count": _field(IntSource, "Accelerators of the machine. Default: 1 when a type is given."),
     "boot_disk_type": _field(StringSource, "pd-ssd, pd-standard or hyperdisk-balanced. Default: the API's."),
-    "boot_disk_size_gb": _field(IntSource, "Size of the boot disk in GB. Default: 100."),
+    "boot_disk_size_gb": _field(IntSource, f"Boot disk in GB, {MIN_BOOT_DISK_GB} to {MAX_BOOT_DISK_GB}. Default: 100."),
     "timeout_seconds": _field(IntSource, "Vertex AI ends the job after this long. Default: the API's seven days."),
-    "scheduling_strategy": _field(StringSource, f"One of {', '.join(_STRATEGIES)}. Default: ON_DEMAND."),
+    "scheduling_strategy": _field(StringSource, f"One of {', '.join(_STRATEGIES)}. Default: STANDARD."),
     "max_wait_seconds": _field(IntSource, "How long a FLEX_START job may wait for machines."),
     "env_vars": _field(Array(StringSource), "KEY=VALUE, or KEY to take the value from the launching process."),
     "labels": _field(Map(str, StringSource), "Labels of the job, for the bill."),
@@ -126,10 +128,12 @@ def build_custom_job(
     from google.cloud.aiplatform_v1 import types
     from google.protobuf.duration_pb2 import Duration
 
-    strategy = settings.get("scheduling_strategy") or "ON_DEMAND"
+    strategy = settings.get("scheduling_strategy") or "STANDARD"
     if strategy not in _STRATEGIES:
         raise ValueError(f"scheduling_strategy = {strategy!r}: choose one of {', '.join(_STRATEGIES)}")
     machine: dict[str, Any] = {"machine_type": settings.get("machine_type") or "e2-standard-4"}
+    if strategy == "STANDARD" and machine["machine_type"] in SPOT_OR_FLEX_ONLY:
+        raise ValueError(f"machine_type = {machine['machine_type']}: set scheduling_strategy to SPOT or FLEX_START")
     if settings.get("accelerator_type"):
         kind = settings["accelerator_type"]
         if kind not in types.AcceleratorType.__members__:
@@ -139,7 +143,9 @@ def build_custom_job(
     for name, key in (("timeout_seconds", "timeout"), ("max_wait_seconds", "max_wait_duration")):
         if settings.get(name):
             scheduling[key] = Duration(seconds=settings[name])
-    disk = {"boot_disk_size_gb": settings.get("boot_disk_size_gb") or 100}
+    disk = {"boot_disk_size_gb": settings.get("boot_disk_size_gb") or MIN_BOOT_DISK_GB}
+    if not MIN_BOOT_DISK_GB <= disk["boot_disk_size_gb"] <= MAX_BOOT_DISK_GB:
+        raise ValueError(f"boot_disk_size_gb = {disk['boot_disk_size_gb']}: {MIN_BOOT_DISK_GB} to {MAX_BOOT_DISK_GB}")
     if settings.get("boot_disk_type"):
         disk["boot_disk_type"] = settings["boot_disk_type"]
     env = [{"name": name, "value": value} for name, value in environment(settings.get("env_vars") or []).items()]

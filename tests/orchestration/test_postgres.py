@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import google.auth
+import google.oauth2.credentials
 import pytest
 import yaml
 
@@ -74,6 +76,30 @@ def test_a_pass_is_recorded_in_postgresql_and_nowhere_else(
         assert (pool.slot_count, pool.active_slot_count, pool.pending_step_count) == (2, 0, 0)
     assert database.ask("SELECT count(*) FROM runs WHERE status = 'SUCCESS'") == [(len(first.runs),)]
     assert not list((tmp_path / "home").rglob("*.db")), "nothing went to SQLite"
+
+
+def test_vertex_jobs_reach_the_database_without_a_password(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dagster-vertex.yaml as it is, but for TLS: the token of the account is what the database is asked with."""
+    home = tmp_path / "vertex"
+    home.mkdir()
+    config = yaml.safe_load((DEPLOY / "dagster-vertex.yaml").read_text())
+    assert config["storage"]["postgres"]["postgres_db"].pop("params") == {"sslmode": "require"}
+    (home / "dagster.yaml").write_text(yaml.safe_dump(config))
+    given = {name: value for name, value in database.environment.items() if name != "DAGSTER_PG_PASSWORD"}
+    given |= dict.fromkeys(("YT8M_GCP_PROJECT", "YT8M_GCP_LOCATION", "YT8M_IMAGE"), "x")
+    given |= dict.fromkeys(("YT8M_GCP_SERVICE_ACCOUNT", "YT8M_GCP_NETWORK_ATTACHMENT"), "x")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("DAGSTER_PG_PASSWORD", raising=False)
+    token = google.oauth2.credentials.Credentials(token=database.password)
+    monkeypatch.setattr(token, "refresh", lambda request: None, raising=False)
+    monkeypatch.setattr(google.auth, "default", lambda scopes: (token, "x"))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.run_storage.set_cursor_values({"seen": "yes"})
+        assert instance.run_storage.get_cursor_values({"seen"}) == {"seen": "yes"}
+    assert not any("PASSWORD" in entry for entry in config["run_launcher"]["config"]["env_vars"])
 
 
 def example_server() -> tuple[list[str], dict[str, str], list[str]]:

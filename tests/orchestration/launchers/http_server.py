@@ -9,6 +9,8 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 Answer = tuple[int, Any]
+NO_ANSWER = 0
+"""A status that hangs up instead of answering."""
 Route = Callable[[re.Match[str], dict[str, str], bytes], Answer]
 
 
@@ -29,6 +31,9 @@ class JsonServer:
             def _serve(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 status, answer = server.answer(self.command, self.path, body)
+                if status == NO_ANSWER:  # the connection ends without a word, as when a machine on the way dies
+                    self.close_connection = True
+                    return
                 text = isinstance(answer, str)
                 content = answer.encode() if text else json.dumps(answer).encode()
                 self.send_response(status)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.launcher import ResumeRunContext
 
 from orchestration.launchers.vertex import JOB_TAG
 from tests.orchestration.launchers.deployment import Deployment, deploy, wait_for
@@ -176,3 +177,54 @@ def test_a_fault_of_the_api_starts_no_second_worker_and_a_cancel_from_outside_is
     assert deployment.run(run_id).status == CANCELED
     deployment.monitor()
     assert deployment.run(run_id).tags[JOB_TAG] == name
+
+
+def without_its_tag(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that launches dies after it has made the job and before it can write so."""
+
+    real, instance = deployment.instance.add_run_tags, deployment.instance
+
+    def die(run_id: str, tags: dict[str, str]) -> None:
+        if JOB_TAG in tags:
+            monkeypatch.setattr(instance, "add_run_tags", real)
+            raise KeyboardInterrupt
+        real(run_id, tags)
+
+    monkeypatch.setattr(instance, "add_run_tags", die)
+    monkeypatch.setattr(instance, "report_run_failed", lambda *_: None)  # a dead process reports nothing
+
+
+def jobs_of(api: VertexApi, run_id: str) -> list[str]:
+    return [name for name, job in api.jobs.items() if job.labels["dagster-run-id"] == run_id]
+
+
+@pytest.mark.parametrize("action", ["watched", "resumed", "canceled"])
+def test_a_job_whose_launcher_died_before_it_wrote_its_tag_is_found_by_label(
+    api: VertexApi, deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+):
+    if action == "watched":
+        target, delay = 6, 0.3
+    else:
+        target, delay = 1000, 0.2
+    without_its_tag(deployment, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        deployment.launch("count", tmp_path, target=target, delay_seconds=delay)
+    (run,) = deployment.instance.get_runs(limit=1)
+    wait_for((tmp_path / "checkpoint.txt").exists, seconds=30)
+    (job,) = jobs_of(api, run.run_id)
+    assert JOB_TAG not in deployment.run(run.run_id).tags
+    if action == "watched":
+        deployment.monitor()
+        assert deployment.run(run.run_id).tags[JOB_TAG] == job
+        assert deployment.wait(run.run_id) == SUCCESS
+    elif action == "resumed":
+        context = ResumeRunContext(deployment.run(run.run_id), None, resume_attempt_number=1)
+        deployment.instance.run_launcher.resume_run(context)
+        assert deployment.run(run.run_id).tags[JOB_TAG] == job
+        assert "Vertex AI custom job found running" in deployment.messages(run.run_id)
+        api.lose_worker(job)
+        deployment.instance.report_run_canceled(deployment.run(run.run_id))
+    else:
+        assert deployment.instance.run_launcher.terminate(run.run_id)
+        assert deployment.wait(run.run_id) == CANCELED
+    assert jobs_of(api, run.run_id) == [job], "a second worker was started beside the first"

@@ -8,6 +8,8 @@ from google.api_core import exceptions
 
 from orchestration.launchers.vertex_client import VertexJobs
 from orchestration.launchers.vertex_job import build_custom_job
+from tests.emulator import free_port
+from tests.orchestration.launchers.http_server import NO_ANSWER
 from tests.orchestration.launchers.vertex_api import VertexApi
 
 
@@ -20,15 +22,32 @@ def api(tmp_path: Path) -> Iterator[VertexApi]:
 
 @pytest.fixture
 def jobs(api: VertexApi) -> VertexJobs:
-    return VertexJobs("tiny-project", "europe-west4", api.address)
+    return VertexJobs("tiny-project", "europe-west4", api.address, look_again_seconds=(0, 0.1, 0.1))
 
 
 def request(attempt: int = 0, **settings: object):
     return build_custom_job({}, settings, args=["true"], image="i", run_id="r", job_name="j", attempt=attempt)
 
 
-def test_a_job_whose_answer_got_lost_is_found_and_not_made_twice(api: VertexApi, jobs: VertexJobs):
-    api.lose_next_answer = True
+@pytest.mark.parametrize("status", [503, 502, 500, NO_ANSWER])
+def test_a_job_whose_answer_got_lost_is_found_and_not_made_twice(api: VertexApi, jobs: VertexJobs, status: int):
+    """A connection that ends raises requests' ConnectionError, which is no built-in ConnectionError."""
+    api.lose_next_answer = status
+    made = jobs.create(request())
+    assert list(api.jobs) == [made.name]
+
+
+def test_a_job_that_appears_after_its_answer_got_lost_is_found(api: VertexApi, jobs: VertexJobs):
+    api.lose_next_answer = NO_ANSWER
+    api.hide_from_lists = 2
+    made = jobs.create(request())
+    assert list(api.jobs) == [made.name]
+
+
+def test_a_request_that_timed_out_is_looked_up(api: VertexApi, jobs: VertexJobs, monkeypatch: pytest.MonkeyPatch):
+    """requests' ReadTimeout is neither a ConnectionError nor one of google.api_core's errors."""
+    monkeypatch.setattr("orchestration.launchers.vertex_client._CALL_SECONDS", 0.3)
+    api.delay_next_answer = 0.8
     made = jobs.create(request())
     assert list(api.jobs) == [made.name]
 
@@ -61,6 +80,20 @@ def test_reading_is_retried_and_a_missing_job_is_none(api: VertexApi, jobs: Vert
     assert job is not None
     assert job.state.name == "JOB_STATE_PENDING"
     assert jobs.get(name + "9") is None
+
+
+def test_reading_is_retried_when_the_connection_ends(api: VertexApi, jobs: VertexJobs):
+    name = jobs.create(request()).name
+    api.scripted = [(NO_ANSWER, {}), (502, {}), (504, {})]
+    assert jobs.get(name) is not None
+
+
+def test_a_service_that_is_gone_is_reported_as_the_transport_says():
+    from requests.exceptions import ConnectionError as Refused
+
+    gone = VertexJobs("tiny-project", "europe-west4", f"127.0.0.1:{free_port()}", look_again_seconds=())
+    with pytest.raises(Refused):
+        gone.create(request())
 
 
 def test_missing_permission_is_not_retried(api: VertexApi, jobs: VertexJobs):

@@ -20,7 +20,7 @@ def build(settings: dict, **config: str):
 
 
 def test_a_step_overrides_the_configuration_and_the_run_overrides_both():
-    config = {"project": "p", "machine_type": "e2-standard-4", "boot_disk_size_gb": 50, "image": "base"}
+    config = {"project": "p", "machine_type": "e2-standard-4", "boot_disk_size_gb": 150, "image": "base"}
     settings = resolve_settings(config, [None, tag(**GPU, boot_disk_size_gb=200)], tag(image="other"))
     assert settings == {**GPU, "boot_disk_size_gb": 200, "image": "other", "env_vars": [], "labels": {}}
 
@@ -90,7 +90,11 @@ def test_the_request_carries_machine_container_schedule_and_labels():
     ("settings", "message"),
     [
         ({"accelerator_type": "nvidia-l4"}, "accelerator_type = 'nvidia-l4': not an AcceleratorType"),
-        ({"scheduling_strategy": "CHEAP"}, "scheduling_strategy = 'CHEAP': choose one of ON_DEMAND, SPOT"),
+        ({"scheduling_strategy": "ON_DEMAND"}, "scheduling_strategy = 'ON_DEMAND': choose one of STANDARD, SPOT"),
+        ({"boot_disk_size_gb": 20}, "boot_disk_size_gb = 20: 100 to 64000"),
+        ({"boot_disk_size_gb": 70000}, "boot_disk_size_gb = 70000: 100 to 64000"),
+        ({"machine_type": "a3-highgpu-1g"}, "machine_type = a3-highgpu-1g: set scheduling_strategy to SPOT"),
+        ({"scheduling_strategy": "CHEAP"}, "scheduling_strategy = 'CHEAP': choose one of STANDARD, SPOT"),
     ],
 )
 def test_what_the_api_does_not_know_is_refused_before_it_is_sent(settings: dict, message: str):

@@ -4,34 +4,51 @@ Requests are parsed by the API's own message types with unknown fields refused, 
 limits (machine types and their accelerators, labels, 100,000 characters of arguments).
 """
 
+import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 from google.cloud.aiplatform_v1 import types
 
-from orchestration.launchers.machines import ACCELERATORS, CPU_MACHINES, GPU_MACHINES
-from tests.orchestration.launchers.containers import Container
+from tests.orchestration.launchers.containers import REPOSITORY, Container
 from tests.orchestration.launchers.http_server import Answer, JsonServer
 
 _PARENT = r"/v1/(?P<parent>projects/[a-z0-9-]+/locations/[a-z0-9-]+)/customJobs"
 _ID = r"/(?P<id>\d+)"
 _State = types.JobState
+_CHEAP = ("SPOT", "FLEX_START")
 
 
 def _error(code: int, status: str, message: str) -> Answer:
     return code, {"error": {"code": code, "status": status, "message": message}}
 
 
+TABLE = json.loads((REPOSITORY / "tests" / "golden" / "gcp" / "machine_types.json").read_text())
+"""What Google offers, from its price list: nothing of the code under test."""
+OFFERED = {(name, 0, None) for name in TABLE["vcpu_and_gib"] if name.startswith(("e2-", "n1-"))} | {
+    (name, int(count), types.AcceleratorType[gpu.upper().replace("-", "_")])
+    for gpu, counts in TABLE["gpus"].items()
+    for count, names in counts.items()
+    for name in names
+}
+
+
 def _problems(job: types.CustomJob) -> list[str]:
     problems = []
-    pool = job.job_spec.worker_pool_specs[0]
+    pool, scheduling = job.job_spec.worker_pool_specs[0], job.job_spec.scheduling
     machine, kind = pool.machine_spec, pool.machine_spec.accelerator_type
-    offered = {(item.name, 0, None) for item in CPU_MACHINES}
-    for gpu, machines in GPU_MACHINES.items():
-        offered |= {(item.name, item.num_gpus, types.AcceleratorType[ACCELERATORS[gpu]]) for item in machines}
-    if (machine.machine_type, machine.accelerator_count, kind or None) not in offered:
+    if (machine.machine_type, machine.accelerator_count, kind or None) not in OFFERED:
         problems.append(f"machine {machine.machine_type} with {machine.accelerator_count} x {kind.name} is not offered")
+    if re.fullmatch(r"a3-highgpu-[124]g", machine.machine_type) and scheduling.strategy.name not in _CHEAP:
+        problems.append(f"{machine.machine_type} is offered as Spot or Flex-start only")
+    if scheduling.strategy.name in ("ON_DEMAND", "LOW_COST"):
+        problems.append(f"strategy {scheduling.strategy.name} is deprecated")
+    if not 100 <= pool.disk_spec.boot_disk_size_gb <= 64000:
+        problems.append(f"boot_disk_size_gb is {pool.disk_spec.boot_disk_size_gb}: from 100 to 64000")
+    if job.job_spec.network and job.job_spec.psc_interface_config.network_attachment:
+        problems.append("network and psc_interface_config exclude each other")
     for key, value in job.labels.items():
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", key) or not re.fullmatch(r"[a-z0-9_-]{0,63}", value):
             problems.append(f"label {key}={value} is not allowed")
@@ -49,7 +66,12 @@ class VertexApi(JsonServer):
         super().__init__()
         self.folder = folder
         self.hold = False
-        self.lose_next_answer = False
+        self.lose_next_answer: int | None = None
+        """Make the next job, and answer with this status, or not at all (NO_ANSWER)."""
+        self.hide_from_lists = 0
+        """How many of the next lists do not yet have what was made."""
+        self.delay_next_answer = 0.0
+        """Make the next job at once, and answer after so many seconds."""
         self.jobs: dict[str, types.CustomJob] = {}
         self.containers: dict[str, Container] = {}
         self.canceled: set[str] = set()
@@ -117,13 +139,18 @@ class VertexApi(JsonServer):
             command = [*spec.command, *spec.args]
             log = self.folder / f"vertex-{len(self.jobs)}.log"
             self.containers[job.name] = Container(command, {item.name: item.value for item in spec.env}, log)
-        if self.lose_next_answer:
-            self.lose_next_answer = False
-            return _error(503, "UNAVAILABLE", "the answer got lost")
+        if self.lose_next_answer is not None:
+            status, self.lose_next_answer = self.lose_next_answer, None
+            return _error(status, "UNAVAILABLE", "the answer got lost")
+        pause, self.delay_next_answer = self.delay_next_answer, 0.0
+        time.sleep(pause)
         return 200, self._json(self.current(job.name))
 
     def _list(self, _match: re.Match[str], query: dict[str, str], _body: bytes) -> Answer:
         wanted = dict(re.findall(r"labels\.([a-z0-9_-]+)=([a-z0-9_-]+)", query.get("filter", "")))
+        if self.hide_from_lists:
+            self.hide_from_lists -= 1
+            return 200, {"customJobs": []}
         chosen = [self.current(name) for name, job in self.jobs.items() if wanted.items() <= dict(job.labels).items()]
         return 200, {"customJobs": [self._json(job) for job in chosen]}
 
