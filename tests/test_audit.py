@@ -1,17 +1,18 @@
 """What the checks find: each on a sound artifact and on one with exactly that fault."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.tiny import tiny_recipe
 from yt8m_assets import audit
-from yt8m_assets.data.shards import ShardManifest
-from yt8m_assets.data.stages import make_holdout_ratings, make_shards
+from yt8m_assets.data.stages import make_holdout_ratings, make_shards, read_video_ids
 from yt8m_assets.lineage import Node
 from yt8m_assets.prediction.ranking import Ranking, write_ranking
 from yt8m_assets.progress import NullProgress
@@ -56,6 +57,20 @@ def put(store: ArtifactStore, key: str, files: dict[str, str], like: str | None 
             (publication.path / name).write_text(text)
 
 
+def take_back_hold_out(store: ArtifactStore) -> None:
+    """Publish the pre-training shards as if none of their videos was held out, under the same fingerprint."""
+    before = store.require("pretraining_shards")
+    folder = store.fetch(before)
+    with store.publish("pretraining_shards", fingerprint=before.fingerprint) as publication:
+        shutil.copytree(folder, publication.path, dirs_exist_ok=True)
+        shards = json.loads((folder / "shards.json").read_text())
+        for shard in shards["shards"]:
+            shard |= {"held_out": False, "num_held_out": 0}
+        (publication.path / "shards.json").write_text(json.dumps(shards))
+        ids = pd.read_parquet(folder / "video_ids.parquet")
+        ids.assign(held_out=False).to_parquet(publication.path / "video_ids.parquet")
+
+
 def put_ranking(store: ArtifactStore, classes: list[int], change: str = "") -> None:
     """A ranking of all test segments for each class, with one fault."""
     names = [f"v{number:03d}:{5 * number}" for number in range(6)]
@@ -95,16 +110,14 @@ def test_an_empty_shard_is_named(recipe: Recipe, store: ArtifactStore) -> None:
 
 
 def test_a_video_on_both_sides_is_named(recipe: Recipe, store: ArtifactStore) -> None:
-    """A held-out shard that pre-training takes for its own: every one of its videos is named."""
-    path = store.fetch(store.require("pretraining_shards")) / "shards.json"
-    shards = json.loads(path.read_text())
-    wrong = next(shard for shard in shards["shards"] if shard["held_out"])
-    wrong["held_out"] = False
-    put(store, "pretraining_shards", {"shards.json": json.dumps(shards)}, like="pretraining_shards")
+    """Held-out videos that pre-training takes for its own: each is named, with its shards, one in the summary."""
+    held_out = [name for ids in read_video_ids(store, store.require("segment_shards"), True).values() for name in ids]
+    take_back_hold_out(store)
     verdict = audit.no_leak(recipe, store, [Node("segment_shards")])
-    assert len(verdict.problems) == wrong["num_videos"]
-    assert wrong["name"] in verdict.problems[0]
-    assert ShardManifest.read(path).uris(held_out=True)
+    assert len(verdict.problems) == len(held_out)
+    for problem, name in zip(verdict.problems, sorted(held_out), strict=True):
+        assert re.fullmatch(rf"held out and trained on: {name} in pretraining_shards \S+, \S+", problem)
+    assert sorted(held_out)[0] in verdict.summary
 
 
 def test_ratings_of_one_kind_are_no_measure(recipe: Recipe, store: ArtifactStore) -> None:

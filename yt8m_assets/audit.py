@@ -157,10 +157,12 @@ def valid_submission(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]
 
 def test_video_ids(recipe: Recipe, store: ArtifactStore) -> frozenset[str] | None:
     """Ids of the test videos; None while the test shards are not up to date."""
+    from yt8m_assets.data.stages import read_video_ids
+
     manifest = current_manifest(recipe, store, Node("test_shards"))
     if manifest is None:
         return None
-    return frozenset(video_id for ids in _video_ids(store, manifest, held_out=False).values() for video_id in ids)
+    return frozenset(video_id for ids in read_video_ids(store, manifest, held_out=False).values() for video_id in ids)
 
 
 def coverage(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
@@ -207,31 +209,17 @@ def finite_scores(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -
 def no_leak(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
     """No video is on both sides of the hold-out, in pre-training or in fine-tuning."""
     from yt8m_assets.data.folds import find_leaks
+    from yt8m_assets.data.stages import read_video_ids
 
     problems: list[str] = []
     (segments,) = _manifests(recipe, store, [Node("segment_shards")], problems) or (None,)
     if segments is None:
         return _verdict(0, problems)
-    held_out = _video_ids(store, segments, held_out=True)
-    training = _video_ids(store, segments, held_out=False)
+    held_out = read_video_ids(store, segments, held_out=True)
+    training = {f"segment_shards {name}": ids for name, ids in read_video_ids(store, segments, held_out=False).items()}
     for pretraining in _manifests(recipe, store, [Node("pretraining_shards")], []):  # may not have been made yet
-        training |= _video_ids(store, pretraining, held_out=False)
+        ids_by_name = read_video_ids(store, pretraining, held_out=False)
+        training |= {f"pretraining_shards {name}": ids for name, ids in ids_by_name.items()}
     problems += [f"held out and trained on: {leak}" for leak in find_leaks(training, held_out)]
     counts = {"num_held_out": sum(map(len, held_out.values())), "num_training": sum(map(len, training.values()))}
     return _verdict(sum(counts.values()), problems, **counts)
-
-
-def _video_ids(store: ArtifactStore, manifest: Manifest, held_out: bool) -> dict[str, list[str]]:
-    """Shard name -> its video ids, for the shards on one side of the hold-out."""
-    import pyarrow.compute
-    import pyarrow.parquet
-
-    from yt8m_assets.data.shards import ShardManifest
-
-    folder = store.fetch(manifest, ("shards.json", "video_ids.parquet"))
-    table = pyarrow.parquet.read_table(folder / "video_ids.parquet")
-    return {
-        shard.name: table.filter(pyarrow.compute.equal(table["shard"], place))["video_id"].to_pylist()
-        for place, shard in enumerate(ShardManifest.read(folder / "shards.json").shards)
-        if shard.held_out == held_out
-    }

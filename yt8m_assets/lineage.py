@@ -17,9 +17,9 @@ from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_
 from yt8m_assets.training.config import TrainingConfig, computed_fields
 
 CODE_VERSIONS: Mapping[str, str] = {
-    "pretraining_shards": "2",
-    "segment_shards": "2",
-    "test_shards": "2",
+    "pretraining_shards": "3",
+    "segment_shards": "3",
+    "test_shards": "3",
     "holdout_ratings": "1",
     "pretrained_model": "1",
     "finetuned_model": "1",

@@ -176,8 +176,12 @@ def test_a_stop_during_an_evaluation_leaves_at_once_and_the_rerun_publishes_the_
 
 
 def test_few_shards_are_read_and_videos_are_spread_over_them(runs: Runs) -> None:
-    infos = [ShardInfo(uri=f"{n}", size=1, checksum="", num_records=4, num_videos=4, num_frames=9) for n in range(9)]
-    shards = ShardManifest(shards=tuple(replace(info, held_out=number % 2 == 1) for number, info in enumerate(infos)))
+    infos = [
+        ShardInfo(name=f"{n}", uri=f"{n}", size=1, checksum="", num_records=4, num_videos=4, num_frames=9)
+        for n in range(9)
+    ]
+    held = tuple(replace(info, num_held_out=4 * (number % 2)) for number, info in enumerate(infos))
+    shards = ShardManifest(shards=held)
     assert shards_to_score(shards, 5) == ["1", "3"]
     assert shards_to_score(shards, 100) == ["1", "3", "5", "7"]
     assert shards_to_score(shards, 0) == []

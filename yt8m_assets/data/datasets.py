@@ -59,6 +59,7 @@ class PretrainingDataset(BatchStream):
         index_cache_path: Path | None = None,
         progress: Progress | None = None,
         excluded_ids: Sequence[str] = (),
+        only_ids: Sequence[str] | None = None,
     ) -> None:
         if window_frames is not None and window_frames < 1:
             raise ConfigError(f"window_frames = {window_frames}: must be at least 1, or None for whole videos")
@@ -74,6 +75,7 @@ class PretrainingDataset(BatchStream):
             index_cache_path=index_cache_path,
             progress=progress,
             excluded_ids=excluded_ids,
+            only_ids=only_ids,
         )
         self.num_classes, self.window_frames = num_classes, window_frames
         self.shuffle_buffer, self.windows_per_video = shuffle_buffer, windows_per_video

@@ -100,8 +100,8 @@ def find_duplicates(ids: Mapping[str, Sequence[str]]) -> list[Duplicate]:
 
 def find_leaks(training: Mapping[str, Sequence[str]], held_out: Mapping[str, Sequence[str]]) -> list[Duplicate]:
     """Ids on both sides of the hold-out, sorted, each with the shards it is in."""
-    sides = [{name for values in side.values() for name in values} for side in (training, held_out)]
-    shared = sides[0] & sides[1]
+    known = {name for values in held_out.values() for name in values}  # the smaller side
+    shared = {name for values in training.values() for name in values if name in known}
     places: dict[str, list[str]] = {name: [] for name in shared}
     if shared:
         for side in (training, held_out):
@@ -117,7 +117,10 @@ def require_disjoint(training: Mapping[str, Sequence[str]], held_out: Mapping[st
     leaks = find_leaks(training, held_out)
     if leaks:
         shown = "; ".join(str(leak) for leak in leaks[:5])
-        raise DataError(f"{len(leaks)} videos are both held out and trained on: {shown}; repair the hold-out rule")
+        raise DataError(
+            f"{len(leaks)} videos are both held out and trained on: {shown}; materialise pretraining_shards and "
+            "segment_shards again, and if that changes nothing, look for copies of the videos among the rated shards"
+        )
 
 
 def require_unique(ids: Mapping[str, Sequence[str]]) -> None:

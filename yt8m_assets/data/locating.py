@@ -72,7 +72,8 @@ def data_slice(recipe: Recipe, store: ArtifactStore, asset: str) -> dict[str, An
     listing = locate_shards(recipe, store, asset)
     found: dict[str, Any] = {"shards": listing_digest(store, asset, listing)}
     if asset == "pretraining_shards":
-        found["segment_shards"] = sha256_text(canonical_json(list(shard_names(list_shards(data.segments)).values())))
+        rated = list_shards(data.segments)  # what is held out is known by the ids in them
+        found["segment_shards"] = listing_digest(store, "segment_shards", rated)
     if asset == "segment_shards":
         found["segment_classes"] = file_digest(data.segment_classes_uri)
         found["vocabulary"] = vocabulary_digest(recipe)

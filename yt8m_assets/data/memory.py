@@ -21,6 +21,7 @@ class MemoryVideos:
     def __init__(self, source: Videos, progress: Progress | None = None) -> None:
         self.video_ids, self.num_frames = list(source.video_ids), source.num_frames.copy()
         self._places = [source.where(number) for number in range(len(source))]
+        self.shard_uris = list(source.shard_uris)
         self.shard_sizes, self.feature_size = source.shard_sizes.copy(), source.feature_size
         self._first = np.concatenate([[0], np.cumsum(self.num_frames)])
         self.frames = np.empty((int(self._first[-1]), self.feature_size), np.uint8)
@@ -90,10 +91,12 @@ def load_videos(
     num_workers: int | None = None,
     progress: Progress | None = None,
     excluded_ids: Sequence[str] = (),
+    only_ids: Sequence[str] | None = None,
 ) -> Videos:
     """The videos of shards, in memory where their frames fit `memory_budget` bytes, else read on demand.
 
-    excluded_ids: videos to leave out, as if their records (and a shard that holds no others) were not there.
+    excluded_ids: videos to leave out, as if their records (and a shard that holds no others) were not there; only_ids:
+    leave out all but these.
     What is in memory is shared by later calls of this process for the same content, within the budget.
     """
     report = ReadReport() if report is None else report
@@ -106,16 +109,26 @@ def load_videos(
         num_workers=num_workers,
         progress=progress,
     )
-    if excluded_ids:
-        excluded = np.array(sorted(excluded_ids), "S11")
-        kept = [(index, index.without(excluded)) for index in indices]
-        indices = [left for index, left in kept if len(left.records) or not len(index.records)]
+    if excluded_ids or only_ids is not None:
+        left = [index.without(np.array(sorted(excluded_ids), "S11")) for index in indices]
+        if only_ids is not None:
+            left = [index.without(index.ids[~np.isin(index.ids, np.array(sorted(only_ids), "S11"))]) for index in left]
+        indices = [
+            kept for index, kept in zip(indices, left, strict=True) if len(kept.records) or not len(index.records)
+        ]
     videos = IndexedVideos(indices, max_frames=max_frames, on_corrupt=on_corrupt, report=report)
     needed = int(videos.num_frames.sum()) * videos.feature_size
     if needed > memory_budget:
         return videos
     content = tuple((index.uri, index.checksum) for index in indices)
-    key = (content, max_frames, tuple(feature_sizes), on_corrupt, frozenset(excluded_ids))
+    key = (
+        content,
+        max_frames,
+        tuple(feature_sizes),
+        on_corrupt,
+        frozenset(excluded_ids),
+        only_ids and frozenset(only_ids),
+    )
     if key not in _shared:
         while _shared and (
             len(_shared) >= _MAX_SHARED or needed + sum(held.frames.nbytes for held in _shared.values()) > memory_budget

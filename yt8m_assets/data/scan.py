@@ -10,6 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from yt8m_assets.data.examples import FEATURE_SIZES
 from yt8m_assets.data.index import ShardIndex, load_index
 from yt8m_assets.data.reader import OnCorrupt, ReadReport
@@ -112,8 +114,14 @@ def _scan_parallel(tasks: list[_Task], num_workers: int, task: object) -> list[S
     return [results[number] for number in range(len(tasks))]
 
 
-def describe_shard(index: ShardIndex, name: str, held_out: bool = False) -> ShardInfo:
-    """What the manifest says of an indexed shard."""
+def describe_shard(
+    index: ShardIndex, name: str, held_out: bool = False, held_out_ids: np.ndarray | None = None
+) -> ShardInfo:
+    """What the manifest says of an indexed shard, held out as a whole or some videos (S11 [n]) of it."""
+    num_held_out = len(index.ids) if held_out else 0
+    if held_out_ids is not None:
+        num_held_out = int(np.isin(index.ids, held_out_ids).sum())
+        held_out = 0 < num_held_out == len(index.ids)
     return ShardInfo(
         name=name,
         uri=index.uri,
@@ -125,5 +133,6 @@ def describe_shard(index: ShardIndex, name: str, held_out: bool = False) -> Shar
         num_labels=index.num_labels,
         num_ratings=index.num_ratings,
         num_segments_beyond_end=index.num_segments_beyond_end,
+        num_held_out=num_held_out,
         held_out=held_out,
     )

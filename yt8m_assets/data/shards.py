@@ -133,8 +133,10 @@ class ShardInfo:
     """Rated (segment, class) pairs."""
     num_segments_beyond_end: int = 0
     """Ratings of segments that start after their video's end."""
+    num_held_out: int = 0
+    """Videos that are kept from every training."""
     held_out: bool = False
-    """Whether the shard is kept from every training."""
+    """Whether they are all of the shard's videos."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ __all__ = [
     "make_shards",
     "read_segment_classes",
     "read_shards",
+    "read_video_ids",
     "simulated_folder",
 ]
 
@@ -47,8 +48,8 @@ def read_segment_classes(recipe: Recipe, store: ArtifactStore, shards: Manifest 
     return load_segment_classes(str(folder / SEGMENT_CLASSES_FILE), recipe.data.num_classes)
 
 
-def held_out_names(recipe: Recipe, segment_uris: Iterable[str]) -> set[str]:
-    """File names of the segment shards that the recipe's rule holds out. Raises DataError where it is all or none."""
+def held_out_shards(recipe: Recipe, segment_uris: Iterable[str]) -> set[str]:
+    """The segment shards that the recipe's rule holds out. Raises DataError where it is all or none."""
     rule, uris = recipe.data.holdout, list(segment_uris)
     if rule.rule == "original":
         held_out = original_holdout(uris, rule.num_shards)
@@ -59,7 +60,22 @@ def held_out_names(recipe: Recipe, segment_uris: Iterable[str]) -> set[str]:
             f"data.holdout = {rule}: {len(held_out)} of {len(uris)} segment shards would be held out; "
             "shards of both kinds are needed, so check the rule and the shards' names"
         )
-    return {uri.rsplit("/", 1)[-1] for uri in held_out}
+    return held_out
+
+
+def read_video_ids(store: ArtifactStore, shards: Manifest, held_out: bool) -> dict[str, list[str]]:
+    """Shard name -> ids of its videos that are held out, or that are not, as published; no entry for none."""
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    folder = store.fetch(shards, (SHARDS_FILE, VIDEO_IDS_FILE))
+    names = [shard.name for shard in ShardManifest.read(folder / SHARDS_FILE).shards]
+    table = pyarrow.parquet.read_table(folder / VIDEO_IDS_FILE)
+    table = table.filter(pyarrow.compute.equal(table["held_out"], held_out))
+    places, ids = table["shard"].to_numpy(), table["video_id"].to_pylist()
+    ends = np.searchsorted(places, np.arange(len(names)), side="right").tolist()
+    found = {name: ids[start:end] for name, start, end in zip(names, [0, *ends], ends, strict=False)}
+    return {name: values for name, values in found.items() if values}
 
 
 def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: Progress) -> StageResult:
@@ -74,39 +90,58 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
         inputs = resolve_inputs(recipe, store, Node(asset))
         if inputs.published is not None:
             return StageResult(inputs.published, reused=True)
-    held_out: set[str] = set()
-    if asset != "test_shards":
-        segments = listing if asset == "segment_shards" else locate_shards(recipe, store, "segment_shards", progress)
-        held_out = held_out_names(recipe, segments)
     names = shard_names(listing)
     report = ReadReport(max_quarantined=recipe.data.max_quarantined)
-    indices = scan_shards(
-        list(names),
-        cache_path=index_cache(store),
-        feature_sizes=recipe.data.feature_sizes,
-        on_corrupt=recipe.data.on_corrupt,
-        report=report,
-        progress=progress,
-    )
+    indices = _scan(recipe, store, list(names), report, progress)
+    held_out, held_out_ids = _hold_out(recipe, store, asset, {index.uri: index for index in indices}, progress)
     Identities(store.cache_path).note((index.uri, listing[index.uri], index.checksum) for index in indices)
     ids = {index.uri: index.video_ids for index in indices}
     if asset != "pretraining_shards":
         require_unique(ids)  # a video twice would count twice in every MAP and submission
     shards = ShardManifest(
-        shards=tuple(describe_shard(i, names[i.uri], i.uri.rsplit("/", 1)[-1] in held_out) for i in indices),
+        shards=tuple(describe_shard(i, names[i.uri], i.uri in held_out, held_out_ids) for i in indices),
         quarantined=tuple(_named(plain(record), names) for record in report.quarantined),
         notes={"duplicates": [str(duplicate) for duplicate in find_duplicates(ids)]},
     )
     inputs = resolve_inputs(recipe, store, Node(asset))
     with store.publish(asset, **inputs.publish_arguments()) as publication:
         (publication.path / SHARDS_FILE).write_text(shards.to_json())
-        _write_video_ids(publication.path / VIDEO_IDS_FILE, indices)
+        _write_video_ids(publication.path / VIDEO_IDS_FILE, indices, held_out, held_out_ids)
         versions = {name: listing[uri] for uri, name in names.items()}
         (publication.report_path / Path(VERSIONS_FILE).name).write_text(json.dumps(versions, indent=1))
         if asset == "segment_shards":
             _copy_vocabularies(recipe, store, publication)
         publication.metadata.update(_describe(shards))
     return _result(publication)
+
+
+def _scan(
+    recipe: Recipe, store: ArtifactStore, uris: list[str], report: ReadReport, progress: Progress
+) -> list[ShardIndex]:
+    return scan_shards(
+        uris,
+        cache_path=index_cache(store),
+        feature_sizes=recipe.data.feature_sizes,
+        on_corrupt=recipe.data.on_corrupt,
+        report=report,
+        progress=progress,
+    )
+
+
+def _hold_out(
+    recipe: Recipe, store: ArtifactStore, asset: str, indices: Mapping[str, ShardIndex], progress: Progress
+) -> tuple[set[str], np.ndarray | None]:
+    """Shards of an asset that are held out as a whole; in pre-training the ids (S11 [n]) of the held-out rated videos.
+
+    What both releases hold is known by its id: neither the files' names nor their number need be the same.
+    """
+    if asset == "test_shards":
+        return set(), None
+    if asset == "segment_shards":
+        return held_out_shards(recipe, indices), None
+    rated = sorted(held_out_shards(recipe, locate_shards(recipe, store, "segment_shards", progress)))
+    report = ReadReport(max_quarantined=recipe.data.max_quarantined, quiet=True)  # told by segment_shards
+    return set(), np.unique(np.concatenate([index.ids for index in _scan(recipe, store, rated, report, progress)]))
 
 
 def _named(record: dict[str, object], names: Mapping[str, str]) -> dict[str, object]:
@@ -120,7 +155,7 @@ def _describe(shards: ShardManifest) -> dict[str, object]:
     return {
         "num_shards": len(shards.shards),
         "num_held_out_shards": len(shards.uris(held_out=True)),
-        "num_held_out_videos": shards.total("num_videos", held_out=True),
+        "num_held_out_videos": shards.total("num_held_out"),
         "num_quarantined": sum(record["num_records"] for record in shards.quarantined),
         "num_lost_bytes": sum(record["num_bytes"] for record in shards.quarantined),
         "num_duplicate_ids": len(shards.notes["duplicates"]),
@@ -128,15 +163,21 @@ def _describe(shards: ShardManifest) -> dict[str, object]:
     }
 
 
-def _write_video_ids(path: Path, indices: list[ShardIndex]) -> None:
-    """Columns shard (place in shards.json) and video_id: which video lies where, for the leak check and for people."""
+def _write_video_ids(
+    path: Path, indices: list[ShardIndex], held_out: set[str], held_out_ids: np.ndarray | None
+) -> None:
+    """Columns shard (place in shards.json), video_id, held_out: what training drops and the leak check reads."""
     import pyarrow
     import pyarrow.parquet
 
     shard = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index.ids) for index in indices])
+    if held_out_ids is None:
+        kept_out = np.array([index.uri in held_out for index in indices], bool)[shard]
+    else:
+        kept_out = np.concatenate([np.isin(index.ids, held_out_ids) for index in indices])
     ids = [video_id for index in indices for video_id in index.video_ids]
-    table = pyarrow.table({"shard": shard, "video_id": pyarrow.array(ids, pyarrow.string())})
-    pyarrow.parquet.write_table(table, path, compression="zstd")
+    columns = {"shard": shard, "video_id": pyarrow.array(ids, pyarrow.string()), "held_out": kept_out}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, compression="zstd")
 
 
 def _copy_vocabularies(recipe: Recipe, store: ArtifactStore, publication: Publication) -> None:

@@ -30,6 +30,8 @@ class Videos(Protocol):
     """Id of each."""
     num_frames: np.ndarray
     """int64 [N]: frames that are used, at most `max_frames`; those of a damaged video cannot be read."""
+    shard_uris: list[str]
+    """Each shard."""
     shard_sizes: np.ndarray
     """int64 [M]: videos in each shard."""
     feature_size: int
@@ -72,6 +74,7 @@ class IndexedVideos:
         self.feature_sizes = self.indices[0].feature_sizes if self.indices else FEATURE_SIZES
         self.feature_size = sum(self.feature_sizes)
         self.video_ids = [name for index in self.indices for name in index.video_ids]
+        self.shard_uris = [index.uri for index in self.indices]
         self.shard_sizes = np.array([len(index.records) for index in self.indices], np.int64)
         self._first = np.concatenate([[0], np.cumsum(self.shard_sizes)])
         self.num_frames = np.minimum(self._column("num_frames"), max_frames)
@@ -274,3 +277,10 @@ class IndexedVideos:
         place = int(record["offset"]), int(record["number"])
         content, _ = read_data(self._file(shard), place[0], int(record["length"]), place[1])
         return self._parser(shard).parse(content, *place)
+
+
+def ids_by_shard(videos: Videos) -> dict[str, list[str]]:
+    """Shard -> the ids of its videos."""
+    ends = np.cumsum(videos.shard_sizes).tolist()
+    starts = [0, *ends]
+    return {uri: videos.video_ids[starts[n] : ends[n]] for n, uri in enumerate(videos.shard_uris)}

@@ -14,12 +14,12 @@ from yt8m_assets.training.interruption import EvaluationInterrupted, StopRequest
 
 
 def shards_to_score(shards: ShardManifest, num_videos: int) -> list[str]:
-    """As many held-out shards as hold `num_videos` videos: shards are random parts of the data, and few are read."""
+    """As many shards as hold `num_videos` held-out videos: shards are random parts of the data, and few are read."""
     found, videos = [], 0
     for shard in shards.shards:
-        if shard.held_out and shard.num_videos and videos < num_videos:
+        if shard.num_held_out and videos < num_videos:
             found.append(shard.uri)
-            videos += shard.num_videos
+            videos += shard.num_held_out
     return found
 
 

@@ -1,18 +1,32 @@
 """From artifacts of shards to streams of batches; what several models of a process share is loaded once."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from yt8m_assets.data.batches import BatchStream
 from yt8m_assets.data.datasets import PretrainingDataset
+from yt8m_assets.data.folds import require_disjoint
 from yt8m_assets.data.reader import ReadReport
 from yt8m_assets.data.segments import SegmentDataset, SegmentTable, load_segments
 from yt8m_assets.data.stages import index_cache
+from yt8m_assets.data.videos import ids_by_shard
 from yt8m_assets.recipes.schema import DataConfig
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.randomness import derive_seed
 from yt8m_assets.training.team import Team
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The videos that are kept from a training."""
+
+    dropped: tuple[str, ...] = ()
+    """Ids that are dropped from the shards to train on."""
+    by_shard: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Shard -> ids of every held-out video: training on one of them is refused."""
+
 
 _tables: OrderedDict[tuple[object, ...], SegmentTable] = OrderedDict()
 _MAX_TABLES = 2
@@ -27,9 +41,13 @@ def pretraining_source(
     seed: int,
     team: Team,
     pin: bool,
+    held_out: HeldOut,
 ) -> BatchStream:
-    """Windows of whole videos for one rank; frames in memory are shared by the models of this process."""
-    return PretrainingDataset(
+    """Windows of whole videos for one rank; frames in memory are shared by the models of this process.
+
+    Raises DataError naming the videos when one of them is held out.
+    """
+    dataset = PretrainingDataset(
         uris,
         num_classes=data.num_classes,
         batch_size=config.batch_size // team.size,
@@ -47,11 +65,14 @@ def pretraining_source(
         on_corrupt=data.on_corrupt,
         report=ReadReport(max_quarantined=data.max_quarantined),
         index_cache_path=index_cache(store),
+        excluded_ids=held_out.dropped,
     )
+    require_disjoint(ids_by_shard(dataset.videos), held_out.by_shard)
+    return dataset
 
 
 def holdout_videos(
-    store: ArtifactStore, data: DataConfig, config: TrainingConfig, uris: Sequence[str]
+    store: ArtifactStore, data: DataConfig, config: TrainingConfig, uris: Sequence[str], held_out: HeldOut
 ) -> PretrainingDataset:
     """Held-out videos to evaluate on, in batches as large as those of training, read from their files each time."""
     return PretrainingDataset(
@@ -64,6 +85,7 @@ def holdout_videos(
         on_corrupt=data.on_corrupt,
         report=ReadReport(max_quarantined=data.max_quarantined),
         index_cache_path=index_cache(store),
+        only_ids=held_out.dropped,
     )
 
 
@@ -76,8 +98,11 @@ def segment_source(
     seed: int,
     team: Team,
     pin: bool,
+    held_out: HeldOut,
 ) -> BatchStream:
-    """Rated segments for one rank."""
+    """Rated segments for one rank. Raises DataError naming the videos when one of them is held out."""
+    table = load_segment_table(store, data, uris, digest)
+    require_disjoint({"the rated shards to train on": sorted(set(table.video_ids))}, held_out.by_shard)
     return SegmentDataset(
         num_classes=data.num_classes,
         batch_size=config.batch_size // team.size,
@@ -86,7 +111,7 @@ def segment_source(
         num_ranks=team.size,
         num_workers=data.num_workers,
         pin_memory=pin,
-        table=load_segment_table(store, data, uris, digest),
+        table=table,
     )
 
 

@@ -22,7 +22,7 @@ from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.evaluate import Evaluation, HoldoutEvaluation
 from yt8m_assets.training.evaluate_videos import VideoEvaluation
-from yt8m_assets.training.inputs import holdout_videos, load_segment_table, pretraining_source, segment_source
+from yt8m_assets.training.inputs import HeldOut, holdout_videos, load_segment_table, pretraining_source, segment_source
 from yt8m_assets.training.interruption import StopRequest
 from yt8m_assets.training.loop import TrainingLoop
 from yt8m_assets.training.losses import Objective
@@ -61,6 +61,8 @@ class TrainingJob:
     """Shards to train on."""
     holdout_uris: tuple[str, ...] = ()
     """Shards to evaluate on: rated segments in fine-tuning, video labels in pre-training."""
+    held_out: HeldOut = field(default_factory=HeldOut)
+    """Videos not to train on."""
     shards_digest: str
     """Digest of the shards' artifact."""
     seed: int
@@ -87,9 +89,10 @@ class TrainingJob:
         return CheckpointStore(store, checkpoint_key(Node(self.asset, self.model_key)), self.identity)
 
     def source(self, store: ArtifactStore, team: Team, pin: bool) -> BatchStream:
-        """This rank's stream of batches."""
+        """This rank's stream of batches. Raises DataError naming the videos when a held-out one is among them."""
         make = segment_source if self.finetunes else pretraining_source
-        return make(store, self.data, self.config, self.train_uris, self.shards_digest, self.run_seed, team, pin)
+        shards = self.train_uris, self.shards_digest
+        return make(store, self.data, self.config, *shards, self.run_seed, team, pin, self.held_out)
 
 
 def training_device(rank: int = 0) -> torch.device:
@@ -201,7 +204,7 @@ def holdout_evaluation(job: TrainingJob, store: ArtifactStore, device: torch.dev
     if not job.holdout_uris:
         logger.info("%s: no held-out video with video labels to score pre-training on", job.model_key)
         return None
-    videos = holdout_videos(store, job.data, config, job.holdout_uris)
+    videos = holdout_videos(store, job.data, config, job.holdout_uris, job.held_out)
     return VideoEvaluation(videos, config.evaluation_videos, device, config.precision)
 
 

@@ -8,17 +8,18 @@ import numpy as np
 import torch
 
 from models import load_tf_variables
-from yt8m_assets.data.stages import read_shards
+from yt8m_assets.data.stages import read_shards, read_video_ids
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.lineage import CODE_VERSIONS, Inputs, Node, plain, resolve_inputs
+from yt8m_assets.lineage import CODE_VERSIONS, Inputs, Node, current_manifest, plain, resolve_inputs
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.storage import ArtifactStore, Publication, StageResult
+from yt8m_assets.storage import ArtifactStore, Manifest, Publication, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking
 from yt8m_assets.training.artifacts import ModelSpec, load_model, write_model
 from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.distributed import run_on_ranks
 from yt8m_assets.training.evaluate_videos import shards_to_score
+from yt8m_assets.training.inputs import HeldOut
 from yt8m_assets.training.interruption import stop_on_signals
 from yt8m_assets.training.job import TrainingJob, checkpoint_key, run_job
 from yt8m_assets.training.report import write_report
@@ -107,12 +108,21 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
         data=recipe.data,
         train_uris=tuple(shards.uris(held_out=False)),
         holdout_uris=tuple(shards.uris(held_out=True) if finetunes else shards_to_score(shards, num_scored)),
+        held_out=_held_out(recipe, store, inputs.parent(shards_asset)),
         shards_digest=inputs.parent(shards_asset).digest,
         seed=recipe.seed,
         initial_path=store.fetch(inputs.parent("pretrained_model", row.key)) if finetunes else None,
         identity=plain(identity),
         allow_fallback=allow_fallback,
     )
+
+
+def _held_out(recipe: Recipe, store: ArtifactStore, shards: Manifest) -> HeldOut:
+    """What the published shards keep out, and what the rated shards do by now."""
+    own = read_video_ids(store, shards, held_out=True)
+    rated = shards if shards.key == "segment_shards" else current_manifest(recipe, store, Node("segment_shards"))
+    by_shard = own if rated is None or rated is shards else read_video_ids(store, rated, held_out=True)
+    return HeldOut(tuple(video_id for ids in own.values() for video_id in ids), by_shard)
 
 
 def _train(
