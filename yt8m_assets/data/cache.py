@@ -29,9 +29,10 @@ class ShardCache:
         if self.max_bytes < 1:
             raise ConfigError(f"cache.max_bytes = {self.max_bytes}: must be at least 1")
 
-    def get(self, uri: str) -> Path:
+    def get(self, uri: str, *, check: bool = False) -> Path:
         """The local copy of an object, fetched where it is not there yet. A copy evicted while open stays readable.
 
+        check: read the copy whole, and fetch it again where it is not what the store holds: it rotted on this disk.
         Raises MissingDataError, TransientError, CorruptShardError (bytes that do not match the store's checksum), and
         StorageError when the cache or the disk is too small.
         """
@@ -44,6 +45,8 @@ class ShardCache:
         target = self.path / f"{key}-{uri.rsplit('/', 1)[-1][-80:]}"
         self.path.mkdir(parents=True, exist_ok=True)
         with self._lock(key[:2]):  # one process fetches, the others wait for it
+            if check and target.exists() and described.crc32c not in (None, remote.file_crc32c(target)):
+                target.unlink()
             if not (target.exists() and target.stat().st_size == described.size):
                 for leftover in self.path.glob(f".{target.name}.tmp-*"):
                     leftover.unlink(missing_ok=True)  # of a process that died: we hold the lock

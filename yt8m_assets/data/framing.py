@@ -8,10 +8,11 @@ import errno
 import os
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from crc32c import crc32c
 
@@ -69,6 +70,7 @@ class ShardFile:
             raise MissingDataError(f"{uri}: may not be read ({os.strerror(error.errno or errno.EACCES)})") from error
         weakref.finalize(self, os.close, descriptor)
         self.uri, self.size, self._descriptor = uri, os.fstat(descriptor).st_size, descriptor
+        self._path, self._renewed = path, False
 
     def read(self, position: int, size: int) -> bytes:
         """The bytes at a place; fewer only where the file ends. Raises OSError naming the shard."""
@@ -77,7 +79,43 @@ class ShardFile:
         except OSError as error:
             raise OSError(error.errno, f"byte {position}: {error.strerror}", self.uri) from error
 
+    def renew(self) -> bool:
+        """Open the copy of a bucket's object anew, fetched again if it rotted here. False the second time, and where
+        there is no such copy of the same object."""
+        if self._renewed or self.uri.startswith("file://") or "://" not in self.uri:
+            return False
+        from yt8m_assets.data.cache import default_cache
 
+        self._renewed = True
+        if default_cache().get(self.uri, check=True) != self._path:
+            return False  # the object has changed, and half of one and half of the other is neither
+        with self._path.open("rb") as file:
+            os.dup2(file.fileno(), self._descriptor, inheritable=False)
+        return True
+
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def _once_more(
+    read: Callable[Concatenate[ShardFile, Parameters], Result],
+) -> Callable[Concatenate[ShardFile, Parameters], Result]:
+    """Read again when what was damaged may have been a copy of something sound."""
+
+    @wraps(read)
+    def reading(file: ShardFile, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return read(file, *args, **kwargs)
+        except CorruptShardError:
+            if not file.renew():
+                raise
+            return read(file, *args, **kwargs)
+
+    return reading
+
+
+@_once_more
 def read_header(file: ShardFile, position: int, record: int, max_record_bytes: int = MAX_RECORD_BYTES) -> int:
     """Length of the record that starts at `position`, its header verified. Raises CorruptShardError."""
     head, rest = file.read(position, HEADER_BYTES), file.size - position
@@ -97,6 +135,7 @@ def read_header(file: ShardFile, position: int, record: int, max_record_bytes: i
     return int(length)
 
 
+@_once_more
 def read_data(
     file: ShardFile, position: int, length: int, record: int, *, check_crc: bool = True
 ) -> tuple[memoryview, int]:
