@@ -55,6 +55,8 @@ class FrameModel(nn.Module):
     """Substitutions (pattern, replacement) from this model's parameter names to the original's variables."""
     branch_loss_weight: float = 0.0
     """Factor of a loss on `ModelOutput.branch_probabilities`; 0: the output has none."""
+    splits_modalities: ClassVar[bool] = False
+    """Whether it looks at rgb and audio apart, so that both must be there."""
     head: Any
     num_sampled_frames: int
 

@@ -143,6 +143,8 @@ class Bert(FrameModel):
 class BertCross(Bert):
     """An encoder for each modality, then one layer over both side by side."""
 
+    splits_modalities = True
+
     def _add_encoders(self) -> None:
         rgb_size, audio_size = self.feature_sizes
         num_layers = self.options.num_layers

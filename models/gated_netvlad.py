@@ -85,6 +85,8 @@ class GatedNetVlad(FrameModel):
         (r"/head/", r"/"),
     )
 
+    splits_modalities = True
+
     def __init__(self, num_classes: int, feature_sizes: tuple[int, int], options: GatedNetVladOptions) -> None:
         super().__init__(num_classes, feature_sizes, options)
         rgb_size, audio_size = feature_sizes

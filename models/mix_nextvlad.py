@@ -200,6 +200,8 @@ class MixNextVlad(FrameModel):
         (r"/mixture_weights/linear/", r"/mix_weights/"),
     )
 
+    splits_modalities = True
+
     def __init__(self, num_classes: int, feature_sizes: tuple[int, int], options: MixNextVladOptions) -> None:
         super().__init__(num_classes, feature_sizes, options)
         rgb_size, audio_size = feature_sizes

@@ -69,9 +69,9 @@ def create_model(
 ) -> "FrameModel":
     """Build an architecture with freshly initialised weights, on torch's current default device.
 
-    num_classes is the vocabulary's size, feature_sizes the widths of the rgb and audio parts of a frame; overrides are
-    the options of the architecture (docs/fidelity.md). ValueError for an unknown key or option, or a value that
-    does not fit.
+    num_classes is the vocabulary's size, feature_sizes the widths of the rgb and audio parts of a frame (0: none);
+    overrides are the options of the architecture (docs/fidelity.md). ValueError for an unknown key or option, or a
+    value that does not fit.
     """
     entry = _entry(key)
     known = [field.name for field in fields(entry.model_class.Options)]
@@ -79,8 +79,10 @@ def create_model(
     if unknown:
         raise ValueError(f"{key} has no option {', '.join(map(repr, unknown))}; its options are {', '.join(known)}")
     sizes = tuple(feature_sizes)
-    if len(sizes) != 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(f"feature_sizes = {sizes}: give the widths of rgb and audio, two integers above zero")
+    if len(sizes) != 2 or not all(isinstance(size, int) and size >= 0 for size in sizes) or not any(sizes):
+        raise ValueError(f"feature_sizes = {sizes}: give the widths of rgb and audio, two integers; 0: there is none")
+    if entry.model_class.splits_modalities and 0 in sizes:
+        raise ValueError(f"feature_sizes = {sizes}: {key} looks at rgb and audio apart and needs both")
     if not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f"num_classes = {num_classes!r}: must be an integer, at least 1")
     options = entry.model_class.Options(**{**entry.defaults, **overrides})

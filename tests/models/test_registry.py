@@ -86,10 +86,23 @@ def test_unknown_keys_and_options_are_named():
         create_model("bert_l2h12", num_clusters=8)
     with pytest.raises(ValueError, match=r"feature_sizes = \(1152,\)"):
         create_model("bert_l2h12", feature_sizes=(1152,))
+    with pytest.raises(ValueError, match=r"feature_sizes = \(0, 0\)"):
+        create_model("bert_l2h12", feature_sizes=(0, 0))
     with pytest.raises(ValueError, match=r"num_classes = 0"):
         create_model("bert_l2h12", num_classes=0)
     with pytest.raises(AttributeError, match="create_modle"):
         _ = models.create_modle
+
+
+@pytest.mark.parametrize("key", models.list_models())
+def test_without_audio_a_model_works_or_says_that_it_needs_both(key):
+    options = {"intermediate_size": 8, "num_heads": 2, "num_layers": 1} if key.startswith("bert") else {}
+    if key.startswith("bert") and "cross" not in key:
+        model = create_model(key, num_classes=3, feature_sizes=(16, 0), **options).eval()
+        assert model(torch.rand(2, 5, 16), torch.tensor([5, 5])).probabilities.shape == (2, 3)
+        return
+    with pytest.raises(ValueError, match=rf"feature_sizes = \(16, 0\): {key} looks at rgb and audio apart"):
+        create_model(key, num_classes=3, feature_sizes=(16, 0))
 
 
 FREE_OF_WIDTH = [

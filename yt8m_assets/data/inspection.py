@@ -45,7 +45,7 @@ class ShardSummary:
     num_positive: int = 0
     """Ratings that say the class is there."""
     num_damaged: int = 0
-    """Records that cannot be read."""
+    """Records that cannot be read, those behind a damaged header estimated."""
 
 
 @dataclass
@@ -138,7 +138,7 @@ def _inspect_shard(
         report.num_protobuf += layout is None and video.frames is not None
         ids.append(video.video_id)
         _count(video, summary, report)
-    summary.num_damaged = len(reading.quarantined) - damaged_before
+    summary.num_damaged = sum(record.num_records for record in reading.quarantined[damaged_before:])
     report.shards.append(summary)
     return ids
 
