@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("orchestration.cli_commands", "score a rectangle of models and shifts"),
     "ablate": ("orchestration.cli_commands", "show what each switch of the recipe is worth, with intervals"),
     "status": ("orchestration.cli_commands", "show what is materialised, stale or missing"),
+    "explain": ("orchestration.cli_state", "say why something is stale: which field, file or parent has changed"),
+    "verify": ("orchestration.cli_state", "read every published file again and name what is damaged"),
     "doctor": ("orchestration.doctor", "try GPU, storage, database and MLflow: the first run on a new machine"),
     "ui": ("orchestration.ui", "serve the Dagster and MLflow pages on this machine"),
     "validate-submission": ("orchestration.cli_files", "check a submission file, line by line"),
@@ -56,6 +58,12 @@ def _add_graph_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
     materialize.add_argument("--allow-fallback", action="store_true", help=help_text)
     help_text = "throw away half-trained models of another configuration"
     materialize.add_argument("--start-afresh", action="store_true", help=help_text)
+    help_text = "make the last asset wanted again even where it is up to date"
+    materialize.add_argument("--force", action="store_true", help=help_text)
+    help_text = "such as finetuned_model, or finetuned_model/bert_l2h12 (default: where staleness begins)"
+    parsers["explain"].add_argument("node", nargs="?", help=help_text)
+    help_text = "remove what is damaged, and materialise it again"
+    parsers["verify"].add_argument("--repair", action="store_true", help=help_text)
     predict = parsers["predict"]
     predict.add_argument("--split", choices=("oof", "test", "both"), default="both", help="which segments")
     predict.add_argument("--models", type=_names, default=(), help="models, separated by commas (default: all)")

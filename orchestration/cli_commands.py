@@ -55,7 +55,11 @@ def command_materialize(arguments: argparse.Namespace) -> int:
     progress = default_progress()
     started = time.monotonic()
     with open_driver(recipe, state, settings, progress) as driver:
-        options = {"allow_fallback": arguments.allow_fallback, "start_afresh": arguments.start_afresh}
+        options = {
+            "allow_fallback": arguments.allow_fallback,
+            "start_afresh": arguments.start_afresh,
+            "force": arguments.force,
+        }
         outcome = driver.materialize(models=arguments.models, until=arguments.until, **options)
     made = outcome.num_nodes - outcome.num_current
     elapsed = format_seconds(time.monotonic() - started)
@@ -83,10 +87,12 @@ def command_predict(arguments: argparse.Namespace) -> int:
 
 def command_status(arguments: argparse.Namespace) -> int:
     """Show the state of the graph."""
-    from orchestration.status import status_table
+    from orchestration.status import status_report
 
     recipe, _, settings = prepare(arguments)
-    make_console().print(status_table(recipe, open_store(settings)))
+    console = make_console()
+    for part in status_report(recipe, open_store(settings)):
+        console.print(part, soft_wrap=isinstance(part, str), markup=not isinstance(part, str))
     return 0
 
 
@@ -118,11 +124,11 @@ def command_demo(arguments: argparse.Namespace) -> int:
     from orchestration.status import demo_summary
 
     arguments.recipe = arguments.recipe or "demo"
-    arguments.models, arguments.until, arguments.allow_fallback = (), None, False
+    arguments.models, arguments.until, arguments.allow_fallback, arguments.force = (), None, False, False
     arguments.start_afresh = True  # the demo's training takes seconds, and nobody changed its recipe by mistake
     command_materialize(arguments)
     recipe, _, settings = prepare(arguments)
     console = make_console()
     for part in demo_summary(recipe, open_store(settings)):
-        console.print(part, soft_wrap=isinstance(part, str))
+        console.print(part, soft_wrap=isinstance(part, str), markup=not isinstance(part, str))
     return 0

@@ -12,13 +12,14 @@ import dagster as dg
 
 from orchestration.failures import interrupted, original_error
 from orchestration.instance import Records, driver_instance
-from orchestration.plan import Step, groups, required_nodes, steps, with_dependents
+from orchestration.plan import DATA, Step, groups, required_nodes, steps, with_ancestors, with_dependents
 from orchestration.pools import process_mark, tidy, wait_aloud
 from orchestration.resources import FixedProgress, make_tracking
 from orchestration.settings import Settings
 from orchestration.state import State
 from yt8m_assets.assets.failures import DRIVER_TAG
 from yt8m_assets.assets.models import AFRESH_TAG, FALLBACK_TAG
+from yt8m_assets.assets.shell import FORCE_TAG
 from yt8m_assets.lineage import Lineage, Node
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
@@ -60,6 +61,7 @@ class Driver:
         self.lineage = Lineage(recipe, store)
         self.records = Records(instance)
         self.tags: dict[str, str] = {}
+        self.forced: set[Node] = set()
 
     def __enter__(self) -> "Driver":
         return self
@@ -74,24 +76,39 @@ class Driver:
         until: str | None = None,
         allow_fallback: bool = False,
         start_afresh: bool = False,
+        force: bool = False,
     ) -> Outcome:
         """Bring the required nodes up to date. Raises the first error of a stage, or a failed check's failure.
 
         `allow_fallback` lets training resume from an older checkpoint where the newest is damaged; `start_afresh` lets
-        it throw away checkpoints of another configuration.
+        it throw away checkpoints of another configuration; `force` makes the last asset wanted (all, without `until`)
+        again even where it is up to date.
         """
         self.tags = {FALLBACK_TAG: "true"} if allow_fallback else {}
         self.tags |= {AFRESH_TAG: "true"} if start_afresh else {}
         required = required_nodes(self.recipe, models, until)
+        self.forced = {node for node in required if until in (None, node.asset)} if force else set()
         return self._materialize(required)
 
+    def make(self, wanted: Sequence[Node]) -> Outcome:
+        """Bring some nodes, and what they are made from, up to date."""
+        return self._materialize(with_ancestors(self.recipe, wanted))
+
     def predict(self, split_assets: Sequence[str], models: Sequence[str], shifts: Sequence[int]) -> Outcome:
-        """Bring a rectangle of cells up to date, whatever shifts the recipe requires."""
+        """Bring a rectangle of cells up to date, whatever shifts the recipe requires, and the data they are made from.
+
+        Training is not started by the way: raises MissingArtifactError or ParentMismatchError naming the model that is
+        not up to date, and why.
+        """
         for key in models:
             self.recipe.model(key)
-        return self._materialize(
-            [Node(asset, key, shift) for asset in split_assets for key in models for shift in shifts]
-        )
+        cells = [Node(asset, key, shift) for asset in split_assets for key in models for shift in shifts]
+        above = with_ancestors(self.recipe, cells)
+        self._materialize([node for node in above if node.asset in DATA])
+        self.lineage.forget()
+        for cell in cells:
+            self.lineage.inputs(cell)
+        return self._materialize(cells)
 
     def _materialize(self, required: Sequence[Node]) -> Outcome:
         suspects = self.records.failed_checks(self._blocking_checks())
@@ -99,12 +116,12 @@ class Driver:
         num_current = 0
         for group in groups(self.recipe, required):
             self.lineage.forget()
-            outdated = {node for node in group if node in suspects or not self.up_to_date(node)}
+            outdated = {node for node in group if node in suspects or node in self.forced or not self.up_to_date(node)}
             outdated = with_dependents(self.recipe, group, outdated)
             num_current += len(group) - len(outdated)
             for step in steps(self.recipe, [node for node in group if node in outdated]):
                 self.progress.log(f"-- {step.title}")
-                runs.append(self.run(step))
+                runs.append(self.run(step, force=bool(self.forced.intersection(group))))
         return Outcome(num_nodes=len(required), num_current=num_current, runs=tuple(runs))
 
     def up_to_date(self, node: Node) -> bool:
@@ -116,9 +133,9 @@ class Driver:
         graph = self.definitions.resolve_asset_graph()
         return [key for key in graph.asset_check_keys if graph.get(key).blocking]
 
-    def run(self, step: Step) -> str:
+    def run(self, step: Step, force: bool = False) -> str:
         """Run a step; returns the run's id. Raises the stage's own error, KeyboardInterrupt where a signal ended it."""
-        tags = {DRIVER_TAG: process_mark(), **self.tags}
+        tags = {DRIVER_TAG: process_mark(), **self.tags, **({FORCE_TAG: "true"} if force else {})}
         if step.first is not None and step.last != step.first:
             tags |= {RANGE_START: step.first, RANGE_END: str(step.last)}
         try:

@@ -45,18 +45,25 @@ def required_nodes(recipe: Recipe, models: Sequence[str] = (), until: str | None
         recipe.model(key)
     if until is not None and until not in ASSETS:
         raise ConfigError(f"unknown asset {until!r}; known: {', '.join(ASSETS)}")
-    wanted: set[Node] = set()
     pending = [node for asset in ASSETS if until in (None, asset) for node in nodes(recipe, asset)]
     if models:
         pending = [node for node in pending if node.model in models or (node.model is None and node.asset in DATA)]
         if not pending:
             raise ConfigError(f"{until} is made from all models; leave out the choice of models")
+    wanted = set(with_ancestors(recipe, pending))
+    return [node for asset in ASSETS for node in nodes(recipe, asset) if node in wanted]
+
+
+def with_ancestors(recipe: Recipe, wanted: Sequence[Node]) -> list[Node]:
+    """The nodes and all that they come from, in lineage order."""
+    found: set[Node] = set()
+    pending = list(wanted)
     while pending:
         node = pending.pop()
-        if node not in wanted:
-            wanted.add(node)
+        if node not in found:
+            found.add(node)
             pending.extend(parents(recipe, node))
-    return [node for asset in ASSETS for node in nodes(recipe, asset) if node in wanted]
+    return sorted(found, key=lambda node: (ASSETS.index(node.asset), node.model or "", node.shift or 0))
 
 
 def groups(recipe: Recipe, required: Sequence[Node]) -> list[list[Node]]:

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from yt8m_assets.errors import ConfigError, StorageError
-from yt8m_assets.storage_backend import atomic_write
+from yt8m_assets.files import atomic_write
 
 logger = logging.getLogger(__name__)
 

@@ -35,10 +35,25 @@ def summarise(values: Sequence[str]) -> str:
     return f"[{STYLES[worst]}]{worst if len(values) == 1 else several}[/]"
 
 
-def status_table(recipe: Recipe, store: ArtifactStore) -> Table:
-    """A row per model, and one per asset without partitions."""
+MAX_CAUSES = 10
+"""Reasons for what is stale that are shown below the table."""
+
+
+def status_report(recipe: Recipe, store: ArtifactStore) -> Iterator[Any]:
+    """The table, and below it why something is stale: where that begins, in words."""
     lineage = Lineage(recipe, store)
     found = states(lineage)
+    yield status_table(lineage, found)
+    stale = [cause for node, text in found.items() if text == "stale" for cause in explain.causes(lineage, node)]
+    begins = list(dict.fromkeys(stale))
+    yield from (f"stale  {cause}" for cause in begins[:MAX_CAUSES])
+    if len(begins) > MAX_CAUSES:
+        yield f"and {len(begins) - MAX_CAUSES} more: yt8m explain"
+
+
+def status_table(lineage: Lineage, found: dict[Node, str]) -> Table:
+    """A row per model, and one per asset without partitions."""
+    recipe = lineage.recipe
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column(f"recipe {recipe.name}", no_wrap=True)
     for name in COLUMNS:

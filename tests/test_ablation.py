@@ -152,7 +152,9 @@ def test_it_is_tracked_and_the_same_again(searched):
 def test_what_is_missing_or_stale_is_named(searched):
     recipe, store = searched
     longer = replace(recipe, search=replace(recipe.search, num_trials=31))
-    with pytest.raises(ParentMismatchError, match=r"ensemble_weights is not up to date: search\.num_trials: .* -> 31"):
+    with pytest.raises(
+        ParentMismatchError, match=r"is not up to date \(ensemble_weights: search\.num_trials: .* -> 31"
+    ):
         run((longer, store))
     store.delete("ensemble_weights")
     with pytest.raises(MissingArtifactError, match="ensemble_weights"):

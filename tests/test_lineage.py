@@ -98,7 +98,7 @@ def test_a_changed_recipe_makes_stale_just_what_depends_on_it(recipe: Recipe, st
     assert roots(changed, store) == {"finetuned_model/mix_nextvlad_iter60"}
     assert {"submission", "test_ranking/mix_nextvlad_iter60"} <= stale(changed, store)
     assert not {"finetuned_model/bert_l2h12", "oof_ranking/bert_l2h12"} & stale(changed, store)
-    with pytest.raises(ParentMismatchError, match=r"finetuned_model/mix.*\(training.num_steps: 48 -> 49\)"):
+    with pytest.raises(ParentMismatchError, match=r"\(finetuned_model/mix.*: training\.num_steps: 48 -> 49\)"):
         resolve_inputs(changed, store, Node("oof_predictions", "mix_nextvlad_iter60", 0))
     put(changed, store, Node("finetuned_model", "mix_nextvlad_iter60"), "other weights")
     cells = {f"{split}_predictions/mix_nextvlad_iter60/shift{s:+d}" for split in ("oof", "test") for s in (0, 1, 2)}

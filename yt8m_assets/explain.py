@@ -6,6 +6,7 @@ from typing import Any
 from yt8m_assets.errors import DataError
 from yt8m_assets.lineage import CODE_VERSIONS, Lineage, Node, parents
 from yt8m_assets.manifest import Manifest
+from yt8m_assets.soundness import damage
 
 _LONGEST = 60
 """Characters of a value that are shown."""
@@ -36,7 +37,21 @@ def explain(lineage: Lineage, node: Node) -> list[str]:
     except DataError as error:
         return [str(error), *above]
     reasons = min((_differences(lineage, node, config, manifest) for manifest in kept), key=len)
-    return [*reasons, *above] or ["its files are damaged"]
+    return [*reasons, *above] or [text for manifest in kept for text in damage(lineage.store, manifest)]
+
+
+def causes(lineage: Lineage, node: Node) -> list[str]:
+    """Where the trouble of a node begins: `key: reasons` of it or of what it comes from, the farthest only."""
+    found: dict[str, str] = {}
+    pending, seen = [node], {node}
+    while pending:
+        child = pending.pop()
+        above = [parent for parent in parents(lineage.recipe, child) if state(lineage, parent) != "current"]
+        if not above and lineage.current(child) is None:
+            found[child.key] = f"{child.key}: {', '.join(explain(lineage, child))}"
+        pending += [parent for parent in above if parent not in seen]
+        seen |= set(above)
+    return [found[key] for key in sorted(found)]
 
 
 def _differences(lineage: Lineage, node: Node, config: Mapping[str, Any], made: Manifest) -> list[str]:

@@ -252,13 +252,16 @@ class Lineage:
         return Inputs(node=node, fingerprint=fingerprint, config=config, manifests=manifests, published=published)
 
     def _refuse(self, node: Node, parents_: list[Node]) -> None:
-        from yt8m_assets.explain import explain
+        from yt8m_assets.explain import causes
 
         missing = [parent.key for parent in parents_ if not self.store.numbers(parent.key)]
         if missing:
             raise MissingArtifactError(f"{node.key} needs {', '.join(missing)}: materialise first what is missing")
-        reasons = "; ".join(f"{parent.key} ({', '.join(explain(self, parent))})" for parent in parents_)
-        raise ParentMismatchError(f"{node.key} is made from what is not up to date: {reasons}; materialise that first")
+        reasons = dict.fromkeys(cause for parent in parents_ for cause in causes(self, parent))
+        names = ", ".join(parent.key for parent in parents_)
+        raise ParentMismatchError(
+            f"{node.key} is made from {names}, not up to date ({'; '.join(reasons)}); materialise that first"
+        )
 
 
 def resolve_inputs(recipe: Recipe, store: ArtifactStore, node: Node) -> Inputs:
@@ -277,9 +280,12 @@ def require_current(recipe: Recipe, store: ArtifactStore, node: Node) -> Manifes
     manifest = lineage.current(node)
     if manifest is not None:
         return manifest
-    store.require(node.key)
-    from yt8m_assets.explain import explain
+    if not store.numbers(node.key):
+        raise MissingArtifactError(
+            f"{node.key} has not been materialised (looked in {store.root_uri}); materialise it first"
+        )
+    from yt8m_assets.explain import causes
 
     raise ParentMismatchError(
-        f"{node.key} is not up to date: {', '.join(explain(lineage, node))}; materialise it first"
+        f"{node.key} is not up to date ({'; '.join(causes(lineage, node))}); materialise it first"
     )

@@ -92,11 +92,13 @@ class Manifest:
             checksum = values.pop("checksum")
             schema = values["schema"]
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CorruptArtifactError(f"{name}: not a manifest ({error}); delete the artifact and redo it") from error
+            raise CorruptArtifactError(f"{name}: not a manifest ({error}); materialise the artifact again") from error
         if schema != SCHEMA:
-            raise CorruptArtifactError(f"{name}: written as schema {schema}, this version reads {SCHEMA}; redo it")
+            raise CorruptArtifactError(
+                f"{name}: written as schema {schema}, this version reads {SCHEMA}; materialise it again"
+            )
         if checksum != sha256_text(canonical_json(values)):
-            raise CorruptArtifactError(f"{name}: its checksum does not match; delete the artifact and redo it")
+            raise CorruptArtifactError(f"{name}: its checksum does not match; materialise the artifact again")
         for file in values["files"]:
             safe_join(file)
         safe_join(values["folder"])
@@ -124,9 +126,13 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
 def check_file(path: Path, entry: Mapping[str, Any]) -> None:
     """Compare a file with its manifest entry. Raises CorruptArtifactError naming path, expected and found."""
     if not path.is_file():
-        raise CorruptArtifactError(f"{path}: is missing although its manifest lists it; redo the artifact")
+        raise CorruptArtifactError(f"{path}: is missing although its manifest lists it; materialise the artifact again")
     if path.stat().st_size != entry["size"]:
-        raise CorruptArtifactError(f"{path}: {path.stat().st_size} bytes, its manifest says {entry['size']}; redo it")
+        raise CorruptArtifactError(
+            f"{path}: {path.stat().st_size} bytes, its manifest says {entry['size']}; materialise it again"
+        )
     found = sha256_file(path)
     if found != entry["sha256"]:
-        raise CorruptArtifactError(f"{path}: sha256 {found[:12]}, its manifest says {entry['sha256'][:12]}; redo it")
+        raise CorruptArtifactError(
+            f"{path}: sha256 {found[:12]}, its manifest says {entry['sha256'][:12]}; materialise it again"
+        )

@@ -4,10 +4,12 @@ The newest `ArtifactStore.keep_generations` stay. Beyond them stay every submiss
 hold-out MAP on each set of ratings, and whatever any artifact that is there was made from.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from yt8m_assets.errors import CorruptArtifactError
+from yt8m_assets.storage_backend import LocalBackend
 
 if TYPE_CHECKING:
     from yt8m_assets.manifest import Manifest
@@ -20,6 +22,34 @@ _NOT_ARTIFACTS = ("checkpoints", "simulated")
 """Folders of the root whose contents are made from artifacts, but are never a parent's reason to stay."""
 _MAX_DEPTH = 3
 """Parts of the longest key: asset, model, shift."""
+
+
+_FOLDER = re.compile(r"(\d{6})-[0-9a-f]{8}")
+_ORPHAN_DISTANCE = 8
+"""In a bucket, where no lock tells whether its writer lives, a folder without manifest goes when this far behind."""
+
+
+def purge(store: "ArtifactStore", key: str, scratch: bool) -> None:
+    """Drop generations that are no longer kept, and folders of writers that died before their manifest.
+
+    `scratch`: nothing is ever made from it, so only the generation before the newest stays.
+    """
+    numbers = store.numbers(key)
+    for number in numbers[:-2] if scratch else superseded(store, key, numbers):
+        store.drop(key, number)
+    names = store.backend.names(key)
+    folders = {found.group(0): int(found.group(1)) for name in names if (found := _FOLDER.fullmatch(name))}
+    kept = store.numbers(key)
+    if len(folders) <= len(kept):
+        return
+    manifests = [_read(store, key, number) for number in kept]
+    if None in manifests:
+        return  # whose folder that is cannot be told
+    known = {manifest.folder for manifest in manifests if manifest is not None}
+    distance = 0 if isinstance(store.backend, LocalBackend) else _ORPHAN_DISTANCE
+    for name, number in folders.items():
+        if name not in known and number + distance <= kept[-1]:
+            store.backend.delete(f"{key}/{name}")
 
 
 def superseded(store: "ArtifactStore", key: str, numbers: Sequence[int]) -> list[int]:

@@ -9,19 +9,21 @@ several recipes share a store, and check every file against its manifest. How ma
     <root>/<key>/000001-<token>/<files>
 """
 
+import copy
 import json
 import logging
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yt8m_assets.errors import CorruptArtifactError, MissingArtifactError, PartitionBusyError, StorageError
+from yt8m_assets.files import atomic_write, is_write_error
 from yt8m_assets.manifest import (
     REPORT_FOLDER,
     Manifest,
@@ -33,7 +35,8 @@ from yt8m_assets.manifest import (
     sha256_file,
     sha256_text,
 )
-from yt8m_assets.storage_backend import LocalBackend, atomic_write, is_write_error, open_backend
+from yt8m_assets.retention import purge
+from yt8m_assets.storage_backend import open_backend
 
 __all__ = [
     "REPORT_FOLDER",
@@ -52,9 +55,6 @@ logger = logging.getLogger(__name__)
 KEEP_GENERATIONS = 3
 """Generations of an artifact that are kept when nothing else is said."""
 _MANIFEST = re.compile(r"manifest-(\d{6})\.json")
-_FOLDER = re.compile(r"(\d{6})-[0-9a-f]{8}")
-_ORPHAN_DISTANCE = 8
-"""In a bucket, where no lock tells whether its writer lives, a folder without manifest goes when this far behind."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class ArtifactStore:
         """At least two: a reader may hold the manifest of the generation before."""
         self.parents_seen: dict[tuple[str, int], dict[str, str]] = {}
         """Key and generation -> parents, of the manifests that retention has read."""
+        self.remade: frozenset[str] = frozenset()
+        """Keys that are to be made again though they are there."""
         self._verified: set[tuple[str, str]] = set()
 
     def uri(self, manifest: Manifest, name: str = "") -> str:
@@ -143,8 +145,19 @@ class ArtifactStore:
                 logger.warning("%s", error)
 
     def find(self, key: str, fingerprint: str) -> Manifest | None:
-        """The newest kept generation of `key` that was made from exactly this, or None."""
-        return next((found for found in self.generations(key) if found.fingerprint == fingerprint), None)
+        """The newest kept generation of `key` that was made from exactly this and is sound, or None."""
+        from yt8m_assets.soundness import damage
+
+        if key in self.remade:
+            return None
+        made_of_it = (found for found in self.generations(key) if found.fingerprint == fingerprint)
+        return next((found for found in made_of_it if not damage(self, found)), None)
+
+    def making_again(self, keys: Iterable[str]) -> "ArtifactStore":
+        """The same store for a new attempt at some artifacts: `find` does not see them."""
+        store = copy.copy(self)
+        store.remade = frozenset(keys)
+        return store
 
     def require(self, key: str) -> Manifest:
         """The newest manifest of `key`. Raises MissingArtifactError where there is none."""
@@ -255,7 +268,7 @@ class ArtifactStore:
                 raise StorageError(f"{self.root_uri}/{key}: cannot write: {error.strerror or error}") from error
             finally:
                 shutil.rmtree(publication.path, ignore_errors=True)
-            self._purge(key, scratch)
+            purge(self, key, scratch)
 
     def _commit(self, values: dict[str, Any], before: list[int]) -> Manifest:
         """Create the manifest under the next free number: others may have published since this writer began."""
@@ -283,24 +296,3 @@ class ArtifactStore:
             raise PartitionBusyError(
                 f"{key}: another run published it first; its result stands: generation {number}, {other.digest[:12]}"
             )
-
-    def _purge(self, key: str, scratch: bool) -> None:
-        """Drop generations that are no longer kept, and folders of writers that died before their manifest."""
-        from yt8m_assets.retention import superseded
-
-        numbers = self.numbers(key)
-        for number in numbers[:-2] if scratch else superseded(self, key, numbers):
-            self.drop(key, number)
-        folders = {
-            found.group(0): int(found.group(1)) for n in self.backend.names(key) if (found := _FOLDER.fullmatch(n))
-        }
-        if len(folders) <= len(self.numbers(key)):
-            return
-        try:
-            known = {self.read_manifest(key, number).folder for number in self.numbers(key)}
-        except (FileNotFoundError, CorruptArtifactError):
-            return  # whose folder that is cannot be told
-        distance = 0 if isinstance(self.backend, LocalBackend) else _ORPHAN_DISTANCE
-        for name, number in folders.items():
-            if name not in known and number + distance <= numbers[-1]:
-                self.backend.delete(f"{key}/{name}")

@@ -15,9 +15,9 @@ from yt8m_assets.errors import SubmissionError
 from yt8m_assets.evaluation.average_precision import MapResult
 from yt8m_assets.evaluation.ranked import TOP_K, list_average_precision, map_result
 from yt8m_assets.evaluation.ratings import Ratings
+from yt8m_assets.files import atomic_write
 from yt8m_assets.prediction.ranking import RankingSource
 from yt8m_assets.prediction.segments import Segments
-from yt8m_assets.storage_backend import atomic_write
 
 HEADER = "Class,Segments"
 SEGMENT_SECONDS = 5

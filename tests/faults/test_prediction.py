@@ -30,7 +30,7 @@ def test_f29_shifts_of_different_checkpoints_are_refused(graph):
     with pytest.raises(ParentMismatchError) as caught:
         rank_model(recipe, store, "oof", "two", progress=QUIET)
     for shift in ("-1", "+0"):
-        assert f"oof_predictions/two/shift{shift} (finetuned_model/two has other content: " in str(caught.value)
+        assert f"oof_predictions/two/shift{shift}: finetuned_model/two has other content: " in str(caught.value)
     assert "oof_predictions/two/shift+1" not in str(caught.value)
     assert store.manifest("oof_ranking/two") is None
 

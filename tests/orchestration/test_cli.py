@@ -151,9 +151,11 @@ def test_status_shows_current_stale_and_missing(run: Run, own_graph: Graph, tmp_
     )
     out = run("status", "--state", state)[1]
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
-    assert rows["one"] == ["current", "stale", "2/2", "2/2", "2/2", best["one"]]
+    assert rows["one"] == ["current", "stale", *("stale", "0/2") * 3], "its MAP is that of another recipe"
     assert rows["two"] == ["current", "current", "3/3", "missing", "2/3", "stale", "1/2", best["two"]]
-    assert rows["submission"] == ["current"]  # nothing that it is made from has changed yet
+    assert rows["submission"] == ["stale"]
+    assert "stale  finetuned_model/one: training.learning_rate: 0.001 -> 0.0001\n" in out
+    assert "stale  test_predictions/two/shift+1: not materialised\n" in out
 
 
 def test_ablate_prints_a_table_or_json(run: Run, graph: Graph, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from orchestration.instance import driver_instance
 from orchestration.plan import Step, required_nodes
 from tests.orchestration.conftest import Graph, RecordingProgress
 from yt8m_assets.errors import ConfigError, MissingArtifactError, Yt8mError
-from yt8m_assets.lineage import Node, current_manifest
+from yt8m_assets.lineage import Node, current_manifest, resolve_inputs
 from yt8m_assets.progress import NullProgress, Task
 from yt8m_assets.submission import validate_submission
 from yt8m_assets.training.interruption import TrainingPreempted
@@ -324,9 +324,12 @@ def test_f08_a_damaged_newest_checkpoint_is_passed_over_only_when_asked(own_grap
 
 def test_an_unknown_fault_is_one_message(own_graph: Graph) -> None:
     """An error that nobody foresaw still comes out as one of the project's own, naming the step."""
-    manifest = own_graph.store.require("oof_predictions/one/shift+0")
-    (own_graph.store.fetch(manifest) / "ranking.parquet").write_bytes(b"")
+    inputs = resolve_inputs(own_graph.recipe, own_graph.store, Node("oof_predictions", "one", 0))
+    assert inputs.published is not None
+    with own_graph.store.publish(inputs.node.key, **inputs.publish_arguments()) as publication:
+        shutil.copytree(own_graph.store.fetch(inputs.published), publication.path, dirs_exist_ok=True)
+        (publication.path / "ranking.parquet").write_bytes(b"")
     own_graph.store.delete("oof_ranking/one")
-    with own_graph.open() as driver, pytest.raises(Yt8mError, match=r"ranking\.parquet"):
+    with own_graph.open() as driver, pytest.raises(Yt8mError, match=r"oof_predictions/one/.*: not a ranking"):
         driver.materialize(until="oof_ranking")
     assert own_graph.store.manifest(Node("oof_ranking", "one").key) is None

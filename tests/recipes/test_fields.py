@@ -60,11 +60,13 @@ _TRAINING = {
     "compile": "the same arithmetic, compiled",
     "activation_checkpointing": "the same activations, computed twice",
     "checkpoint_every": "how much work a crash may cost",
+    "checkpoint_seconds": "as checkpoint_every",
     "log_every": "how much is shown",
     "deterministic": "which of equal kernels are used",
 }
 DOES_NOT_MATTER = {
     "data.memory_budget": "where frames wait, not what they are",
+    "data.max_quarantined": "when to give up, not what is kept",
     "data.num_workers": "who reads",
     "prediction.batch_size": "segments are scored by themselves",
     "prediction.compile": "the same arithmetic, compiled",
@@ -84,6 +86,7 @@ CHANGED: dict[str, Any] = {
     "models.pretraining.schedule": "cosine",
     "models.pretraining.batch_size": 16,
     "models.finetuning.batch_size": 16,
+    "prediction.top_k": 50,
     "search.w0_bounds": (1.0, 3.0),
 }
 """Path -> another value, where one cannot be made up from the field's type."""

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from yt8m_assets.assets.failures import stage_errors
-from yt8m_assets.assets.shell import ProgressSource, asset_options, materialization
+from yt8m_assets.assets.shell import ProgressSource, asset_options, attempt, materialization
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 
@@ -30,7 +30,7 @@ def build_data_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         from yt8m_assets.data.stages import make_holdout_ratings
 
         with stage_errors(context):
-            result = make_holdout_ratings(recipe, store, progress=progress.open(context.log))
+            result = make_holdout_ratings(recipe, attempt(context, store), progress=progress.open(context.log))
         return materialization(context, store, {None: result})
 
     return [*shards, holdout_ratings]
@@ -46,7 +46,7 @@ def _shards(recipe: Recipe, name: str) -> dg.AssetsDefinition:
         from yt8m_assets.data.stages import make_shards
 
         with stage_errors(context):
-            result = make_shards(recipe, store, name, progress=progress.open(context.log))
+            result = make_shards(recipe, attempt(context, store), name, progress=progress.open(context.log))
         return materialization(context, store, {None: result})
 
     return shards

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from yt8m_assets.assets.failures import stage_errors
-from yt8m_assets.assets.shell import ProgressSource, asset_options, materialization, run_tags
+from yt8m_assets.assets.shell import ProgressSource, asset_options, attempt, materialization, run_tags
 from yt8m_assets.partitions import required_cells
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
@@ -25,7 +25,7 @@ def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
 
         tags, shown = run_tags(context), progress.open(context.log)
         with stage_errors(context):
-            result = search_ensemble(recipe, store, tracking=tracking, progress=shown, run_tags=tags)
+            result = search_ensemble(recipe, attempt(context, store), tracking=tracking, progress=shown, run_tags=tags)
         return materialization(context, store, {None: result})
 
     used = ["ensemble_weights", "test_ranking", "test_shards", "segment_shards"]
@@ -40,7 +40,7 @@ def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         from yt8m_assets.ensemble.stages import make_submission
 
         with stage_errors(context):
-            result = make_submission(recipe, store, progress=progress.open(context.log))
+            result = make_submission(recipe, attempt(context, store), progress=progress.open(context.log))
         return materialization(context, store, {None: result})
 
     return [ensemble_weights, submission, _leaderboard(recipe)]
@@ -67,7 +67,7 @@ def _leaderboard(recipe: Recipe) -> dg.AssetsDefinition:
 
         tags, shown = run_tags(context), progress.open(context.log)
         with stage_errors(context):
-            result = make_leaderboard(recipe, store, tracking=tracking, progress=shown, run_tags=tags)
+            result = make_leaderboard(recipe, attempt(context, store), tracking=tracking, progress=shown, run_tags=tags)
         return materialization(context, store, {None: result})
 
     return leaderboard

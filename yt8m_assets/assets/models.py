@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from yt8m_assets.assets.failures import stage_errors
-from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, materialization, run_tags
+from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, attempt, materialization, run_tags
 from yt8m_assets.partitions import beta_accepted, model_partitions
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
@@ -68,7 +68,7 @@ def _trained_model(recipe: Recipe, name: str, description: str, deps: list[str])
                     "allow_fallback": has_tag(context, FALLBACK_TAG),
                     "start_afresh": has_tag(context, AFRESH_TAG),
                 }
-                results[key] = train(recipe, store, key, tracking=tracking, progress=shown, **options)
+                results[key] = train(recipe, attempt(context, store), key, tracking=tracking, progress=shown, **options)
         return materialization(context, store, results)
 
     return trained_model

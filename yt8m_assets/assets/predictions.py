@@ -7,7 +7,7 @@ import dagster as dg
 
 from yt8m_assets.assets.display import manifest_metadata
 from yt8m_assets.assets.failures import stage_errors
-from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, materialization
+from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, attempt, materialization
 from yt8m_assets.partitions import (
     backfill_policy,
     beta_accepted,
@@ -64,11 +64,10 @@ def _predictions(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefini
         cells = [parse_cell(key) for key in keys]
         made: dict[str, StageResult] = {}
         options: Any = {"tracking": tracking, "progress": progress.open(context.log)}
+        options["on_published"] = lambda cell, result: made.update({cell_key(*cell): result})
         try:
             with stage_errors(context):
-                predict_cells(
-                    recipe, store, split, cells, on_published=lambda c, r: made.update({cell_key(*c): r}), **options
-                )
+                predict_cells(recipe, attempt(context, store), split, cells, **options)
         except dg.Failure:  # of some cells: the others are there
             yield from published(context, store, made)
             raise
@@ -109,7 +108,10 @@ def _ranking(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefinition
 
         shown = progress.open(context.log)
         with stage_errors(context):
-            results = {key: rank_model(recipe, store, split, key, progress=shown) for key in context.partition_keys}
+            results = {
+                key: rank_model(recipe, attempt(context, store), split, key, progress=shown)
+                for key in context.partition_keys
+            }
         return materialization(context, store, results)
 
     return ranking

@@ -7,12 +7,15 @@ import dagster as dg
 
 from yt8m_assets.assets.display import manifest_metadata
 from yt8m_assets.lineage import CODE_VERSIONS
+from yt8m_assets.partitions import nodes_of
 from yt8m_assets.progress import Progress
 from yt8m_assets.storage import ArtifactStore, StageResult, canonical_json, sha256_text
 
 OWNERS = ["team:video-understanding"]
 RETRY = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For what may pass: time-outs, throttling, a busy partition, a killed process. `stage_errors` exempts the rest."""
+FORCE_TAG = "yt8m/force"
+"""Tag of a run that makes its assets again although they are up to date: `yt8m materialize --force`, or on the page."""
 GPU_POOL = "gpu"
 """The concurrency pool of training and prediction; its limit is set in dagster.yaml."""
 
@@ -48,6 +51,14 @@ def asset_options(name: str, group: str, kinds: set[str], **options: Any) -> dic
         "tags": {"stage": group, **options.pop("tags", {})},
         **options,
     }
+
+
+def attempt(context: dg.AssetExecutionContext, store: ArtifactStore) -> ArtifactStore:
+    """The store; in a run that asks for a new attempt, one that does not find what this step makes."""
+    if str(context.run.tags.get(FORCE_TAG)).lower() != "true":
+        return store
+    keys = context.partition_keys if context.has_partition_key or context.has_partition_key_range else [None]
+    return store.making_again(node.key for node in nodes_of(context.asset_key.to_user_string(), keys))
 
 
 def run_tags(context: dg.AssetExecutionContext, key: str | None = None) -> dict[str, str]:

@@ -45,8 +45,10 @@ def locate_shards(recipe: Recipe, store: ArtifactStore, asset: str, progress: Pr
     from yt8m_assets.data.simulation import dataset_paths, write_dataset
 
     folder = simulated_folder(recipe, store)
-    write_dataset(data.simulation, folder, _SPLITS[asset], progress=progress or NullProgress())
     paths = dataset_paths(data.simulation, folder)
+    written = [path for split in _SPLITS[asset] for path in paths.of_split(split)]
+    if not all(path.is_file() for path in (*written, paths.segment_label_ids, paths.vocabulary)):
+        write_dataset(data.simulation, folder, _SPLITS[asset], progress=progress or NullProgress())
     groups = {"pretraining_shards": paths.train + paths.validate, "segment_shards": paths.segments}
     uris = {_shared_uri(store, folder, path) for path in groups.get(asset, paths.test)}
     listed = list_shards(sorted({f"{uri.rsplit('/', 1)[0]}/*.tfrecord" for uri in uris}))

@@ -1,0 +1,84 @@
+"""The commands about the state of artifacts: why something is stale, and whether what is published is sound."""
+
+import argparse
+import sys
+
+from orchestration.cli_commands import open_store, prepare
+from yt8m_assets.errors import ConfigError, CorruptArtifactError
+from yt8m_assets.explain import causes, explain, state
+from yt8m_assets.lineage import ASSETS, Lineage, Node, nodes
+from yt8m_assets.progress import Progress, default_progress
+from yt8m_assets.recipes.schema import SHIFTS, Recipe
+from yt8m_assets.storage import ArtifactStore
+
+
+def known_nodes(recipe: Recipe) -> list[Node]:
+    """Every node of a recipe, the cells of shifts that no ranking fuses included."""
+    found = [node for asset in ASSETS for node in nodes(recipe, asset)]
+    grids = ("oof_predictions", "test_predictions")
+    cells = [Node(asset, key, shift) for asset in grids for key in recipe.model_keys for shift in SHIFTS]
+    return list(dict.fromkeys([*found, *cells]))
+
+
+def named_nodes(recipe: Recipe, name: str) -> list[Node]:
+    """The nodes of that key, or of that asset or model of it. Raises ConfigError naming the assets."""
+    name = name.rstrip("/")
+    found = [node for node in known_nodes(recipe) if node.key == name]
+    found = found or [n for asset in ASSETS for n in nodes(recipe, asset) if n.key.startswith(f"{name}/")]
+    if not found:
+        raise ConfigError(f"{name!r} is nothing of recipe {recipe.name!r}; known: {', '.join(ASSETS)}, with /MODEL")
+    return found
+
+
+def command_explain(arguments: argparse.Namespace) -> int:
+    """Say why something is not up to date; exit code 1 if anything asked about is not."""
+    recipe, _, settings = prepare(arguments)
+    lineage = Lineage(recipe, open_store(settings))
+    if arguments.node is None:
+        every = [node for asset in ASSETS for node in nodes(recipe, asset)]
+        lines = list(dict.fromkeys(cause for node in every for cause in causes(lineage, node)))
+        sys.stdout.write("".join(f"{line}\n" for line in lines) or f"recipe {recipe.name}: everything is up to date\n")
+        return 1 if lines else 0
+    asked = named_nodes(recipe, arguments.node)
+    for node in asked:
+        found = state(lineage, node)
+        sys.stdout.write(f"{node.key}: {found}\n" + "".join(f"  {reason}\n" for reason in explain(lineage, node)))
+        begins = [cause for cause in causes(lineage, node) if not cause.startswith(f"{node.key}:")]
+        sys.stdout.write("".join(f"  begins at {cause}\n" for cause in begins))
+    return 1 if any(state(lineage, node) != "current" for node in asked) else 0
+
+
+def command_verify(arguments: argparse.Namespace) -> int:
+    """Read every file of a recipe's artifacts; exit code 1 if something is damaged and stays so."""
+    recipe, state_, settings = prepare(arguments)
+    store, progress = open_store(settings), default_progress()
+    damaged = find_damage(recipe, store, progress)
+    for node, generation, problem in damaged:
+        sys.stdout.write(f"{node.key} generation {generation}: {problem}\n")
+    if not damaged or not arguments.repair:
+        sys.stdout.write(f"{len(damaged)} damaged{'; --repair makes them again' if damaged else ''}\n")
+        return 1 if damaged else 0
+    for node, generation, _ in damaged:
+        store.drop(node.key, generation)
+    from orchestration.driver import open_driver
+
+    with open_driver(recipe, state_, settings, progress) as driver:
+        outcome = driver.make(list(dict.fromkeys(node for node, _, _ in damaged)))
+    sys.stdout.write(f"{outcome.num_nodes - outcome.num_current} made again\n")
+    return 0
+
+
+def find_damage(recipe: Recipe, store: ArtifactStore, progress: Progress) -> list[tuple[Node, int, str]]:
+    """(node, generation, what is wrong) of every kept generation of a recipe's artifacts, each file read in full."""
+    damaged = []
+    kept = [(node, number) for node in known_nodes(recipe) for number in store.numbers(node.key)]
+    with progress.task("verifying", len(kept), "artifacts") as task:
+        for node, number in kept:
+            try:
+                store.fetch(store.read_manifest(node.key, number))
+            except FileNotFoundError:
+                pass  # purged in the meantime
+            except CorruptArtifactError as error:
+                damaged.append((node, number, str(error)))
+            task.advance()
+    return damaged

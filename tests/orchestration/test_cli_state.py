@@ -1,0 +1,153 @@
+"""Why something is stale, what is damaged, what a command refuses to build on: `yt8m explain`, `verify`, `predict`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestration.cli import main
+from tests.orchestration.conftest import Graph
+from yt8m_assets.data.stages import simulated_folder
+from yt8m_assets.lineage import Node, current_manifest
+
+Run = Callable[..., tuple[int, str, str]]
+CHANGED_MODEL = """from dataclasses import replace
+from tests.tiny import tiny_recipe
+RECIPE = tiny_recipe()
+before = replace(RECIPE.models[0].pretraining, learning_rate=0.25)
+RECIPE = replace(RECIPE, models=(replace(RECIPE.models[0], pretraining=before), RECIPE.models[1]))
+"""
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, own_graph: Graph, tmp_path: Path) -> Run:
+    """Runs `yt8m ...` over a copy of the finished graph: exit code, stdout, stderr."""
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    path = tmp_path / "recipe.py"
+
+    def call(*arguments: str, recipe: str = "from tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"):
+        path.write_text(recipe)
+        code = main([*arguments, "--state", str(own_graph.state.root), "--recipe", str(path)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def files_of(graph: Graph) -> dict[str, tuple[int, int]]:
+    """Name -> size and time of every published file and manifest."""
+    root = graph.state.root / "artifacts"
+    found = {str(path.relative_to(root)): path.stat() for path in root.rglob("*") if path.is_file()}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+
+
+def test_explain_says_which_field_has_changed(run: Run, own_graph: Graph) -> None:
+    assert run("explain")[:2] == (0, "recipe tiny: everything is up to date\n")
+    assert run("explain", "finetuned_model/one")[:2] == (0, "finetuned_model/one: current\n")
+    cause = "pretrained_model/one: training.learning_rate: 0.001 -> 0.25\n"
+    assert run("explain", recipe=CHANGED_MODEL)[:2] == (1, cause)
+    code, out, _ = run("explain", "oof_predictions/one", recipe=CHANGED_MODEL)
+    assert code == 1
+    assert out.startswith(f"oof_predictions/one/shift+0: stale\n  finetuned_model/one is stale\n  begins at {cause}")
+    assert run("explain", "oof_predictions/two", recipe=CHANGED_MODEL)[0] == 0
+    code, _, error = run("explain", "nonsense")
+    assert code == 1
+    assert "'nonsense' is nothing of recipe 'tiny'; known: pretraining_shards" in error
+
+
+def test_predict_and_timeline_name_the_stale_model_and_build_on_nothing_old(run: Run, own_graph: Graph) -> None:
+    before = files_of(own_graph)
+    for command in (("predict", "--models", "one", "--shifts=0"), ("timeline", "nobody", "--models", "one")):
+        code, _, error = run(*command, recipe=CHANGED_MODEL)
+        assert code == 1
+        if command[0] == "predict":
+            assert "pretrained_model/one: training.learning_rate: 0.001 -> 0.25" in error
+    assert files_of(own_graph) == before
+
+
+def test_timeline_refuses_a_model_of_another_recipe(run: Run, own_graph: Graph) -> None:
+    ratings = own_graph.store.fetch(own_graph.store.require("holdout_ratings")) / "ratings.csv"
+    video_id = ratings.read_text().split(":")[0]
+    assert run("timeline", video_id, "--models", "one")[0] == 0
+    code, _, error = run("timeline", video_id, "--models", "one", recipe=CHANGED_MODEL)
+    assert code == 1
+    assert "finetuned_model/one is not up to date (pretrained_model/one: training.learning_rate" in error
+
+
+ON_DISK = """from dataclasses import replace
+from tests.tiny import tiny_recipe
+RECIPE = tiny_recipe()
+data = replace(RECIPE.data, simulation=None, segment_classes_uri="{folder}/segment_label_ids.csv",
+    pretraining=("{folder}/2/frame/*/*.tfrecord",), segments=("{folder}/3/frame/validate/*",), test=("{test}",))
+RECIPE = replace(RECIPE, data=data)
+"""
+
+
+def test_predict_brings_changed_test_shards_up_to_date(run: Run, own_graph: Graph) -> None:
+    """It scored the old videos, without a word; and the same data under other names found no model."""
+    folder = simulated_folder(own_graph.recipe, own_graph.store)
+    shards = sorted((folder / "3/frame/test").iterdir())
+    before = {key: own_graph.store.numbers(key) for key in ("pretrained_model/one", "finetuned_model/one")}
+    recipe = ON_DISK.format(folder=folder, test=shards[0])
+    assert run("predict", "--split", "test", "--models", "one", "--shifts=0", recipe=recipe)[0] == 0
+    key = "test_predictions/one/shift+0"
+    old, new = (own_graph.store.read_manifest(key, number) for number in (1, 2))
+    assert 0 < new.metadata["num_segments"] < old.metadata["num_segments"]
+    assert new.parents["test_shards"] == own_graph.store.read_manifest("test_shards", 2).digest
+    assert {name: own_graph.store.numbers(name) for name in before} == before, "no model was trained for it"
+    assert current_manifest(own_graph.recipe, own_graph.store, Node("test_predictions", "one", 0)) == old
+
+
+def test_what_is_damaged_is_not_current_and_materialising_repairs_it(run: Run, own_graph: Graph) -> None:
+    recipe, store = own_graph.recipe, own_graph.store
+    node = Node("test_ranking", "two")
+    manifest = store.require(node.key)
+    (path,) = (Path(store.uri(manifest, name)) for name in manifest.files if name.endswith("ranking.parquet"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert current_manifest(recipe, store, node) is None
+    code, out, _ = run("explain", node.key)
+    assert code == 1
+    assert "ranking.parquet: sha256" in out
+    assert "ranking.parquet: sha256" in run("status")[1]
+    code, out, _ = run("verify")
+    assert code == 1
+    assert f"{node.key} generation {manifest.generation}: " in out
+    assert "1 damaged; --repair makes them again" in out
+    assert run("materialize", "--until", "test_ranking")[0] == 0
+    again = current_manifest(recipe, store, node)
+    assert again is not None
+    assert (again.generation, again.digest) == (manifest.generation + 1, manifest.digest)
+    assert run("explain")[0] == 0, "the same content: nothing below had to be made again"
+    assert run("verify", "--repair")[0] == 0, "the damaged generation goes, the sound one stays"
+
+    assert run("verify")[0] == 0
+
+
+def test_verify_repairs_what_it_finds(run: Run, own_graph: Graph) -> None:
+    store = own_graph.store
+    manifest = store.require("holdout_ratings")
+    Path(store.uri(manifest, "ratings.csv")).unlink()
+    code, out, _ = run("verify", "--repair")
+    assert code == 0, out
+    assert "ratings.csv: is missing" in out
+    assert out.endswith("1 made again\n")
+    assert run("verify")[:2] == (0, "0 damaged\n")
+    again = store.require("holdout_ratings")
+    assert again.digest == manifest.digest
+    assert (store.fetch(again) / "ratings.csv").is_file()
+
+
+def test_a_new_attempt_is_made_when_it_is_forced(run: Run, own_graph: Graph) -> None:
+    store = own_graph.store
+    before = {key: store.numbers(key) for key in ("test_ranking/one", "test_ranking/two", "ensemble_weights")}
+    assert run("materialize", "--until", "test_ranking", "--models", "one")[0] == 0
+    assert {key: store.numbers(key) for key in before} == before
+    assert run("materialize", "--until", "test_ranking", "--models", "one", "--force")[0] == 0
+    after = {key: store.numbers(key) for key in before}
+    assert after == {**before, "test_ranking/one": [1, 2]}
+    manifest = store.require("test_ranking/one")
+    assert json.dumps(manifest.parents) == json.dumps(store.read_manifest("test_ranking/one", 1).parents)
