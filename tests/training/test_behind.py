@@ -16,6 +16,7 @@ from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.behind import CheckpointWriter, HostCopy
 from yt8m_assets.training.checkpoint import Checkpoint, CheckpointStore
+from yt8m_assets.training.interruption import StopRequest
 from yt8m_assets.training.stages import pretrain
 from yt8m_assets.training.step import Stepper
 
@@ -92,15 +93,18 @@ def test_after_a_failed_write_nothing_more_is_written(
     checkpoints: CheckpointStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A checkpoint that speaks of best weights which were not written would lead the rerun to older ones."""
+    waiting = threading.Event()
 
     def full(store: CheckpointStore, checkpoint: Checkpoint) -> None:
+        assert waiting.wait(30)
         raise StorageError("no space left")
 
     monkeypatch.setattr(CheckpointStore, "save_best", full)
     writer = CheckpointWriter(checkpoints)
     writer.save_best(Checkpoint({}))
+    writer.save(1, Checkpoint({}))
+    waiting.set()
     with pytest.raises(StorageError, match="no space left"):
-        writer.save(1, Checkpoint({}))
         writer.wait()
     with pytest.raises(StorageError, match="no space left"):
         writer.check()
@@ -164,12 +168,12 @@ def test_checkpoints_are_due_by_time_as_well(runs: Runs, monkeypatch: pytest.Mon
     step = Stepper.run
 
     def slow(self: Stepper, *arguments: Any) -> torch.Tensor:
-        time.sleep(0.02)
+        time.sleep(0.03)
         return step(self, *arguments)
 
     monkeypatch.setattr(Stepper, "run", slow)
-    runs.pretrain(checkpoint_every=10**6, checkpoint_seconds=0.04)
-    assert saved == list(range(1, 13))
+    runs.pretrain(checkpoint_every=10**6, checkpoint_seconds=0.12)
+    assert len(saved) >= 6  # after two steps at the latest: half of the limit
     saved.clear()
     runs.pretrain(checkpoint_every=10**6, checkpoint_seconds=None)
     assert saved == []
@@ -193,6 +197,40 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_changes_no_bit(
     manifest = runs.pretrain(checkpoint_every=10)  # were it written between steps, step 9 would never come
     assert reached.is_set()
     assert (saved, steps, manifest.digest) == ([5, 10], list(range(12)), digest)
+
+
+def test_a_checkpoint_of_every_step_is_written_before_the_next(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    save, run = CheckpointStore.save, Stepper.run
+
+    def slow(store: CheckpointStore, step: int, checkpoint: Checkpoint) -> None:
+        time.sleep(0.02)
+        save(store, step, checkpoint)
+        written.append(step)
+
+    def checked(self: Stepper, batch: Any, step: int, rate: float) -> torch.Tensor:
+        assert written == list(range(1, step + 1))
+        return run(self, batch, step, rate)
+
+    monkeypatch.setattr(CheckpointStore, "save", slow)
+    monkeypatch.setattr(Stepper, "run", checked)
+    runs.pretrain(checkpoint_every=1)
+    assert len(written) == 12
+
+
+def test_a_stopped_run_whose_checkpoint_fails_does_not_say_that_it_is_saved(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(step: int) -> None:
+        raise StorageError("no space left")
+
+    def stopped(self: StopRequest) -> None:
+        self.requested = True
+
+    monkeypatch.setattr(StopRequest, "__init__", stopped)
+    watched_saves(monkeypatch, full)
+    with pytest.raises(StorageError, match="no space left"):
+        runs.pretrain()
 
 
 @pytest.mark.parametrize("failing", [6, 12])

@@ -77,6 +77,19 @@ def test_batch_norm_sampling_and_both_stages_agree_over_ranks(tmp_path: Path, sh
 
 
 @pytest.mark.slow
+def test_pre_training_on_ranks_is_scored_by_one_of_them_like_that_of_one_process(tmp_path: Path, shards: Path) -> None:
+    found = {}
+    for size in (1, 2):
+        model, tracking = on_ranks(EXACT, size, evaluate_every=4), MemoryTracking()
+        recipe = make_recipe(shards, model, holds_out_labels=True)
+        store = prepare_store(tmp_path / str(size), recipe)
+        manifest = pretrain(recipe, store, "bert", tracking=tracking, progress=NullProgress(), run_tags={}).manifest
+        found[size] = [manifest.metadata[name] for name in ("gap_at_20", "perr", "hit_at_1", "map_at_20")]
+        assert [step for step, _ in tracking.runs[-1].series("holdout/gap_at_20")] == [4, 8, 12]
+    assert found[2] == pytest.approx(found[1], abs=1e-3)
+
+
+@pytest.mark.slow
 def test_a_lost_rank_ends_the_job_and_the_rerun_resumes_with_another_number(tmp_path: Path, shards: Path) -> None:
     model = on_ranks(EXACT, 2, num_steps=400, log_every=1)
     killed: list[float] = []
