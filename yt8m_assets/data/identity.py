@@ -6,17 +6,19 @@ versions only recognise; no digest depends on them. They lie in a cache of this 
 """
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from yt8m_assets.data.shards import ShardManifest
-from yt8m_assets.errors import CorruptArtifactError, DataError
+from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, atomic_write
 
+logger = logging.getLogger(__name__)
+SHARD_ASSETS = ("pretraining_shards", "segment_shards", "test_shards")
 SHARDS_FILE = "shards.json"
 VERSIONS_FILE = f"{REPORT_FOLDER}/versions.json"
-"""Name -> version of the shards as they were when they were published; not part of the content."""
+"""Version -> checksum of the shards in buckets that were read for a list; beside the content, not part of it."""
 _CACHE_FILE = "identities.json"
 _SETTLED_NS = 2 * 10**9
 """A file changed less than this before it was looked at may change again without another time: it is not remembered."""
@@ -53,7 +55,7 @@ def _is_settled(version: str) -> bool:
     return not changed or time.time_ns() - int(changed) > _SETTLED_NS
 
 
-def content_checksums(store: ArtifactStore, asset: str, listing: Mapping[str, str]) -> dict[str, str]:
+def content_checksums(store: ArtifactStore, listing: Mapping[str, str]) -> dict[str, str]:
     """URI -> checksum of the content of listed shards (URI -> version).
 
     A local shard that nobody has seen is looked through, a page a record. One in a bucket is not fetched for it: its
@@ -64,7 +66,7 @@ def content_checksums(store: ArtifactStore, asset: str, listing: Mapping[str, st
         uri: checksum for uri, version in listing.items() if (checksum := identities.get(uri, version)) is not None
     }
     if len(found) < len(listing):
-        published = _published_in_buckets(store, asset)
+        published = published_versions(store)
         found |= {uri: published[v] for uri, v in listing.items() if uri not in found and v in published}
     unknown = [uri for uri in listing if uri not in found]
     looked_at = {uri: _look_through(uri) for uri in unknown if "mtime_ns:" in listing[uri]}
@@ -78,17 +80,19 @@ def _look_through(uri: str) -> str:
     return sound_framing_checksum(uri)
 
 
-def _published_in_buckets(store: ArtifactStore, asset: str) -> dict[str, str]:
-    """Version with the store's crc32c -> checksum, of every kept generation: it knows copies of an object, too."""
+def published_versions(store: ArtifactStore) -> dict[str, str]:
+    """Version with the store's crc32c -> checksum, of every kept list: what other machines have read."""
     found: dict[str, str] = {}
-    for manifest in store.generations(asset):
-        if VERSIONS_FILE not in manifest.files:
-            continue
-        try:
-            folder = store.fetch(manifest, (SHARDS_FILE, VERSIONS_FILE))
-            shards = ShardManifest.read(folder / SHARDS_FILE).shards
-        except (CorruptArtifactError, DataError):
-            continue
-        versions = json.loads((folder / VERSIONS_FILE).read_text())
-        found |= {versions[s.name]: s.checksum for s in shards if "crc32c:" in versions.get(s.name, "")}
+    for asset in SHARD_ASSETS:
+        for manifest in store.generations(asset):
+            if VERSIONS_FILE in manifest.files:
+                try:
+                    found |= json.loads((store.fetch(manifest, (VERSIONS_FILE,)) / VERSIONS_FILE).read_text())
+                except CorruptArtifactError as error:
+                    logger.warning("%s", error)
     return found
+
+
+def versions_text(versions: Iterable[tuple[str, str]]) -> str:
+    """The content of VERSIONS_FILE for (version, checksum) of shards; local ones are only known where they lie."""
+    return json.dumps(dict(sorted(pair for pair in versions if "crc32c:" in pair[0])), indent=1)

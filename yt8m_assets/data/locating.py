@@ -4,14 +4,15 @@ Nothing published names a place: a list of shards holds names and checksums, and
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from yt8m_assets.data.folds import original_holdout, seeded_holdout
 from yt8m_assets.data.framing import local_file
 from yt8m_assets.data.identity import SHARDS_FILE, content_checksums
 from yt8m_assets.data.shards import ShardManifest, list_shards, shard_names
-from yt8m_assets.errors import ParentMismatchError
+from yt8m_assets.errors import DataError, ParentMismatchError
 from yt8m_assets.lineage import Node, plain, require_current
 from yt8m_assets.progress import NullProgress, Progress
 from yt8m_assets.recipes.schema import Recipe
@@ -72,21 +73,37 @@ def data_slice(recipe: Recipe, store: ArtifactStore, asset: str) -> dict[str, An
     if data.simulation is not None:
         return {"simulation": plain(data.simulation)}
     listing = locate_shards(recipe, store, asset)
-    found: dict[str, Any] = {"shards": listing_digest(store, asset, listing)}
+    found: dict[str, Any] = {"shards": listing_digest(store, listing, shard_names(listing))}
     if asset == "pretraining_shards":
-        rated = list_shards(data.segments)  # what is held out is known by the ids in them
-        found["segment_shards"] = listing_digest(store, "segment_shards", rated)
+        rated = list_shards(data.segments)
+        held_out = held_out_shards(recipe, rated)  # what is left out of pre-training is known by the ids in them
+        found["held_out"] = listing_digest(store, {uri: rated[uri] for uri in held_out}, shard_names(rated))
     if asset == "segment_shards":
         found["segment_classes"] = file_digest(data.segment_classes_uri)
         found["vocabulary"] = vocabulary_digest(recipe)
     return found
 
 
-def listing_digest(store: ArtifactStore, asset: str, listing: Mapping[str, str]) -> str:
+def listing_digest(store: ArtifactStore, listing: Mapping[str, str], names: Mapping[str, str]) -> str:
     """Hash of the names, sizes and contents of listed shards (URI -> version), preceded by their number."""
-    checksums = content_checksums(store, asset, listing)
-    rows = [[name, listing[uri].split()[0], checksums[uri]] for uri, name in shard_names(listing).items()]
+    checksums = content_checksums(store, listing)
+    rows = [[name, listing[uri].split()[0], checksums[uri]] for uri, name in names.items() if uri in listing]
     return f"{len(rows)} shards {sha256_text(canonical_json(rows))}"
+
+
+def held_out_shards(recipe: Recipe, segment_uris: Iterable[str]) -> set[str]:
+    """The segment shards that the recipe's rule holds out. Raises DataError where it is all or none."""
+    rule, uris = recipe.data.holdout, list(segment_uris)
+    if rule.rule == "original":
+        held_out = original_holdout(uris, rule.num_shards)
+    else:
+        held_out = seeded_holdout(uris, rule.fraction, rule.seed)
+    if not held_out or len(held_out) == len(uris):
+        raise DataError(
+            f"data.holdout = {rule}: {len(held_out)} of {len(uris)} segment shards would be held out; "
+            "shards of both kinds are needed, so check the rule and the shards' names"
+        )
+    return held_out
 
 
 def vocabulary_digest(recipe: Recipe) -> str | None:
@@ -110,7 +127,7 @@ def read_shards(recipe: Recipe, store: ArtifactStore, shards: Manifest | str) ->
     published = ShardManifest.read(store.fetch(manifest, (SHARDS_FILE,)) / SHARDS_FILE)
     listing = locate_shards(recipe, store, manifest.key)
     uris = {name: uri for uri, name in shard_names(listing).items()}
-    checksums = content_checksums(store, manifest.key, listing)
+    checksums = content_checksums(store, listing)
     for shard in published.shards:
         if shard.name not in uris:
             raise ParentMismatchError(

@@ -1,17 +1,16 @@
 """The data stages of the graph: what the shards are, which are held out, and the held-out ratings."""
 
-import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from yt8m_assets.data.folds import find_duplicates, original_holdout, require_unique, seeded_holdout
+from yt8m_assets.data.folds import find_duplicates, require_unique
 from yt8m_assets.data.framing import local_file
-from yt8m_assets.data.identity import SHARDS_FILE, VERSIONS_FILE, Identities
+from yt8m_assets.data.identity import SHARDS_FILE, VERSIONS_FILE, Identities, versions_text
 from yt8m_assets.data.index import ShardIndex
-from yt8m_assets.data.locating import index_cache, locate_shards, read_shards, simulated_folder
+from yt8m_assets.data.locating import held_out_shards, index_cache, locate_shards, read_shards, simulated_folder
 from yt8m_assets.data.ratings import load_ratings
 from yt8m_assets.data.reader import ReadReport
 from yt8m_assets.data.scan import describe_shard, scan_shards
@@ -48,21 +47,6 @@ def read_segment_classes(recipe: Recipe, store: ArtifactStore, shards: Manifest 
     return load_segment_classes(str(folder / SEGMENT_CLASSES_FILE), recipe.data.num_classes)
 
 
-def held_out_shards(recipe: Recipe, segment_uris: Iterable[str]) -> set[str]:
-    """The segment shards that the recipe's rule holds out. Raises DataError where it is all or none."""
-    rule, uris = recipe.data.holdout, list(segment_uris)
-    if rule.rule == "original":
-        held_out = original_holdout(uris, rule.num_shards)
-    else:
-        held_out = seeded_holdout(uris, rule.fraction, rule.seed)
-    if not held_out or len(held_out) == len(uris):
-        raise DataError(
-            f"data.holdout = {rule}: {len(held_out)} of {len(uris)} segment shards would be held out; "
-            "shards of both kinds are needed, so check the rule and the shards' names"
-        )
-    return held_out
-
-
 def read_video_ids(store: ArtifactStore, shards: Manifest, held_out: bool) -> dict[str, list[str]]:
     """Shard name -> ids of its videos that are held out, or that are not, as published; no entry for none."""
     import pyarrow.compute
@@ -93,8 +77,9 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
     names = shard_names(listing)
     report = ReadReport(max_quarantined=recipe.data.max_quarantined)
     indices = _scan(recipe, store, list(names), report, progress)
-    held_out, held_out_ids = _hold_out(recipe, store, asset, {index.uri: index for index in indices}, progress)
-    Identities(store.cache_path).note((index.uri, listing[index.uri], index.checksum) for index in indices)
+    held_out, rated, held_out_ids = _hold_out(recipe, store, asset, {index.uri: index for index in indices}, progress)
+    seen = [(index.uri, listing[index.uri], index.checksum) for index in indices] + rated
+    Identities(store.cache_path).note(seen)
     ids = {index.uri: index.video_ids for index in indices}
     if asset != "pretraining_shards":
         require_unique(ids)  # a video twice would count twice in every MAP and submission
@@ -107,8 +92,7 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
     with store.publish(asset, **inputs.publish_arguments()) as publication:
         (publication.path / SHARDS_FILE).write_text(shards.to_json())
         _write_video_ids(publication.path / VIDEO_IDS_FILE, indices, held_out, held_out_ids)
-        versions = {name: listing[uri] for uri, name in names.items()}
-        (publication.report_path / Path(VERSIONS_FILE).name).write_text(json.dumps(versions, indent=1))
+        (publication.report_path / Path(VERSIONS_FILE).name).write_text(versions_text(entry[1:] for entry in seen))
         if asset == "segment_shards":
             _copy_vocabularies(recipe, store, publication)
         publication.metadata.update(_describe(shards))
@@ -130,18 +114,20 @@ def _scan(
 
 def _hold_out(
     recipe: Recipe, store: ArtifactStore, asset: str, indices: Mapping[str, ShardIndex], progress: Progress
-) -> tuple[set[str], np.ndarray | None]:
-    """Shards of an asset that are held out as a whole; in pre-training the ids (S11 [n]) of the held-out rated videos.
+) -> tuple[set[str], list[tuple[str, str, str]], np.ndarray | None]:
+    """Shards of an asset held out as a whole; in pre-training (URI, version, checksum) and video ids of the rated ones.
 
-    What both releases hold is known by its id: neither the files' names nor their number need be the same.
+    What both releases hold is known by its id (S11 [n]): neither the files' names nor their number need be the same.
     """
     if asset == "test_shards":
-        return set(), None
+        return set(), [], None
     if asset == "segment_shards":
-        return held_out_shards(recipe, indices), None
-    rated = sorted(held_out_shards(recipe, locate_shards(recipe, store, "segment_shards", progress)))
+        return held_out_shards(recipe, indices), [], None
+    listing = locate_shards(recipe, store, "segment_shards", progress)
     report = ReadReport(max_quarantined=recipe.data.max_quarantined, quiet=True)  # told by segment_shards
-    return set(), np.unique(np.concatenate([index.ids for index in _scan(recipe, store, rated, report, progress)]))
+    rated = _scan(recipe, store, sorted(held_out_shards(recipe, listing)), report, progress)
+    seen = [(index.uri, listing[index.uri], index.checksum) for index in rated]
+    return set(), seen, np.unique(np.concatenate([index.ids for index in rated]))
 
 
 def _named(record: dict[str, object], names: Mapping[str, str]) -> dict[str, object]:
