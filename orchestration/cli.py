@@ -79,7 +79,9 @@ def _add_file_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
     validate.add_argument("--classes", help="file of the rated classes (default: those of the materialised graph)")
     score = parsers["score-submission"]
     score.add_argument("file", type=Path, help="submission.csv")
-    score.add_argument("--ratings", type=Path, required=True, help="ratings.csv: segment id, class, 0 or 1")
+    score.add_argument(
+        "--ratings", type=Path, required=True, help="ratings.csv (segment id, class, 0 or 1), or a shard"
+    )
     timeline = parsers["timeline"]
     timeline.add_argument("video", help="id of a video of the segment or test shards")
     timeline.add_argument("--models", type=_names, default=(), help="models, separated by commas (default: all)")

@@ -50,16 +50,26 @@ def command_validate_submission(arguments: argparse.Namespace) -> int:
 
 
 def command_score_submission(arguments: argparse.Namespace) -> int:
-    """MAP@100,000 of a submission."""
+    """MAP@100,000 of a submission, with an interval and what is missing."""
     from rich.console import Console
 
-    from yt8m_assets.evaluation import Ratings
-    from yt8m_assets.submission import score_submission
+    from yt8m_assets.rating_files import read_ratings
+    from yt8m_assets.submission_score import score_submission
 
-    prepare(arguments)
-    path, ratings = require_file(arguments.file), Ratings.read_csv(require_file(arguments.ratings))
-    result = score_submission(path, ratings)
-    Console(soft_wrap=True, highlight=False).print(f"MAP@100000 {result.map:.6f} over {len(result.per_class)} classes")
+    recipe, _, _ = prepare(arguments)
+    path, ratings = require_file(arguments.file), read_ratings(arguments.ratings, recipe.data)
+    score = score_submission(path, ratings, num_rounds=recipe.bootstrap_rounds, seed=recipe.seed)
+    result, interval = score.result, score.interval
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(
+        f"MAP@100000 {result.map:.6f} over {len(result.per_class)} classes "
+        f"(95 % interval over videos {interval.low:.4f} - {interval.high:.4f})"
+    )
+    if result.missing:
+        named = ", ".join(map(str, result.missing[:MAX_PROBLEMS])) + (
+            " ..." if len(result.missing) > MAX_PROBLEMS else ""
+        )
+        console.print(f"{len(result.missing)} classes with positive ratings are not in the file and count 0: {named}")
     return 0
 
 

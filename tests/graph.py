@@ -23,7 +23,10 @@ def publish_untrained(recipe: Recipe, store: ArtifactStore, key: str, seed: int)
     model = spec.build(seed)
     node = Node("finetuned_model", key)
     with store.publish(node.key, **resolve_inputs(recipe, store, node).publish_arguments()) as publication:
-        write_model(publication.path, spec, dict(model.state_dict()), {"steps": 0, "best": None})
+        scores = {"map": 0.5, "half_0a": 0.4, "half_0b": 0.6}
+        later = {"step": 2, "map": 0.5, "half_0a": 0.5, "half_0b": 0.58}
+        training = {"evaluations": [{"step": 1, **scores}, later], "candidates": {"best": scores, "ema": None}}
+        write_model(publication.path, spec, dict(model.state_dict()), {"steps": 2, "best": None, **training})
         parameters = sum(value.numel() for value in model.parameters())
         publication.metadata.update(parameters=parameters, map=0.5, mlflow_run_id="run", weights="best")
     assert publication.manifest is not None

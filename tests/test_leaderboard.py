@@ -15,6 +15,7 @@ from yt8m_assets.errors import DataError, MissingArtifactError
 from yt8m_assets.evaluation import Ratings
 from yt8m_assets.leaderboard import leaderboard_table, make_leaderboard, markdown_table, read_leaderboard
 from yt8m_assets.leaderboard_figures import agreement
+from yt8m_assets.leaderboard_page import picking_remark, remarks
 from yt8m_assets.prediction.ranking import Ranking
 from yt8m_assets.timeline import find_video, make_timeline, score_seconds
 from yt8m_assets.tracking import MemoryTracking, NullTracking
@@ -69,6 +70,24 @@ def test_leaderboard_agrees_with_the_artifacts(finished):
     assert precisions == sorted(precisions, reverse=True)
     assert np.mean(precisions) == pytest.approx(figures["ensemble"]["map"])
     assert ("", "report") in tracking.runs[0].artifacts
+
+
+def test_the_report_says_that_checkpoints_were_picked_on_these_ratings(finished_graph):
+    figures = read_leaderboard(*finished_graph)
+    for row in figures["models"]:
+        assert row["picking"] == {"num_candidates": 2, "optimism": pytest.approx((0.1 + 0.02) / 2), "num_divisions": 1}
+    rows = [
+        row | {"picking": {"num_candidates": 3, "optimism": value, "num_divisions": 8}}
+        for row, value in zip(figures["models"], (0.004, 0.002), strict=True)
+    ]
+    text = picking_remark(figures | {"models": rows})
+    assert "best of up to 3 checkpoints" in text
+    assert "by 0.0030 on average, at most 0.0040 (Tiny one)" in text
+    assert text in remarks(figures | {"models": rows})
+    rows[0]["picking"]["optimism"] = rows[1]["picking"]["optimism"] = None
+    assert "cannot be said" in picking_remark(figures | {"models": rows})
+    rows[0]["picking"]["num_candidates"] = rows[1]["picking"]["num_candidates"] = 1
+    assert "No model's weights were picked" in picking_remark(figures | {"models": rows})
 
 
 def test_the_page_needs_no_other_file(finished_graph):

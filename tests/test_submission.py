@@ -8,9 +8,8 @@ import pytest
 
 from yt8m_assets.ensemble.fusion import FusedRanking
 from yt8m_assets.errors import SubmissionError
-from yt8m_assets.evaluation import Ratings, mean_average_precision_at_k, ranking_map
 from yt8m_assets.prediction.ranking import Ranking, RankingReader, write_ranking
-from yt8m_assets.submission import Problem, score_submission, validate_submission, write_submission
+from yt8m_assets.submission import Problem, validate_submission, write_submission
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics"
 REAL = Path(__file__).parents[1].parent / "shared" / "realdata"
@@ -137,28 +136,6 @@ def test_a_line_taken_as_a_whole_has_the_faults_of_its_segments(tmp_path, monkey
 def test_a_problem_reads_as_one_line():
     assert str(Problem(line=3, text="unknown class 9")) == "line 3: unknown class 9"
     assert str(Problem(line=0, text="class 3 is missing")) == "class 3 is missing"
-
-
-def test_a_submission_is_scored_like_its_ranking(tmp_path):
-    lines = (GOLDEN / "metrics_segment_submission.csv").read_text().splitlines()
-    lists = {int(line.split(",")[0]): line.split(",")[1].split(" ") for line in lines}
-    ratings = Ratings.read_csv(GOLDEN / "metrics_segment_labels.csv")
-    for k in (100, 1000, 100_000):
-        expected = mean_average_precision_at_k(lists, ratings.to_dict(), k)
-        assert score_submission(GOLDEN / "metrics_segment_submission.csv", ratings, k) == expected
-        assert ranking_map(Ranking.from_dict(lists), ratings, k).map == pytest.approx(expected.map)
-    assert score_submission(GOLDEN / "metrics_segment_submission.csv", ratings).map == pytest.approx(0.36334, abs=5e-6)
-
-
-def test_a_file_with_a_header_scores_the_same_and_an_unreadable_line_is_named(tmp_path):
-    ratings = Ratings.from_dict({("abcd:0", 3): 0, ("-_Z9:295", 3): 1})
-    path = tmp_path / "submission.csv"
-    path.write_text(TEXT)
-    assert score_submission(path, ratings).per_class == {3: 0.5}
-    for bad in ("x,abcd:0\n", "3,abcd:0\n"):
-        path.write_text(TEXT + bad)
-        with pytest.raises(SubmissionError, match="line 5"):
-            score_submission(path, ratings)
 
 
 def test_the_real_submission_is_valid_but_for_its_70_missing_classes():

@@ -15,12 +15,13 @@ from yt8m_assets.data.stages import VOCABULARY_FILE, index_cache, read_shards
 from yt8m_assets.data.vocabulary import class_names, load_vocabulary
 from yt8m_assets.ensemble.stages import SUBMISSION_FILE, fuse_models, load_oof, read_weights
 from yt8m_assets.evaluation import MapResult, Ratings, bootstrap_map, paired_test, ranking_map, rated_places
+from yt8m_assets.evaluation.picking import picking_optimism
 from yt8m_assets.lineage import Inputs
 from yt8m_assets.prediction.ranking import RankingReader
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, Manifest
-from yt8m_assets.submission import score_submission
+from yt8m_assets.submission_score import score_submission
 
 
 def collect_figures(recipe: Recipe, store: ArtifactStore, inputs: Inputs, progress: Progress) -> dict[str, Any]:
@@ -80,12 +81,14 @@ def _model_row(
     interval = bootstrap_map(ranking, ratings, recipe.bootstrap_rounds, recipe.seed, k=k)
     without = by_shift[f"{min(row.shifts, key=abs):+d}"]
     total = sum(found["weights"].values())
-    model = inputs.parent("finetuned_model", key).metadata
+    manifest = inputs.parent("finetuned_model", key)
+    model = manifest.metadata
     return {
         "key": key,
         "title": row.title,
         "parameters": model.get("parameters"),
         "weights_from": model.get("weights"),
+        "picking": asdict(picking_optimism(_candidates(store, manifest))),
         "map_without_tta": without,
         "map_with_tta": interval.value,
         "gain_of_tta": interval.value - without,
@@ -93,6 +96,15 @@ def _model_row(
         "map_by_shift": by_shift,
         "weight": found["weights"][key] / total,
     }
+
+
+def _candidates(store: ArtifactStore, model: Manifest) -> list[dict[str, float]]:
+    """The scores of everything that could have been published as the model; none for an imported one."""
+    from yt8m_assets.training.artifacts import TRAINING, read_json
+
+    training = read_json(store.fetch(model, (TRAINING,)) / TRAINING)
+    averages = [scores for name, scores in training["candidates"].items() if name in ("ema", "swa") and scores]
+    return [{name: row[name] for name in row if name != "step"} for row in [*training["evaluations"], *averages]]
 
 
 def _classes(store: ArtifactStore, inputs: Inputs, quality: MapResult, ratings: Ratings) -> list[dict[str, Any]]:
@@ -158,7 +170,7 @@ def _simulated(
     for row in models:
         ranking = RankingReader(store.fetch(inputs.parent("test_ranking", row["key"])))
         row["test_map"] = ranking_map(ranking, truth, recipe.prediction.top_k).map
-    score = score_submission(store.fetch(submission) / SUBMISSION_FILE, truth, recipe.prediction.top_k).map
+    score = score_submission(store.fetch(submission) / SUBMISSION_FILE, truth, num_rounds=1).result.map
     found["test"] = _ceiling(recipe, store, inputs.parent("test_shards"), hidden, progress)
     found["test"] |= _normalised({"ensemble": score}, found["test"], models, "test_map")
     return found

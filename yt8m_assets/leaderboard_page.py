@@ -55,6 +55,7 @@ def remarks(figures: Mapping[str, Any]) -> list[str]:
         f"The ensemble gains {gain['value']:+.4f} over {best} ({interval_text(gain)}, p = {gain['p_value']:.3f}). "
         f"Equal weights give {ensemble['equal_map']:.4f}.",
     ]
+    lines.append(picking_remark(figures))
     if ensemble["nested"]:
         nested = ensemble["nested"]
         lines.append(
@@ -72,6 +73,27 @@ def remarks(figures: Mapping[str, Any]) -> list[str]:
                 f"(norm = (MAP - random) / (oracle - random))."
             )
     return lines
+
+
+def picking_remark(figures: Mapping[str, Any]) -> str:
+    """What it means that every model's weights were picked by the MAP that is shown."""
+    picked = [row for row in figures["models"] if row["picking"]["num_candidates"] > 1]
+    if not picked:
+        return "No model's weights were picked among several by their hold-out MAP."
+    most = max(row["picking"]["num_candidates"] for row in picked)
+    text = (
+        f"A model's weights are the best of up to {most} checkpoints by the MAP on these same ratings, so its MAP is a "
+        "little too high, and its interval does not know of it"
+    )
+    known = [row for row in picked if row["picking"]["optimism"] is not None]
+    if not known:
+        return f"{text}; by how much cannot be said: no scores on halves of the videos were published."
+    sizes = [row["picking"]["optimism"] for row in known]
+    largest = known[sizes.index(max(sizes))]["title"]
+    return (
+        f"{text}: picking on half of the videos flatters a MAP there by {sum(sizes) / len(sizes):.4f} on average, at "
+        f"most {max(sizes):.4f} ({largest}); on all of them it is less."
+    )
 
 
 def write_page(figures: Mapping[str, Any], pictures: Mapping[str, Path], path: Path) -> None:

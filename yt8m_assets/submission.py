@@ -12,9 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from yt8m_assets.errors import SubmissionError
-from yt8m_assets.evaluation.average_precision import MapResult
-from yt8m_assets.evaluation.ranked import TOP_K, list_average_precision, map_result
-from yt8m_assets.evaluation.ratings import Ratings
+from yt8m_assets.evaluation.ranked import TOP_K
 from yt8m_assets.files import atomic_write
 from yt8m_assets.prediction.ranking import RankingSource
 from yt8m_assets.prediction.segments import Segments
@@ -126,7 +124,7 @@ def validate_submission(
             content = line.removesuffix(b"\n")
             texts = _header_faults(content) if number == 1 else _line_faults(content, classes, known, k)
             problems += [Problem(line=number, text=text) for text in texts]
-            class_id = _class_of(content) if number > 1 else None
+            class_id = class_of(content) if number > 1 else None
             if class_id is not None and (first := line_of_class.setdefault(class_id, number)) != number:
                 problems.append(Problem(line=number, text=f"class {class_id} is repeated (first in line {first})"))
     if not number:
@@ -196,7 +194,8 @@ def _header_faults(content: bytes) -> list[str]:
     return [f"the header is {_show(content)}, expected {HEADER!r}{hint}"]
 
 
-def _class_of(content: bytes) -> int | None:
+def class_of(content: bytes) -> int | None:
+    """The class of a line; None where it cannot be read."""
     head = content.partition(b",")[0]
     return int(head) if head.isdigit() and len(head) <= 9 and str(int(head)).encode() == head else None
 
@@ -207,7 +206,7 @@ def _line_faults(content: bytes, classes: set[int], known: _Known | None, k: int
         return ["the line is empty"]
     faults = []
     head, comma, cells = content.partition(b",")
-    class_id = _class_of(content)
+    class_id = class_of(content)
     if class_id is None:
         faults.append(f"{_show(head)} is not a class number")
     elif class_id not in classes:
@@ -249,28 +248,3 @@ def _repeated(names: list[bytes]) -> list[str]:
 def _show(content: bytes) -> str:
     text = content[:40].decode("ascii", "backslashreplace")
     return repr(text) + ("..." if len(content) > 40 else "")
-
-
-def score_submission(path: Path, ratings: Ratings, k: int = TOP_K) -> MapResult:
-    """MAP@K of a submission file against ratings, a line at a time.
-
-    Raises SubmissionError for a line whose class cannot be read or stands twice.
-    """
-    rated: dict[int, dict[str, int]] = {}
-    for (name, rated_class), score in ratings.to_dict().items():
-        rated.setdefault(rated_class, {})[name] = score
-    totals = {rated_class: sum(scores.values()) for rated_class, scores in rated.items()}
-    per_class: dict[int, float] = {}
-    ranked: set[int] = set()
-    with Path(path).open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if number == 1 and line.startswith(b"Class"):
-                continue
-            class_id = _class_of(line)
-            if class_id is None or class_id in ranked:
-                raise SubmissionError(f"{path}, line {number}: unreadable or repeated class; validate the file first")
-            ranked.add(class_id)
-            if totals.get(class_id):
-                ids = line.rstrip(b"\r\n").decode("ascii", "replace").partition(",")[2].split(" ")
-                per_class[class_id] = list_average_precision(ids[:k], rated[class_id])
-    return map_result(per_class, totals, sorted(ranked))

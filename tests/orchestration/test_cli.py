@@ -197,6 +197,8 @@ def test_submission_commands(run: Run, graph: Graph, tmp_path: Path) -> None:
 
 def test_score_submission(run: Run, graph: Graph, tmp_path: Path) -> None:
     """Of each class the first and third segment are right and the second is wrong: an AP of (1/1 + 2/3) / 2."""
+    from yt8m_assets.data.stages import read_shards
+
     source = graph.store.fetch(graph.store.require("submission")) / "submission.csv"
     ranked = dict(line.split(",") for line in source.read_text().splitlines()[1:])
     rows = [
@@ -208,10 +210,23 @@ def test_score_submission(run: Run, graph: Graph, tmp_path: Path) -> None:
     ratings.write_text("".join(rows))
     code, out, error = run("score-submission", source, "--ratings", ratings, "--state", graph.state.root)
     assert (code, error) == (0, "")
-    assert out == "MAP@100000 0.833333 over 4 classes\n"
+    assert out.startswith("MAP@100000 0.833333 over 4 classes (95 % interval over videos 0.")
+    assert out.count("\n") == 1
+    truth = tmp_path / "truth.csv"
+    truth.write_text("video_id,start,class_id,score\n" + "".join(row.replace(":", ",", 1) for row in rows))
+    assert run("score-submission", source, "--ratings", truth, "--state", graph.state.root)[1] == out
+    shard = read_shards(graph.store, "segment_shards").uris(held_out=True)[0]
+    code, _, error = run("score-submission", source, "--ratings", shard, "--state", graph.state.root)
+    assert code == 1
+    assert "the ratings are of other videos" in error
+    short = tmp_path / "short.csv"
+    short.write_text("".join(source.read_text().splitlines(keepends=True)[:-1]))
+    out = run("score-submission", short, "--ratings", ratings, "--state", graph.state.root)[1]
+    assert out.startswith("MAP@100000 0.625000 over 4 classes")
+    assert f"1 classes with positive ratings are not in the file and count 0: {list(ranked)[-1]}\n" in out
     ratings.write_text("".join(rows[:3]) + rows[3].replace(",1\n", ",0\n") + rows[4])
     out = run("score-submission", source, "--ratings", ratings, "--state", graph.state.root)[1]
-    assert out == "MAP@100000 0.833333 over 1 classes\n"
+    assert out.startswith("MAP@100000 0.833333 over 1 classes")
     code, out, error = run("score-submission", source, "--ratings", tmp_path / "none.csv", "--state", graph.state.root)
     assert (code, out) == (1, "")
     assert "none.csv: no such file" in error

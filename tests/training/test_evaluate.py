@@ -10,9 +10,17 @@ from tests.training.support import FEATURE_SIZES, NUM_CLASSES, RATED
 from yt8m_assets.data.features import model_inputs
 from yt8m_assets.data.segments import SegmentTable, load_segments
 from yt8m_assets.errors import DataError, NonFiniteError
+from yt8m_assets.evaluation.picking import whole_scores
 from yt8m_assets.training import evaluate
 from yt8m_assets.training.artifacts import ModelSpec
-from yt8m_assets.training.evaluate import HoldoutEvaluation, HoldoutPairs, mean_average_precision, rated_pairs
+from yt8m_assets.training.evaluate import (
+    NUM_DIVISIONS,
+    HoldoutEvaluation,
+    HoldoutPairs,
+    half_scores,
+    mean_average_precision,
+    rated_pairs,
+)
 from yt8m_assets.training.interruption import EvaluationInterrupted, StopRequest
 
 SPEC = ModelSpec(
@@ -74,8 +82,28 @@ def test_a_class_without_a_positive_is_left_out() -> None:
         positive=np.array([True, False, False, False]),
         class_ids=np.array([3, 7]),
         tie_order=np.array([0, 1]),
+        in_first_half=np.zeros((1, 4), bool),
     )
     assert mean_average_precision(pairs, np.array([0.1, 0.9, 0.5, 0.5])) == 0.5
+    assert half_scores(pairs, np.array([0.1, 0.9, 0.5, 0.5])) == {}  # nothing lies in the first half
+
+
+def test_scores_on_halves_are_those_of_half_of_the_videos(table: SegmentTable) -> None:
+    pairs = rated_pairs(table)
+    values = np.random.default_rng(0).random(len(pairs.rows))
+    found = half_scores(pairs, values)
+    assert set(found) == {f"half_{number}{side}" for number in range(NUM_DIVISIONS) for side in "ab"}
+    ids = list(zip(table.video_ids, table.starts.tolist(), strict=True))
+    videos = np.array(table.video_ids)[pairs.rows]
+    for number, first in enumerate(pairs.in_first_half):
+        assert not set(videos[first]) & set(videos[~first])  # a video is on one side, and half of them on each
+        assert len(set(table.video_ids)) // 2 - 2 <= len(set(videos[first])) <= len(set(table.video_ids)) // 2
+        for side, chosen in (("a", first), ("b", ~first)):
+            keys = list(zip(pairs.rows[chosen].tolist(), pairs.columns[chosen].tolist(), strict=True))
+            scores = dict(zip(keys, values[chosen].tolist(), strict=True))
+            labels = dict(zip(keys, pairs.positive[chosen].tolist(), strict=True))
+            assert found[f"half_{number}{side}"] == pytest.approx(plain_map(scores, labels, ids), abs=1e-12)
+    assert len({tuple(first) for first in pairs.in_first_half.tolist()}) == NUM_DIVISIONS
 
 
 def test_the_pairs_are_the_ratings_of_the_table(table: SegmentTable) -> None:
@@ -104,7 +132,7 @@ def test_only_frames_are_made_and_shipped(table: SegmentTable, monkeypatch: pyte
     score = evaluation(SPEC.build(3))
     monkeypatch.delattr(SegmentTable, "annotations")
     assert HoldoutEvaluation(table, torch.device("cpu"))(SPEC.build(3)) == score
-    assert set(score) == {"map"}
+    assert set(whole_scores(score)) == {"map"}
 
 
 def test_the_training_state_is_untouched(table: SegmentTable) -> None:

@@ -14,6 +14,7 @@ from yt8m_assets.files import atomic_write
 from yt8m_assets.prediction.segments import Segments, split_segment_id
 
 _HEADER = ["segment_id", "class_id", "score"]
+_HEADERS = (_HEADER, ["video_id", "start", "class_id", "score"])
 _SCORE = re.compile(r"[01](\.0*)?")
 
 
@@ -84,20 +85,23 @@ class Ratings:
 
     @classmethod
     def read_csv(cls, path: Path) -> "Ratings":
-        """From a CSV of `video_id:start,class,score`, header optional. Raises DataError naming file and line."""
+        """From a CSV of `video_id:start,class,score`, or of `video_id,start,class,score`; a header is optional.
+
+        Raises DataError naming file and line.
+        """
         names, classes, scores = [], [], []
-        with path.open(newline="", encoding="utf-8") as file:
-            for line, row in enumerate(csv.reader(file), 1):
-                if line == 1 and row == _HEADER:
-                    continue
-                if len(row) != 3 or not row[1].isdecimal() or not _SCORE.fullmatch(row[2]):
-                    raise DataError(f"{path}, line {line}: {','.join(row)[:80]!r} is not video_id:start,class,score")
-                try:
-                    names.append(split_segment_id(row[0]))
-                except DataError as error:
-                    raise DataError(f"{path}, line {line}: {error}") from error
-                classes.append(int(row[1]))
-                scores.append(float(row[2]))
+        for line, row in enumerate(csv.reader(_text_lines(path)), 1):
+            if line == 1 and row in _HEADERS:
+                continue
+            cells = [f"{row[0]}:{row[1]}", *row[2:]] if len(row) == 4 else row
+            if len(cells) != 3 or not cells[1].isdecimal() or not _SCORE.fullmatch(cells[2]):
+                raise DataError(f"{path}, line {line}: {','.join(row)[:80]!r} is not video_id:start,class,score")
+            try:
+                names.append(split_segment_id(cells[0]))
+            except DataError as error:
+                raise DataError(f"{path}, line {line}: {error}") from error
+            classes.append(int(cells[1]))
+            scores.append(float(cells[2]))
         unique, video = np.unique(np.array([name for name, _ in names], dtype=str), return_inverse=True)
         return cls.from_arrays(unique, video, [start for _, start in names], classes, scores)
 
@@ -130,3 +134,10 @@ class Ratings:
     def rows_in(self, segments: Segments) -> np.ndarray:
         """Row of each pair's segment in a segment table, int32 [P]; -1 where the table lacks it."""
         return segments.find(self.video_ids, self.video, self.start)
+
+
+def _text_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a CSV of ratings: byte {error.start} is no text") from error

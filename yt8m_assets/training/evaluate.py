@@ -17,11 +17,14 @@ from yt8m_assets.data.features import model_inputs
 from yt8m_assets.data.segments import SegmentTable
 from yt8m_assets.errors import DataError, NonFiniteError
 from yt8m_assets.evaluation.average_precision import grouped_average_precision
+from yt8m_assets.evaluation.picking import HALF
 from yt8m_assets.training.interruption import EvaluationInterrupted, StopRequest
 from yt8m_assets.training.randomness import isolated_randomness
 
 BATCH_SIZE = 512
 """Segments that are scored together."""
+NUM_DIVISIONS = 8
+"""Divisions of the hold-out's videos into halves, for an estimate of what picking by these scores flatters them by."""
 
 
 class Evaluation(Protocol):
@@ -64,6 +67,8 @@ class HoldoutPairs:
     """int64 [R]: the rated classes, sorted."""
     tie_order: np.ndarray
     """int64 [S]: rank of each segment by video id and start; equal scores are ranked by it, as in a ranking."""
+    in_first_half: np.ndarray
+    """bool [D, P]: on which side of each division its video is."""
 
 
 def rated_pairs(table: SegmentTable) -> HoldoutPairs:
@@ -81,15 +86,42 @@ def rated_pairs(table: SegmentTable) -> HoldoutPairs:
         positive=ratings.scores[order] > 0,
         class_ids=class_ids,
         tie_order=tie_order,
+        in_first_half=_divisions(np.array(table.video_ids))[:, table.rating_segments[order]],
     )
+
+
+def _divisions(video_ids: np.ndarray) -> np.ndarray:
+    """For each division and segment whether its video is in the first half, bool [D, S]; the same videos, the same."""
+    videos, video = np.unique(video_ids, return_inverse=True)
+    places = [np.random.default_rng(number).permutation(videos.size) for number in range(NUM_DIVISIONS)]
+    return (np.stack(places) < videos.size // 2)[:, video]
 
 
 def mean_average_precision(pairs: HoldoutPairs, scores: np.ndarray) -> float:
     """MAP over the classes with a positive rating (SPEC section 9); scores float [P]."""
-    order = np.lexsort((pairs.tie_order[pairs.rows], -scores, pairs.columns))
-    totals = np.bincount(pairs.columns, weights=pairs.positive, minlength=len(pairs.class_ids))
-    precision = grouped_average_precision(pairs.columns[order], pairs.positive[order], totals)
-    return float(precision[totals > 0].mean())
+    return _map_in_order(pairs, _best_first(pairs, scores))
+
+
+def half_scores(pairs: HoldoutPairs, scores: np.ndarray) -> dict[str, float]:
+    """MAP on either half of the videos, for every division that leaves both a positive: `half_0a`, `half_0b`, ..."""
+    order = _best_first(pairs, scores)
+    found: dict[str, float] = {}
+    for number, first in enumerate(pairs.in_first_half):
+        if (pairs.positive & first).any() and (pairs.positive & ~first).any():
+            for side, chosen in (("a", first), ("b", ~first)):
+                found[f"{HALF}{number}{side}"] = _map_in_order(pairs, order[chosen[order]])
+    return found
+
+
+def _best_first(pairs: HoldoutPairs, scores: np.ndarray) -> np.ndarray:
+    return np.lexsort((pairs.tie_order[pairs.rows], -scores, pairs.columns))
+
+
+def _map_in_order(pairs: HoldoutPairs, order: np.ndarray) -> float:
+    """MAP of the pairs of `order`, best first within each class."""
+    columns, positive = pairs.columns[order], pairs.positive[order]
+    totals = np.bincount(columns, weights=positive, minlength=len(pairs.class_ids))
+    return float(grouped_average_precision(columns, positive, totals)[totals > 0].mean())
 
 
 class HoldoutEvaluation:
@@ -103,9 +135,10 @@ class HoldoutEvaluation:
         self.pairs = rated_pairs(table)
 
     def __call__(self, model: nn.Module, stop: StopRequest | None = None) -> dict[str, float]:
-        """`map` of the model's present weights, over the whole hold-out; raises what `Evaluation` says."""
+        """`map` of the model's present weights on the hold-out, and on halves of it; raises what `Evaluation` says."""
         with undisturbed(model, self.device):
-            return {"map": mean_average_precision(self.pairs, self.scores(model, stop))}
+            scores = self.scores(model, stop)
+        return {"map": mean_average_precision(self.pairs, scores), **half_scores(self.pairs, scores)}
 
     @torch.no_grad()
     def scores(self, model: nn.Module, stop: StopRequest | None = None) -> np.ndarray:

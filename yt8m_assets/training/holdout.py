@@ -4,6 +4,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from yt8m_assets.evaluation.picking import whole_scores
 from yt8m_assets.training.checkpoint import Checkpoint
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.interruption import EvaluationInterrupted
@@ -128,5 +129,5 @@ def report_evaluation(loop: "TrainingLoop", scores: dict[str, float], seconds: f
 
 
 def tracked_names(scores: dict[str, float], prefix: str = "") -> dict[str, float]:
-    """Scores under the names that the tracker shows."""
-    return {f"holdout/{prefix}{TRACKED_NAMES.get(name, name)}": value for name, value in scores.items()}
+    """Scores under the names that the tracker shows; those on halves of the videos are for the report alone."""
+    return {f"holdout/{prefix}{TRACKED_NAMES.get(name, name)}": value for name, value in whole_scores(scores).items()}

@@ -10,6 +10,7 @@ import torch
 from models import load_tf_variables
 from yt8m_assets.data.stages import read_shards, read_video_ids
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.evaluation.picking import whole_scores
 from yt8m_assets.lineage import CODE_VERSIONS, Inputs, Node, current_manifest, plain, resolve_inputs
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
@@ -207,7 +208,8 @@ def _publish_report(
     for path in write_report(publication.report_path, summary, title):
         tracked.log_artifact(path, "report")
     metadata = {name: summary[name] for name in REPORTED}
-    metadata |= summary["scores"] | {f"start_{name}": value for name, value in (summary["start"] or {}).items()}
+    metadata |= whole_scores(summary["scores"])
+    metadata |= {f"start_{name}": value for name, value in whole_scores(summary["start"] or {}).items()}
     tracked.log_dict(metadata, "summary.json")
     metadata |= {"mlflow_run_id": tracked.run_id, "mlflow_url": tracked.url}
     if job.finetunes:
