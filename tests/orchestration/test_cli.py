@@ -215,7 +215,7 @@ def test_score_submission(run: Run, graph: Graph, tmp_path: Path) -> None:
     truth = tmp_path / "truth.csv"
     truth.write_text("video_id,start,class_id,score\n" + "".join(row.replace(":", ",", 1) for row in rows))
     assert run("score-submission", source, "--ratings", truth, "--state", graph.state.root)[1] == out
-    shard = read_shards(graph.store, "segment_shards").uris(held_out=True)[0]
+    shard = read_shards(graph.recipe, graph.store, "segment_shards").uris(held_out=True)[0]
     code, _, error = run("score-submission", source, "--ratings", shard, "--state", graph.state.root)
     assert code == 1
     assert "the ratings are of other videos" in error
