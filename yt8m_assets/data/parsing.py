@@ -173,7 +173,8 @@ def _read_id(context: Any) -> str:
         raise _Mismatch(f"id: expected one byte string, got {'none' if values is None else len(values)}")
     text = values[0].decode("ascii", "replace")
     if not _VIDEO_ID.fullmatch(text):
-        raise _Mismatch(f"{name}: expected 4 to 11 of the characters A-Z a-z 0-9 _ -, got {text[:32]!r}")
+        cure = "write videos of your own under such ids: an id stands in front of `:start` in every segment's name"
+        raise _Mismatch(f"{name}: expected 4 to 11 of the characters A-Z a-z 0-9 _ -, got {text[:32]!r}; {cure}")
     return text
 
 
