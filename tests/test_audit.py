@@ -178,3 +178,15 @@ def test_what_is_older_than_its_parents_is_not_up_to_date(recipe: Recipe, store:
     changed = replace(recipe, data=replace(recipe.data, holdout=holdout))
     verdict = audit.up_to_date(changed, store, [Node("holdout_ratings"), Node("test_shards")])
     assert verdict.problems == ("holdout_ratings: segment_shards is stale", "segment_shards: holdout.seed: 7 -> 8")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_model_s_number_that_is_not_finite_is_named(recipe, store, monkeypatch, bad):
+    """The store writes no such number, so one can only have come by another way: here it is put into what is read."""
+    node = Node("finetuned_model", "one")
+    put(store, node.key, {"weights.safetensors": "made up"})
+    sound = store.require(node.key)
+    assert audit.finite_map(recipe, store, [node]).passed
+    for metadata, name in (({"map": bad}, "map"), ({"scores": {"best": [0.5, bad]}}, "scores.best.1")):
+        monkeypatch.setattr(store, "generations", lambda key, found=metadata: iter([replace(sound, metadata=found)]))
+        assert audit.finite_map(recipe, store, [node]).problems == (f"{node.key}: {name} is {bad}",)

@@ -15,7 +15,7 @@ from yt8m_assets.errors import DataError, MissingArtifactError
 from yt8m_assets.evaluation import Ratings
 from yt8m_assets.leaderboard import leaderboard_table, make_leaderboard, markdown_table, read_leaderboard
 from yt8m_assets.leaderboard_figures import agreement
-from yt8m_assets.leaderboard_page import picking_remark, remarks
+from yt8m_assets.leaderboard_page import picking_remark, remarks, write_page
 from yt8m_assets.prediction.ranking import Ranking
 from yt8m_assets.timeline import find_video, make_timeline, score_seconds
 from yt8m_assets.tracking import MemoryTracking, NullTracking
@@ -96,8 +96,37 @@ def test_the_page_needs_no_other_file(finished_graph):
     page = (store.fetch(manifest) / "report" / "leaderboard.html").read_text()
     assert "Tiny one" in page
     assert page.count("data:image/png;base64,") == 6
-    assert not re.search(r"(src|href)='(?!data:)", page)
+    assert not re.search(r"src='(?!data:)", page)
+    assert not re.search(r"href='(?!https?://)", page)
+    assert "<link" not in page
     assert "<script" not in page
+
+
+def test_the_page_fits_a_phone_is_sorted_and_says_where_it_is_from(finished_graph):
+    recipe, store = finished_graph
+    manifest = publish(finished_graph).manifest
+    page = (store.fetch(manifest) / "report" / "leaderboard.html").read_text()
+    assert "<meta name=viewport content='width=device-width, initial-scale=1'>" in page
+    assert re.search(r"<dt>made</dt><dd>20\d\d-\d\d-\d\d \d\d:\d\d UTC</dd>", page)
+    assert re.search(r"<dt>code</dt><dd>yt8m-assets .*commit [0-9a-f]{40}</dd>", page)
+    assert f"recipe</dt><dd>{recipe.name}, fingerprint {manifest.fingerprint[:16]}" in page
+    assert store.uri(store.require("submission")) in page
+    texts = re.findall("<img alt='([^']*)'", page.replace("&#x27;", ""))
+    assert len(texts) == 6
+    assert all(re.search(r"\d", text) for text in texts[:5])  # what is seen, in numbers
+    titles = re.findall("<th scope=row>(Tiny [a-z]+|ensemble)</th>", page)
+    rows = {row["title"]: row["map_with_tta"] for row in read_leaderboard(recipe, store)["models"]}
+    assert titles == [*sorted(rows, key=lambda title: -rows[title]), "ensemble"]
+
+
+def test_runs_are_linked_by_address_alone(finished_graph, tmp_path):
+    figures = read_leaderboard(*finished_graph)
+    links = {"run of a": "http://127.0.0.1:5000/#/experiments/1/runs/a", "run of b": "javascript:alert(1)"}
+    write_page(figures, {}, tmp_path / "page.html", {"made": "<now>"}, links)
+    page = (tmp_path / "page.html").read_text()
+    assert "<a href='http://127.0.0.1:5000/#/experiments/1/runs/a'>" in page
+    assert "javascript" not in page
+    assert "&lt;now&gt;" in page
 
 
 def test_a_redo_gives_the_same_content(finished_graph):
@@ -122,7 +151,7 @@ def test_the_terminal_table_shows_models_and_ensemble(finished_graph, graph):
 
 
 def test_real_data_has_no_ceiling_to_show(finished_graph, tmp_path):
-    from yt8m_assets.leaderboard_page import remarks, table_columns, table_rows, write_page
+    from yt8m_assets.leaderboard_page import table_columns, table_rows
     from yt8m_assets.leaderboard_plots import draw_leaderboard
 
     recipe, store = finished_graph

@@ -6,9 +6,10 @@ They take a recipe, a store and the nodes in question, and return a `Verdict`; a
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,10 +112,17 @@ def finite_map(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> V
     for manifest in manifests:
         if "weights.safetensors" not in manifest.files:
             problems.append(f"{manifest.key}: holds no weights.safetensors")
-        for name, value in manifest.metadata.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                problems.append(f"{manifest.key}: {name} is {value}")
+        problems += [f"{manifest.key}: {name} is {value}" for name, value in _not_finite(manifest.metadata)]
     return _verdict(len(manifests), problems)
+
+
+def _not_finite(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Name and value of every number in a JSON value that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield name, value
+    elif isinstance(value, Mapping | list | tuple):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _not_finite(item, f"{name}.{key}" if name else str(key))
 
 
 def ensemble_not_worse(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:

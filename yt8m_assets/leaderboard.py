@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from yt8m_assets.lineage import Node, require_current, resolve_inputs
+from yt8m_assets.lineage import Inputs, Node, require_current, resolve_inputs
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
-from yt8m_assets.tracking import Tracking
+from yt8m_assets.tracking import TrackedRun, Tracking
+from yt8m_assets.tracking_system import code_tags
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +44,7 @@ def make_leaderboard(
         pictures = draw_leaderboard(figures, report)
         video_id = busiest_video(store, inputs.parent("holdout_ratings"))
         pictures[f"A video second by second: {video_id}"] = make_timeline(recipe, store, video_id, report)
-        write_page(figures, pictures, report / PAGE_FILE)
+        write_page(figures, pictures, report / PAGE_FILE, page_facts(recipe, store, inputs), run_links(inputs, run))
         run.log_artifact(report)
         run.log_artifact(publication.path / LEADERBOARD_FILE)
         metrics = headline(figures)
@@ -56,6 +58,25 @@ def make_leaderboard(
         )
     assert publication.manifest is not None, "leaving the block publishes"
     return StageResult(publication.manifest)
+
+
+def page_facts(recipe: Recipe, store: ArtifactStore, inputs: Inputs) -> dict[str, str]:
+    """When and by what a page was made, and from which files."""
+    tags = code_tags()
+    commit = tags.get("mlflow.source.git.commit")
+    return {
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "code": f"yt8m-assets {tags['package_version']}" + (f", commit {commit}" if commit else ""),
+        "recipe": f"{recipe.name}, fingerprint {inputs.fingerprint[:16]}",
+        **{asset.replace("_", " "): store.uri(inputs.parent(asset)) for asset in ("submission", "ensemble_weights")},
+    }
+
+
+def run_links(inputs: Inputs, run: TrackedRun) -> dict[str, str]:
+    """The MLflow pages of the models' trainings, the search and this report, where they are known."""
+    urls = {f"run of {key}": manifest.metadata.get("mlflow_url") for key, manifest in inputs.manifests.items()}
+    models = {name: url for name, url in urls.items() if "finetuned_model" in name or "ensemble_weights" in name}
+    return {name: str(url) for name, url in {**models, "run of this report": run.url}.items() if url}
 
 
 def headline(figures: Mapping[str, Any]) -> dict[str, float]:

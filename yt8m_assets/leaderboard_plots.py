@@ -5,6 +5,10 @@ from pathlib import Path
 from typing import Any
 
 NUM_NAMED_CLASSES = 8
+BLUE, ORANGE, VERMILION = "#0072B2", "#E69F00", "#D55E00"
+"""Of Okabe and Ito's colours, which those who see no red or no green can tell apart."""
+MARKERS = "osD^v<>P*X"
+"""A marker for each model as well: nine colours are too many for anybody."""
 
 
 def draw_leaderboard(figures: Mapping[str, Any], folder: Path) -> dict[str, Path]:
@@ -42,12 +46,18 @@ def _overview(figure: Any, figures: Mapping[str, Any]) -> None:
     low = [row["map_with_tta"] - row["interval"]["low"] for row in rows]
     high = [row["interval"]["high"] - row["map_with_tta"] for row in rows]
     left.errorbar(
-        [row["map_with_tta"] for row in rows], places, xerr=[low, high], fmt="o", capsize=3, label="with shifts"
+        [row["map_with_tta"] for row in rows],
+        places,
+        xerr=[low, high],
+        fmt="o",
+        capsize=3,
+        color=BLUE,
+        label="with shifts",
     )
-    left.plot([row["map_without_tta"] for row in rows], places, "o", mfc="white", color="tab:blue", label="without")
+    left.plot([row["map_without_tta"] for row in rows], places, "o", mfc="white", color=BLUE, label="without")
     interval = ensemble["interval"]
     error = [[ensemble["map"] - interval["low"]], [interval["high"] - ensemble["map"]]]
-    left.errorbar([ensemble["map"]], [len(rows)], xerr=error, fmt="D", capsize=3, color="tab:red", label="ensemble")
+    left.errorbar([ensemble["map"]], [len(rows)], xerr=error, fmt="D", capsize=3, color=VERMILION, label="ensemble")
     if figures["simulated"]:
         for name, style in (("random", ":"), ("oracle", "--")):
             value = figures["simulated"]["holdout"][name]
@@ -55,17 +65,19 @@ def _overview(figure: Any, figures: Mapping[str, Any]) -> None:
     left.set_yticks(range(len(rows) + 1), [row["title"] for row in rows] + ["ensemble"])
     left.set(xlabel="hold-out MAP (95 % interval over videos)")
     left.legend(fontsize=8, loc="lower right")
-    right.barh(places, [100 * row["weight"] for row in rows], color="tab:orange")
+    right.barh(places, [100 * row["weight"] for row in rows], color=ORANGE)
     right.set(xlabel="weight in the ensemble, %")
 
 
 def _shifts(figure: Any, figures: Mapping[str, Any]) -> None:
     """MAP of each shift relative to the model's own ranking without shifts."""
     axes = figure.subplots()
-    for row in figures["models"]:
+    for number, row in enumerate(figures["models"]):
         shifts = sorted(row["map_by_shift"], key=int)
         gains = [row["map_by_shift"][shift] - row["map_without_tta"] for shift in shifts]
-        (line,) = axes.plot([int(shift) for shift in shifts], gains, marker="o", label=row["title"])
+        (line,) = axes.plot(
+            [int(shift) for shift in shifts], gains, marker=MARKERS[number % len(MARKERS)], label=row["title"]
+        )
         axes.axhline(row["gain_of_tta"], color=line.get_color(), linewidth=0.8, linestyle=":")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xlabel="shift of the window, seconds", ylabel="MAP above the unshifted (dotted: all fused)")
@@ -83,7 +95,7 @@ def _frequency(figure: Any, figures: Mapping[str, Any]) -> None:
     )
     label = "training videos of the class" if counted else "positive hold-out ratings of the class"
     axes.set(xscale="log", xlabel=label, ylabel="average precision")
-    axes.axhline(figures["ensemble"]["map"], color="tab:red", linewidth=0.8, label="MAP")
+    axes.axhline(figures["ensemble"]["map"], color=VERMILION, linewidth=0.8, label="MAP")
     axes.legend(fontsize=8)
 
 
@@ -93,8 +105,10 @@ def _extremes(figure: Any, figures: Mapping[str, Any]) -> None:
     rows = figures["classes"]
     num_best = min(NUM_NAMED_CLASSES, (len(rows) + 1) // 2)
     shown = rows[:num_best] + rows[max(num_best, len(rows) - NUM_NAMED_CLASSES) :]
-    colors = ["tab:green" if place < num_best else "tab:red" for place in range(len(shown))]
-    axes.barh(range(len(shown)), [row["average_precision"] for row in shown], color=colors)
+    values = [row["average_precision"] for row in shown]
+    axes.barh(range(num_best), values[:num_best], color=BLUE, label="best")
+    axes.barh(range(num_best, len(shown)), values[num_best:], color=ORANGE, hatch="//", label="worst")
+    axes.legend(fontsize=8)
     names = [f"{row['name'][:32]} ({row['num_positives']})" for row in shown]
     axes.set_yticks(range(len(shown)), names, fontsize=8)
     axes.invert_yaxis()
