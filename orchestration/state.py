@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from orchestration.relocation import relocate_tracking
 from yt8m_assets.errors import ConfigError, StorageError
 from yt8m_assets.files import atomic_write
 
@@ -124,12 +125,14 @@ def state_of_definitions() -> State:
 def prepare_state(root: Path | None = None) -> State:
     """Make the folders of `find_state` and write Dagster's settings where they are missing; quick when all is there.
 
-    Sets DAGSTER_HOME for this process and its children. Raises StorageError when the folder cannot be written.
+    A state that was moved or copied is made to point to itself. Sets DAGSTER_HOME for this process and its children.
+    Raises StorageError when the folder cannot be written.
     """
     state = find_state(root)
     try:
         for path in (state.mlflow_artifacts, state.artifacts, state.cache):
             path.mkdir(parents=True, exist_ok=True)
+        relocate_tracking(state.root / "mlflow" / "mlflow.db", state.mlflow_artifacts)
         if state.dagster_home == state.root / "dagster":
             state.dagster_home.mkdir(exist_ok=True)
             _write_settings(state.dagster_home)
