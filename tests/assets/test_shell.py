@@ -77,3 +77,19 @@ def test_each_partition_of_a_run_gets_its_own_metadata(tmp_path: Path) -> None:
     assert versions[0] == versions[1]
     single = run(thing, partition_key="two").asset_materializations_for_node("thing")[0]
     assert (single.tags or {})["dagster/data_version"] == published["two"].digest
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_what_was_there_already_is_said_in_the_log(tmp_path: Path, reused: bool) -> None:
+    store = ArtifactStore(str(tmp_path))
+    manifest = publish(store, "thing", {"a.txt": b"a"}, {})
+
+    @dg.asset
+    def thing(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        return materialization(context, store, {None: StageResult(manifest, reused=reused)})
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = run(thing, instance=instance)
+        assert result.success
+        said = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert ("thing: up to date, nothing done" in said) == reused

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import re
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.faults.test_training import StopAt
 from tests.training.support import BERT, MIX, make_recipe, prepare_store
 from yt8m_assets.errors import MissingArtifactError
 from yt8m_assets.progress import NullProgress, PlainProgress
@@ -14,6 +16,7 @@ from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.artifacts import load_model
+from yt8m_assets.training.interruption import TrainingPreempted
 from yt8m_assets.training.stages import finetune, pretrain
 
 
@@ -93,6 +96,20 @@ def test_missing_parents_are_named(tmp_path: Path, shards: Path) -> None:
     store = prepare_store(tmp_path, recipe)
     with pytest.raises(MissingArtifactError, match="needs pretrained_model/mix"):
         train(finetune, recipe, store, "mix")
+
+
+def test_the_first_line_comes_at_once_and_says_what_runs_and_where_it_is_tracked(tmp_path: Path, shards: Path) -> None:
+    recipe = make_recipe(shards, MIX)
+    store, stream = prepare_store(tmp_path, recipe), io.StringIO()
+    tracking = StopAt(3)
+    for _ in range(2):
+        with contextlib.suppress(TrainingPreempted):
+            pretrain(recipe, store, "mix", tracking=tracking, progress=PlainProgress(stream), run_tags={})
+    first, again, last = stream.getvalue().splitlines()
+    run = f"recipe tiny; MLflow run {tracking.runs[0].run_id}"
+    assert first == f"pretraining mix: 12 steps of 8 examples; {run}"
+    assert again == f"pretraining mix: 12 steps of 8 examples, goes on after step 3; {run}"
+    assert last.startswith("pretraining mix: 12 steps, 9 of them in")
 
 
 def test_people_see_step_loss_rate_time_left_and_map(tmp_path: Path, shards: Path) -> None:

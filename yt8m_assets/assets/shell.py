@@ -79,6 +79,9 @@ def materialization(
     Dagster keeps one data version for a run, so that of several partitions is made of all of theirs; each one's own
     stands in its metadata as `digest` and in its manifest.
     """
+    for result in results.values():
+        if result.reused:
+            context.log.info("%s: up to date, nothing done", result.manifest.key)
     digests = {str(key): result.manifest.digest for key, result in results.items()}
     shown = {key: manifest_metadata(store, result) for key, result in results.items()}
     if len(results) == 1:

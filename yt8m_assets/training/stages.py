@@ -184,6 +184,7 @@ def _run(
         ) as tracked,
         progress.task(f"{kind} {job.model_key}", job.config.num_steps, "steps") as task,
     ):
+        progress.log(f"{kind} {job.model_key}: {describe_start(recipe, job, newest, tracked)}")
         shards = inputs.parent("segment_shards" if job.finetunes else "pretraining_shards")
         tracked.log_dataset(shards.key, digest=shards.digest, source_uri=store.uri(shards), context="training")
         if job.finetunes:
@@ -193,6 +194,14 @@ def _run(
             run = run_on_ranks if job.config.num_processes > 1 else run_job
             summary = run(job, store, publication.path, tracked=tracked, task=task, stop=stop)
         _publish_report(recipe, job, summary, publication, tracked)
+
+
+def describe_start(recipe: Recipe, job: TrainingJob, newest: Mapping[str, Any] | None, tracked: TrackedRun) -> str:
+    """What a person who opens the log of a training in progress wants to know."""
+    config = job.config
+    done = f", goes on after step {newest['loop']['step']}" if newest else ""
+    where = f"MLflow run {tracked.url or tracked.run_id}" if tracked.run_id else "not tracked"
+    return f"{config.num_steps} steps of {config.batch_size} examples{done}; recipe {recipe.name}; {where}"
 
 
 def registered_name(recipe: Recipe, model_key: str) -> str:
