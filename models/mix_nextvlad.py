@@ -6,7 +6,7 @@ Shape letters: S branches, B batch, T frames (each computed once), N drawn frame
 X expanded features, G groups, D = X / G, K clusters, V size of the pooled vector, H hidden, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -86,6 +86,9 @@ class NextVladBranch(nn.Module):
 class NextVlad(nn.Module):
     """NeXtVLAD of one modality, for all branches: VLAD over the attended low-dimensional groups of every frame."""
 
+    recompute: Callable[..., Tensor] | None = None
+    """Calls a function of one branch such that its activations are not kept; None: all branches at once, kept."""
+
     def __init__(
         self, num_branches: int, feature_size: int, expansion: int, num_groups: int, num_clusters: int, momentum: float
     ) -> None:
@@ -99,33 +102,45 @@ class NextVlad(nn.Module):
 
     def forward(self, frames_BTF: Tensor, counts_BT: Tensor | None = None) -> Tensor:
         """Pool [B, T, F] to [S, B, D * K], feature-major; a frame with count c stands for c equal frames."""
-        counts_R = None if counts_BT is None else counts_BT.flatten()
-        expanded_SRX, weights_SRGK = self.embed(frames_BTF.flatten(0, 1), counts_R)
-        sizes = frames_BTF.shape[:2]
-        return self.pool(expanded_SRX.unflatten(1, sizes), weights_SRGK.unflatten(1, sizes))
+        if self.recompute is None:
+            return self._forward(None, frames_BTF, counts_BT)
+        return torch.cat([self.recompute(self._forward, [own], frames_BTF, counts_BT) for own in self._branches()])
 
-    def embed(self, frames_RF: Tensor, counts_R: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _forward(self, branches: list[NextVladBranch] | None, frames_BTF: Tensor, counts_BT: Tensor | None) -> Tensor:
+        counts_R = None if counts_BT is None else counts_BT.flatten()
+        expanded_SRX, weights_SRGK = self.embed(frames_BTF.flatten(0, 1), counts_R, branches)
+        sizes = frames_BTF.shape[:2]
+        return self.pool(expanded_SRX.unflatten(1, sizes), weights_SRGK.unflatten(1, sizes), branches)
+
+    def embed(
+        self, frames_RF: Tensor, counts_R: Tensor | None = None, branches: list[NextVladBranch] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Expand frames [R, F] to [S, R, X], and say how much each group weighs in each cluster, [S, R, G, K].
 
-        At inference each frame's depend on nothing but itself; its weights are proportional to its count.
+        At inference each frame's depend on nothing but itself; its weights are proportional to its count. By default S
+        are all branches.
         """
-        frames_SRF = frames_RF.expand(len(self.branches), -1, -1)
-        expanded_SRX = self._linear(frames_SRF, lambda branch: branch.expand)
-        attention_SRG = at_least_float32(self._linear(expanded_SRX, lambda branch: branch.group_attention)).sigmoid()
+        branches = branches or self._branches()
+        frames_SRF = frames_RF.expand(len(branches), -1, -1)
+        expanded_SRX = stacked_linear([branch.expand for branch in branches], frames_SRF)
+        attention = stacked_linear([branch.group_attention for branch in branches], expanded_SRX)
+        attention_SRG = at_least_float32(attention).sigmoid()
         if counts_R is not None:
             attention_SRG = attention_SRG * counts_R[:, None].to(attention_SRG.dtype)
-        assignment = self._linear(expanded_SRX, lambda branch: branch.assignment)
-        assignment = stacked_batch_norm([branch.assignment_norm for branch in self._branches()], assignment, counts_R)
+        assignment = stacked_linear([branch.assignment for branch in branches], expanded_SRX)
+        assignment = stacked_batch_norm([branch.assignment_norm for branch in branches], assignment, counts_R)
         assignment_SRGK = assignment.unflatten(2, (self.num_groups, self.num_clusters)).softmax(3)
         return expanded_SRX, assignment_SRGK * attention_SRG[..., None]
 
-    def pool(self, expanded_SBTX: Tensor, weights_SBTGK: Tensor) -> Tensor:
-        """Pool embedded frames to [S, B, D * K]."""
+    def pool(
+        self, expanded_SBTX: Tensor, weights_SBTGK: Tensor, branches: list[NextVladBranch] | None = None
+    ) -> Tensor:
+        """Pool embedded frames to [S, B, D * K]; by default S are all branches."""
+        branches = branches or self._branches()
         # Frames and their groups alike are what VLAD sums over: one product per branch and video.
         groups = expanded_SBTX.unflatten(3, (self.num_groups, -1)).flatten(2, 3)
         weights = weights_SBTGK.flatten(2, 3)
         sums_SBDK = at_least_float32(groups.transpose(2, 3) @ weights)
-        branches = self._branches()
         centers_S1DK = torch.stack([branch.centers for branch in branches])
         residuals_SBDK = sums_SBDK - weights.sum(2, keepdim=True) * centers_S1DK
         vlad_SBV = l2_normalize(residuals_SBDK, dim=2).flatten(2)
@@ -134,13 +149,13 @@ class NextVlad(nn.Module):
     def _branches(self) -> list[NextVladBranch]:
         return cast(list[NextVladBranch], list(self.branches))
 
-    def _linear(self, x_SRF: Tensor, layer: Callable[[NextVladBranch], nn.Linear]) -> Tensor:
-        """Apply each branch's own layer to its slice, as one batched product."""
-        layers = [layer(branch) for branch in self._branches()]
-        weight_SFX = torch.stack([linear.weight for linear in layers]).transpose(1, 2)
-        if layers[0].bias is None:
-            return torch.bmm(x_SRF, weight_SFX)
-        return torch.baddbmm(torch.stack([linear.bias for linear in layers])[:, None], x_SRF, weight_SFX)
+
+def stacked_linear(layers: Sequence[nn.Linear], x_SRF: Tensor) -> Tensor:
+    """Apply S layers of equal sizes, each to its slice, as one batched product."""
+    weight_SFX = torch.stack([linear.weight for linear in layers]).transpose(1, 2)
+    if layers[0].bias is None:
+        return torch.bmm(x_SRF, weight_SFX)
+    return torch.baddbmm(torch.stack([linear.bias for linear in layers])[:, None], x_SRF, weight_SFX)
 
 
 class BranchTail(nn.Module):

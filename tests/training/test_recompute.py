@@ -1,44 +1,122 @@
+"""Activation checkpointing changes no bit, and saves what it promises at full width and length."""
+
 import copy
+import weakref
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from tests.training.support import BERT, MIX
-from yt8m_assets.recipes.schema import ModelRecipe
-from yt8m_assets.training.artifacts import ModelSpec
+from models import create_model
+from tests.models.small import SIZES, small_model
+from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.losses import Objective
 from yt8m_assets.training.recompute import recompute_activations
 
-
-def build(recipe: ModelRecipe) -> torch.nn.Module:
-    spec = ModelSpec(
-        architecture=recipe.architecture,
-        overrides=dict(recipe.overrides),
-        num_classes=6,
-        feature_sizes=(16, 8),
-        max_frames=30,
-    )
-    return spec.build(1).train()
+SPARING = TrainingConfig(num_steps=1, activation_checkpointing=True)
+NETVLAD, MIX, BERT = "gated_netvlad_h1024c16", "mix_nextvlad_iter60", "bert_cross_attn_l2h8"
 
 
-@pytest.mark.parametrize("recipe", [BERT, MIX], ids=["bert", "mix"])
-def test_results_gradients_and_statistics_stay_and_less_is_kept(recipe: ModelRecipe) -> None:
-    plain = build(recipe)
+class Live(TorchDispatchMode):
+    """Counts the bytes of tensors that are alive, of those made inside the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage._cdata not in self.known:
+                self.known.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self.forget, storage._cdata, storage.nbytes())
+        return result
+
+    def forget(self, identity: int, size: int) -> None:
+        self.known.discard(identity)
+        self.now -= size
+
+
+def inputs(batch_size: int, num_steps: int, sizes: tuple[int, int], num_classes: int, num_drawn: int) -> list[Any]:
+    frames = torch.randint(0, 256, (batch_size, num_steps, sum(sizes)), dtype=torch.uint8)
+    valid = torch.ones(batch_size, num_steps, dtype=torch.bool)
+    index = torch.randint(0, num_steps, (batch_size, num_drawn))
+    labels = torch.zeros(batch_size, num_classes)
+    return [frames, valid, torch.full((batch_size,), num_steps), labels, None, index]
+
+
+def memory_by_example(key: str, sparing: bool, **options: Any) -> list[float]:
+    """Bytes that a step keeps for an example between its passes, and its highest point, without inputs and weights."""
+    found = []
+    with FakeTensorMode():  # sizes alone: nothing is computed
+        model = create_model(key, **options).train()
+        if sparing:
+            recompute_activations(model)
+        objective = Objective(model, SPARING if sparing else TrainingConfig(num_steps=1))
+        drawn = model.num_sampled_frames
+        for batch_size in (1024, 2048):
+            arguments = inputs(batch_size, 300 if "vlad" in key else drawn, (1024, 128), 3862, drawn)
+            model.zero_grad()
+            with Live() as live:
+                total, _ = objective(*arguments)
+                kept = live.now
+                total.backward()
+            found.append((kept, live.peak))
+    return [(more - less) / 1024 for less, more in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("key", "most_kept", "highest"), [("mix_nextvlad_iter300", 0.1, 0.5), (NETVLAD, 0.2, 0.95), (BERT, 0.5, 0.75)]
+)
+def test_memory_by_example_at_full_width_and_length(
+    key: str, most_kept: float, highest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 frames; NetVLAD's highest point is one float32 copy of the frames, which its first product needs whole."""
+    monkeypatch.setattr(nn.init, "trunc_normal_", lambda tensor, **options: tensor)  # reads values, which are not there
+    options = {"num_sampled_frames": 300} if key == NETVLAD else {}
+    (kept, peak), (kept_sparing, peak_sparing) = (memory_by_example(key, flag, **options) for flag in (False, True))
+    assert kept_sparing < most_kept * kept
+    assert peak_sparing < highest * peak
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("key", [BERT, NETVLAD, MIX])
+def test_results_gradients_and_statistics_stay(key: str, precision: str, one_thread: None) -> None:
+    plain = small_model(key).train()
     sparing = copy.deepcopy(plain)
     recompute_activations(sparing)
     assert list(sparing.state_dict()) == list(plain.state_dict())
-    frames, num_frames = torch.rand(4, 6, 24), torch.full((4,), 6)
-    kept = {}
-    for name, model in (("plain", plain), ("sparing", sparing)):
-        sizes: list[int] = []
-        with torch.random.fork_rng():
+    drawn = plain.num_sampled_frames
+    arguments = inputs(4, 8, SIZES, 20, drawn)
+    losses = []
+    for model, config in ((plain, TrainingConfig(num_steps=1)), (sparing, SPARING)):
+        with torch.random.fork_rng(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             torch.manual_seed(0)
-            index = model.sample_frame_index(num_frames)  # type: ignore[operator]
-            with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: (s.append(t.numel()), t)[1], lambda t: t):
-                out = model(frames, num_frames, frame_index=index)
-            (out.probabilities.sum() + out.regularization_loss).backward()
-        kept[name] = sum(sizes)
-    assert kept["sparing"] < kept["plain"]
+            losses.append(Objective(model, config)(*arguments)[0])
+            torch.manual_seed(1)  # other draws in between
+        losses[-1].backward()
+    assert torch.equal(losses[0], losses[1])
     for (name, first), (_, second) in zip(plain.named_parameters(), sparing.named_parameters(), strict=True):
         assert torch.equal(first.grad, second.grad), name  # type: ignore[arg-type]
     for (name, before), (_, after) in zip(plain.named_buffers(), sparing.named_buffers(), strict=True):
         assert torch.equal(before, after), name
+    with torch.no_grad():
+        expected = Objective(plain.eval(), TrainingConfig(num_steps=1))(*arguments)[0]
+        assert torch.equal(Objective(sparing.eval(), SPARING)(*arguments)[0], expected)
+
+
+@pytest.fixture
+def one_thread() -> Any:
+    """Several threads split the batched products of several branches in other places than those of one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -22,9 +22,14 @@ def dequantise_frames(frames: "torch.Tensor", valid: "torch.Tensor") -> "torch.T
 
 
 def normalise_frames(features: "torch.Tensor") -> "torch.Tensor":
-    """L2 normalisation of each frame over both modalities jointly; a zero frame stays zero (SPEC section 1)."""
-    squares = features.square().sum(-1, keepdim=True)
-    return features * squares.clamp_(min=1e-12).rsqrt_()
+    """L2 normalisation of each frame over both modalities jointly; a zero frame stays zero (SPEC section 1).
+
+    In place, and squared part by part: these are the largest tensors of a training on whole videos.
+    """
+    import torch
+
+    squares = torch.cat([part.square().sum(-1, keepdim=True) for part in features.chunk(8)])
+    return features.mul_(squares.clamp_(min=1e-12).rsqrt_())
 
 
 def model_inputs(frames: "torch.Tensor", valid: "torch.Tensor", max_frames: int | None = None) -> "torch.Tensor":

@@ -1,11 +1,14 @@
 """The training objective (SPEC section 7). Shapes: B batch, C classes."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from models import ModelOutput
 from yt8m_assets.data.features import model_inputs
 from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.recompute import made_anew
 
 LOG_OFFSET = 1e-5
 """Added inside both logarithms, as the original does."""
@@ -55,7 +58,10 @@ class Objective(nn.Module):
         """
         config = self.config
         inputs = model_inputs(frames, valid)
-        output: ModelOutput = self.model(inputs, num_frames, frame_index=frame_index)
+        sparing = config.activation_checkpointing and not torch.compiler.is_compiling()
+        with made_anew(lambda: model_inputs(frames, valid), inputs) if sparing else nullcontext():
+            output: ModelOutput = self.model(inputs, num_frames, frame_index=frame_index)
+        del inputs
         weights = label_weights if config.label_weighting == "rated" else None
         label_loss = cross_entropy(output.probabilities, labels, weights, config.label_smoothing)
         total = (label_loss + config.regularization_weight * output.regularization_loss) * share
