@@ -8,7 +8,7 @@ X expanded features, G groups, D = X / G, K clusters, V size of the pooled vecto
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from models.registry import register_model
 from models.sampling import distinct_frames
 
 LOG_EPS = 1e-8
+MANY_FRAMES = 4096
+"""Frames in a training batch from which branches are computed one by one: products are large enough by themselves, and
+where activations are recomputed, just one branch's are there at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,7 @@ class NextVlad(nn.Module):
     """NeXtVLAD of one modality, for all branches: VLAD over the attended low-dimensional groups of every frame."""
 
     recompute: Callable[..., Tensor] | None = None
-    """Calls a function of one branch such that its activations are not kept; None: all branches at once, kept."""
+    """Calls a function such that its activations are not kept; None: they are."""
 
     def __init__(
         self, num_branches: int, feature_size: int, expansion: int, num_groups: int, num_clusters: int, momentum: float
@@ -102,11 +105,12 @@ class NextVlad(nn.Module):
 
     def forward(self, frames_BTF: Tensor, counts_BT: Tensor | None = None) -> Tensor:
         """Pool [B, T, F] to [S, B, D * K], feature-major; a frame with count c stands for c equal frames."""
-        if self.recompute is None:
-            return self._forward(None, frames_BTF, counts_BT)
-        return torch.cat([self.recompute(self._forward, [own], frames_BTF, counts_BT) for own in self._branches()])
+        call = self.recompute or apply
+        if not self.training or frames_BTF.shape[0] * frames_BTF.shape[1] < MANY_FRAMES:
+            return call(self._forward, self._branches(), frames_BTF, counts_BT)
+        return torch.cat([call(self._forward, [branch], frames_BTF, counts_BT) for branch in self._branches()])
 
-    def _forward(self, branches: list[NextVladBranch] | None, frames_BTF: Tensor, counts_BT: Tensor | None) -> Tensor:
+    def _forward(self, branches: list[NextVladBranch], frames_BTF: Tensor, counts_BT: Tensor | None) -> Tensor:
         counts_R = None if counts_BT is None else counts_BT.flatten()
         expanded_SRX, weights_SRGK = self.embed(frames_BTF.flatten(0, 1), counts_R, branches)
         sizes = frames_BTF.shape[:2]
@@ -148,6 +152,11 @@ class NextVlad(nn.Module):
 
     def _branches(self) -> list[NextVladBranch]:
         return cast(list[NextVladBranch], list(self.branches))
+
+
+def apply(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """Call a function."""
+    return function(*arguments)
 
 
 def stacked_linear(layers: Sequence[nn.Linear], x_SRF: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models import create_model
+from models import create_model, mix_nextvlad
 from tests.models.small import SIZES, small_model
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.losses import Objective
@@ -88,8 +88,11 @@ def test_memory_by_example_at_full_width_and_length(
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("key", [BERT, NETVLAD, MIX])
-def test_results_gradients_and_statistics_stay(key: str, precision: str, one_thread: None) -> None:
+@pytest.mark.parametrize("key", [BERT, NETVLAD, MIX, "branches one by one"])
+def test_results_gradients_and_statistics_stay(key: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if key == "branches one by one":
+        monkeypatch.setattr(mix_nextvlad, "MANY_FRAMES", 1)
+        key = MIX
     plain = small_model(key).train()
     sparing = copy.deepcopy(plain)
     recompute_activations(sparing)
@@ -111,12 +114,3 @@ def test_results_gradients_and_statistics_stay(key: str, precision: str, one_thr
     with torch.no_grad():
         expected = Objective(plain.eval(), TrainingConfig(num_steps=1))(*arguments)[0]
         assert torch.equal(Objective(sparing.eval(), SPARING)(*arguments)[0], expected)
-
-
-@pytest.fixture
-def one_thread() -> Any:
-    """Several threads split the batched products of several branches in other places than those of one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -100,7 +100,7 @@ class TrainingConfig:
     accumulation: int = 1
     """Micro-batches an optimiser step is split into; divides batch_size."""
     activation_checkpointing: bool = False
-    """Recompute activations in the backward pass (full-video models on a small GPU): a third of MixNeXtVLAD's memory."""
+    """Recompute activations in the backward pass, for full-video models on a small GPU."""
     num_processes: int = 1
     """Processes (GPUs) of data-parallel training, started through torchrun when above one."""
     sync_batchnorm: bool = False

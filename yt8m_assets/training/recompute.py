@@ -28,9 +28,8 @@ def unchanged_statistics(module: nn.Module) -> Iterator[None]:
 def recompute_activations(model: nn.Module) -> None:
     """Let a model's parts recompute their activations in the backward pass, in training.
 
-    A part is a layer of a list of layers, or else a block of layers; a block that computes several alike at once and
-    has an attribute `recompute` (NextVlad) is told to compute one at a time. Names, weights, results and gradients stay
-    as they are, bit for bit on one thread; several share the work of one at a time otherwise, and round otherwise.
+    A part is a layer of a list of layers, or else a block of layers; one with an attribute `recompute` (NextVlad) knows
+    itself what to recompute together. Names, weights, results and gradients stay as they are, bit for bit.
     """
     for part in parts(model):
         if hasattr(part, "recompute"):
