@@ -193,13 +193,15 @@ def test_a_sound_record_that_is_not_the_indexed_one_is_noticed_on_every_path(tmp
             PATHS[path](IndexedVideos([index], on_corrupt=on_corrupt))
 
 
-def test_a_record_is_verified_once(tmp_path):
+def test_a_record_is_verified_once_in_each_process(tmp_path):
     file = tmp_path / "a.tfrecord"
     write_shard(file, [make_video("aaaa", 3, [1])])
     videos = IndexedVideos([build_index(str(file), feature_sizes=SIZES)])
     videos.annotations(0)
     damage(file, file.stat().st_size - 1)
     assert len(videos.read(0)) == len(videos.read_windows([0], [0], 3)[0]) == 3
+    with pytest.raises(CorruptShardError, match="checksum"):
+        pickle.loads(pickle.dumps(videos)).read(0)  # another process verifies for itself
 
 
 @pytest.mark.parametrize("budget", [0, 1 << 20])
