@@ -214,6 +214,12 @@ def test_asking_what_shards_there_are_now_costs_one_listing_a_pattern(store, tmp
         assert len(store.requests) == listings(store) == num_patterns
 
 
+def test_what_an_object_is_costs_one_request(store):
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    assert remote.stat(uri).size == len(SHARD)
+    assert store.requests == [("GET", "/storage/v1/b/bucket/o/a/s.tfrecord")]
+
+
 def test_whether_shards_are_many_is_asked_no_further_than_needed(store, monkeypatch):
     uris = [store.put(f"bucket/2/train{number:04d}.tfrecord", SHARD) for number in range(100)]
     monkeypatch.setattr(scan, "PARALLEL_BYTES", 3 * len(SHARD))

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import fsspec
 from crc32c import crc32c
+from fsspec.asyn import sync
 
 from yt8m_assets.data.connection import connect, typed_error
 from yt8m_assets.data.retry import ChangedBytesError, RetryPolicy, asked_for
@@ -61,8 +63,6 @@ class RemoteFiles:
 
     def filesystem(self, path: str) -> Any:
         """The fsspec filesystem that reads and writes a path."""
-        import fsspec
-
         return fsspec.filesystem("memory") if self.scheme == "memory" else connect(path.split("/")[0], self.policy)
 
     def _call(self, path: str, permission: str, action: Callable[[Any], T]) -> T:
@@ -108,10 +108,19 @@ class RemoteFiles:
 
     def stat(self, path: str) -> RemoteStat:
         """Size, checksum and generation. Raises MissingDataError."""
-        entry = self._call(path, "get", lambda files: files.info(path))
+        entry = self._call(path, "get", lambda files: self._object(files, path))
         if entry.get("type") == "directory":
             raise MissingDataError(f"{self.scheme}://{path}: is a folder, not an object")
         return _describe(entry)
+
+    def _object(self, files: Any, path: str) -> Mapping[str, Any]:
+        """What the store says of a name. gcsfs's `info` alone also lists the folder of that name, each time."""
+        if self.scheme == "memory":
+            return files.info(path)
+        try:
+            return sync(files.loop, files._get_object, path)
+        except FileNotFoundError:
+            return sync(files.loop, files._get_directory_info, path, *files.split_path(path))
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """An object's bytes: a range (its length checked), or the whole, checked against the store's checksum."""
@@ -187,8 +196,6 @@ class RemoteFiles:
         self._verified(path, upload)
 
     def _send(self, files: Any, local: Path, path: str) -> None:
-        from fsspec.asyn import sync
-
         if self.scheme == "memory":
             files.put_file(str(local), path)
         elif local.stat().st_size <= SINGLE_BYTES:
