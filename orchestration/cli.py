@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ui": ("orchestration.ui", "serve the Dagster and MLflow pages on this machine"),
     "validate-submission": ("orchestration.cli_files", "check a submission file, line by line"),
     "score-submission": ("orchestration.cli_files", "MAP of a submission file against ratings"),
+    "report": ("orchestration.cli_files", "the leaderboard with a column for ratings of your own"),
     "timeline": ("orchestration.cli_files", "draw what the models see in one video, second by second"),
     "inspect": ("orchestration.cli_files", "show what shards hold"),
     "import-checkpoint": ("orchestration.cli_files", "publish weights of the original (NPZ of its variables)"),
@@ -82,6 +83,8 @@ def _add_file_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
     score.add_argument(
         "--ratings", type=Path, required=True, help="ratings.csv (segment id, class, 0 or 1), or a shard"
     )
+    report_help = "ratings of the test videos: a CSV as for score-submission, or a shard"
+    parsers["report"].add_argument("--ratings", type=Path, required=True, help=report_help)
     timeline = parsers["timeline"]
     timeline.add_argument("video", help="id of a video of the segment or test shards")
     timeline.add_argument("--models", type=_names, default=(), help="models, separated by commas (default: all)")

@@ -1,6 +1,7 @@
 """The commands that work on files: submissions, shards and imported weights."""
 
 import argparse
+import json
 import sys
 import zipfile
 from pathlib import Path
@@ -70,6 +71,22 @@ def command_score_submission(arguments: argparse.Namespace) -> int:
             " ..." if len(result.missing) > MAX_PROBLEMS else ""
         )
         console.print(f"{len(result.missing)} classes with positive ratings are not in the file and count 0: {named}")
+    return 0
+
+
+def command_report(arguments: argparse.Namespace) -> int:
+    """The leaderboard with a column for ratings of one's own, as a table and as a page."""
+    from orchestration.cli_commands import make_console
+    from yt8m_assets.leaderboard import LEADERBOARD_FILE, figures_table, report_on_ratings
+    from yt8m_assets.rating_files import read_ratings
+
+    recipe, state, settings = prepare(arguments)
+    ratings = read_ratings(arguments.ratings, recipe.data)
+    folder = state.root / "reports" / recipe.name
+    page = report_on_ratings(recipe, open_store(settings), ratings, arguments.ratings.name, folder)
+    console = make_console()
+    console.print(figures_table(json.loads((folder / LEADERBOARD_FILE).read_text(encoding="utf-8"))))
+    console.print(str(page), soft_wrap=True)
     return 0
 
 

@@ -11,11 +11,18 @@ import pytest
 from tests.graph import QUIET, open_store
 from tests.tiny import tiny_recipe
 from yt8m_assets.ensemble.stages import make_submission, search_ensemble
-from yt8m_assets.errors import DataError, MissingArtifactError
+from yt8m_assets.errors import DataError, MissingArtifactError, SubmissionError
 from yt8m_assets.evaluation import Ratings
-from yt8m_assets.leaderboard import leaderboard_table, make_leaderboard, markdown_table, read_leaderboard
+from yt8m_assets.leaderboard import (
+    figures_table,
+    leaderboard_table,
+    make_leaderboard,
+    markdown_table,
+    read_leaderboard,
+    report_on_ratings,
+)
 from yt8m_assets.leaderboard_figures import agreement
-from yt8m_assets.leaderboard_page import picking_remark, remarks, write_page
+from yt8m_assets.leaderboard_page import picking_remark, remarks, table_columns, table_rows, write_page
 from yt8m_assets.prediction.ranking import Ranking
 from yt8m_assets.timeline import find_video, make_timeline, score_seconds
 from yt8m_assets.tracking import MemoryTracking, NullTracking
@@ -151,7 +158,6 @@ def test_the_terminal_table_shows_models_and_ensemble(finished_graph, graph):
 
 
 def test_real_data_has_no_ceiling_to_show(finished_graph, tmp_path):
-    from yt8m_assets.leaderboard_page import table_columns, table_rows
     from yt8m_assets.leaderboard_plots import draw_leaderboard
 
     recipe, store = finished_graph
@@ -198,3 +204,33 @@ def test_timeline_shows_the_probabilities_of_each_second(graph, tmp_path):
     assert rated <= len(video.segments)
     with pytest.raises(DataError, match="nowhere"):
         make_timeline(recipe, store, "nowhere", tmp_path)
+
+
+def test_ratings_from_outside_have_a_column_of_their_own(finished_graph, tmp_path):
+    """The hidden ratings of the simulated test videos, given as a file would be: the figures of the simulation."""
+    import json
+
+    from rich.console import Console
+
+    from orchestration.cli_commands import MIN_WIDTH
+    from yt8m_assets.data.simulation.truth import test_ratings as hidden_ratings
+
+    recipe, store = finished_graph
+    ratings = Ratings.from_dict(hidden_ratings(recipe.data.simulation))
+    page = report_on_ratings(recipe, store, ratings, "mine.csv", tmp_path / "report")
+    figures = json.loads(page.with_name("leaderboard.json").read_text())
+    given = figures["given"]
+    assert given["maps"] == pytest.approx(figures["simulated"]["test"]["maps"])
+    assert given["interval"]["low"] <= given["maps"]["ensemble"] <= given["interval"]["high"]
+    long = [row | {"title": "GatedNetVLAD (H1024 C16)", "parameters": 21_528_492} for row in figures["models"]]
+    console = Console(width=MIN_WIDTH, file=io.StringIO())
+    console.print(figures_table(figures | {"models": long}))
+    assert "\u2026" not in console.file.getvalue()  # every column fits, the simulation's too
+    real = figures | {"simulated": None}  # as it is where the data are real
+    assert table_columns(real)[-1] == "given MAP"
+    assert table_rows(real)[-1][-1] == f"{given['maps']['ensemble']:.4f}"
+    assert any(f"{len(ratings):,} of mine.csv" in line for line in remarks(real))
+    assert "given MAP" in page.read_text()
+    assert "given" not in read_leaderboard(recipe, store)
+    with pytest.raises(SubmissionError, match="other videos"):
+        report_on_ratings(recipe, store, Ratings.from_dict({("nowhere:0", 0): 1}), "x", tmp_path / "other")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.lineage import Inputs, Node, require_current, resolve_inputs
@@ -14,6 +15,8 @@ from yt8m_assets.tracking_system import code_tags
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from yt8m_assets.evaluation import Ratings
 
 LEADERBOARD_FILE = "leaderboard.json"
 PAGE_FILE = "leaderboard.html"
@@ -114,12 +117,16 @@ def markdown_table(figures: Mapping[str, Any]) -> str:
 
 def leaderboard_table(store: ArtifactStore, recipe: Recipe) -> "Table":
     """The published leaderboard for a terminal, with its remarks below. Errors as `read_leaderboard`."""
+    return figures_table(read_leaderboard(recipe, store))
+
+
+def figures_table(figures: Mapping[str, Any]) -> "Table":
+    """The figures of a leaderboard as a table for a terminal, with the remarks below."""
     from rich.table import Table
 
     from yt8m_assets.leaderboard_page import remarks, table_columns, table_rows
 
-    figures = read_leaderboard(recipe, store)
-    table = Table(title=f"Leaderboard of recipe {recipe.name}", caption="\n".join(remarks(figures)))
+    table = Table(title=f"Leaderboard of recipe {figures['recipe']}", caption="\n".join(remarks(figures)))
     table.caption_justify = "left"
     for place, name in enumerate(table_columns(figures)):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
@@ -129,3 +136,20 @@ def leaderboard_table(store: ArtifactStore, recipe: Recipe) -> "Table":
     table.add_section()
     table.add_row(*ensemble, style="bold")
     return table
+
+
+def report_on_ratings(recipe: Recipe, store: ArtifactStore, ratings: "Ratings", source: str, folder: Path) -> Path:
+    """Write the page, with a column for ratings from outside, into a folder; returns its path.
+
+    The published leaderboard stays as it is. Errors as `read_leaderboard` and `given_figures`.
+    """
+    from yt8m_assets.leaderboard_figures import given_figures
+    from yt8m_assets.leaderboard_page import write_page
+    from yt8m_assets.leaderboard_plots import draw_leaderboard
+
+    figures = read_leaderboard(recipe, store) | {"given": given_figures(recipe, store, ratings, source)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / LEADERBOARD_FILE).write_text(json.dumps(figures, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    inputs = resolve_inputs(recipe, store, Node("leaderboard"))
+    write_page(figures, draw_leaderboard(figures, folder), folder / PAGE_FILE, page_facts(recipe, store, inputs))
+    return folder / PAGE_FILE

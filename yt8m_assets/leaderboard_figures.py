@@ -16,7 +16,7 @@ from yt8m_assets.data.vocabulary import class_names, load_vocabulary
 from yt8m_assets.ensemble.stages import SUBMISSION_FILE, fuse_models, load_oof, read_weights
 from yt8m_assets.evaluation import MapResult, Ratings, bootstrap_map, paired_test, ranking_map, rated_places
 from yt8m_assets.evaluation.picking import picking_optimism
-from yt8m_assets.lineage import Inputs
+from yt8m_assets.lineage import Inputs, Node, require_current
 from yt8m_assets.prediction.ranking import RankingReader
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
@@ -174,6 +174,23 @@ def _simulated(
     found["test"] = _ceiling(recipe, store, inputs.parent("test_shards"), hidden, progress)
     found["test"] |= _normalised({"ensemble": score}, found["test"], models, "test_map")
     return found
+
+
+def given_figures(recipe: Recipe, store: ArtifactStore, ratings: Ratings, source: str) -> dict[str, Any]:
+    """MAP of the published test rankings and submission against ratings from outside, where `source` names these.
+
+    Raises MissingArtifactError or ParentMismatchError naming what is not there or outdated, SubmissionError where the
+    ratings are of other videos.
+    """
+    submission = require_current(recipe, store, Node("submission"))
+    path = store.fetch(submission, (SUBMISSION_FILE,)) / SUBMISSION_FILE
+    score = score_submission(path, ratings, num_rounds=recipe.bootstrap_rounds, seed=recipe.seed).to_json()
+    maps = {"ensemble": score["map"]}
+    for key in recipe.model_keys:
+        ranking = RankingReader(store.fetch(require_current(recipe, store, Node("test_ranking", key))))
+        maps[key] = ranking_map(ranking, ratings, recipe.prediction.top_k).map
+    counts = {"num_ratings": len(ratings), "num_positive_ratings": int(ratings.positive.sum())}
+    return {"maps": maps, "interval": score["interval"], "missing": score["missing"], "source": source, **counts}
 
 
 def _ceiling(

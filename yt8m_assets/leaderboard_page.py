@@ -29,9 +29,9 @@ def interval_text(interval: Mapping[str, Any]) -> str:
 
 def table_columns(figures: Mapping[str, Any]) -> list[str]:
     """Headings of the table; norm and test MAP only where the data are simulated, the last one for ratings given."""
-    names = ["model", "parameters", "MAP without shifts", "MAP with shifts", "95 % interval", "weight %"]
-    names += ["norm", "unseen test MAP"] if figures["simulated"] else []
-    return names + (["MAP of given ratings"] if figures.get("given") else [])
+    names = ["model", "parameters", "unshifted MAP", "MAP", "95 % interval", "weight %"]
+    names += ["norm", "test MAP"] if figures["simulated"] else []
+    return names + (["given MAP"] if figures.get("given") else [])
 
 
 def table_rows(figures: Mapping[str, Any]) -> list[list[str]]:
@@ -69,8 +69,9 @@ def remarks(figures: Mapping[str, Any]) -> list[str]:
         f"Equal weights give {ensemble['equal_map']:.4f}.",
     ]
     lines.append(
-        "A MAP here is that of a published ranking. What a model's own page shows was measured while it trained, in "
-        "the arithmetic of training and at one window a segment: it can differ in the third digit."
+        "A MAP here is that of a published ranking, its model's shifts fused. What a model's own page shows was "
+        "measured while it trained, in the arithmetic of training and at one window a segment, and can differ "
+        "in the third digit."
     )
     lines.append(picking_remark(figures))
     if ensemble["nested"]:

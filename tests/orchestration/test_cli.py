@@ -215,6 +215,13 @@ def test_score_submission(run: Run, graph: Graph, tmp_path: Path) -> None:
     truth = tmp_path / "truth.csv"
     truth.write_text("video_id,start,class_id,score\n" + "".join(row.replace(":", ",", 1) for row in rows))
     assert run("score-submission", source, "--ratings", truth, "--state", graph.state.root)[1] == out
+    code, report_out, error = run("report", "--ratings", truth, "--state", graph.state.root)
+    assert (code, error) == (0, "")
+    assert "given MAP" in report_out
+    assert "0.8333" in report_out
+    page = graph.state.root / "reports" / graph.recipe.name / "leaderboard.html"
+    assert str(page) in report_out
+    assert "12 of truth.csv" in page.read_text()
     shard = read_shards(graph.recipe, graph.store, "segment_shards").uris(held_out=True)[0]
     code, _, error = run("score-submission", source, "--ratings", shard, "--state", graph.state.root)
     assert code == 1
