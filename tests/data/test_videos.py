@@ -257,6 +257,28 @@ def test_f15_a_shard_cut_short_while_it_is_open_is_named(tmp_path):
             attempt()
 
 
+def test_f15_a_shard_cut_short_before_a_record_was_verified_is_named(tmp_path):
+    file = tmp_path / "a.tfrecord"
+    write_shard(file, [make_video("aaaa", 3), make_video("bbbb", 3000)])
+    videos = IndexedVideos([build_index(str(file), feature_sizes=SIZES)])
+    videos.read(0)  # the shard is open
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(CorruptShardError, match=r"record 1 at byte \d+: truncated while it was open"):
+        videos.read(1, 0, 1)
+
+
+def test_frames_that_are_overwritten_after_they_were_verified_are_noticed(tmp_path):
+    file = tmp_path / "a.tfrecord"
+    write_shard(file, [make_video("aaaa", 30)])
+    videos = IndexedVideos([build_index(str(file), feature_sizes=SIZES)])
+    videos.read(0)
+    with file.open("r+b") as opened:
+        opened.write(bytes(file.stat().st_size))
+    for attempt in (lambda: videos.read(0, 3, 5), lambda: videos.read_windows([0, 0], [3, 4], 5)):
+        with pytest.raises(CorruptShardError, match="has changed since it was indexed"):
+            attempt()
+
+
 @pytest.mark.parametrize("sizes", [(12, 0), (0, 12)])
 @pytest.mark.parametrize("budget", [0, 1 << 20])
 def test_shards_of_one_feature_alone_are_read(tmp_path, sizes, budget):

@@ -13,7 +13,7 @@ from yt8m_assets.data import read_shard
 from yt8m_assets.data.folds import require_disjoint
 from yt8m_assets.data.stages import held_out_shards, read_shards, read_video_ids
 from yt8m_assets.errors import DataError
-from yt8m_assets.lineage import Node, resolve_inputs
+from yt8m_assets.lineage import Node, current_manifest, resolve_inputs
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
@@ -115,6 +115,13 @@ def test_a_job_run_directly_refuses_them_too(recipe: Recipe, store: ArtifactStor
     job = job_of(recipe, store)
     with pytest.raises(DataError, match="12 videos are both held out and trained on"):
         run_job(dataclasses.replace(job, held_out=HeldOut((), job.held_out.by_shard)), store, tmp_path / "out")
+
+
+def test_other_held_out_videos_make_the_shards_of_pretraining_stale(recipe: Recipe, store: ArtifactStore) -> None:
+    assert current_manifest(recipe, store, Node("pretraining_shards")) is not None
+    held_out, trained_on = (read_shards(recipe, store, "segment_shards").uris(side)[0] for side in (True, False))
+    shutil.copyfile(trained_on, held_out)  # the names of the rated shards stay
+    assert current_manifest(recipe, store, Node("pretraining_shards")) is None
 
 
 def test_the_seed_of_the_rule_counts(recipe: Recipe) -> None:
