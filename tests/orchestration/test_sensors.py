@@ -146,8 +146,9 @@ def test_a_new_model_brings_what_follows_up_to_date(own_graph: Graph) -> None:
                 for step in steps(own_graph.recipe, group):
                     driver.run(step)
         cells = {Node(f"{split}_predictions", "one", shift) for split in ("oof", "test") for shift in (0, 1)}
-        assert cells <= set(ticks[0]) <= {*cells, Node("leaderboard")}
-        assert {node.asset for node in ticks[1]} >= {"oof_ranking", "test_ranking"}
+        assert set(ticks[0]) == cells, "no report from the new model and the old one's predictions"
+        assert set(ticks[1]) == {Node("oof_ranking", "one"), Node("test_ranking", "one")}
+        assert ticks[-1] == [Node("leaderboard")]
         assert {node.model for tick in ticks for node in tick} == {"one", None}
         driver.lineage.forget()
         assert all(driver.up_to_date(node) for node in required_nodes(own_graph.recipe))

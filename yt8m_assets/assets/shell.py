@@ -24,11 +24,13 @@ def keep_up_to_date() -> dg.AutomationCondition:
     """Ask for what exists when something it is made from has got a new data version; evaluated once switched on.
 
     What was never materialised stays so: shifts that no ranking fuses are nobody's business, and a first training is
-    a person's decision. Waits while an upstream asset is being made.
+    a person's decision. Waits while an upstream asset is being made or is due itself: no stage builds on what is not
+    up to date.
     """
     changed = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
     busy = dg.AutomationCondition.in_progress() | dg.AutomationCondition.any_deps_in_progress()
-    condition = changed.since_last_handled() & ~dg.AutomationCondition.missing() & ~busy
+    due = changed.since_last_handled() & ~dg.AutomationCondition.missing()
+    condition = due & ~busy & ~dg.AutomationCondition.any_deps_match(due)
     return condition.with_label("a dependency has new content")
 
 
