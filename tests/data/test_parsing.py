@@ -150,6 +150,8 @@ def test_a_video_level_record_and_the_old_id():
                map_entry("mean_audio", float_feature(mean[8:]))]  # fmt: skip
     for empty in ([], [map_entry("id", b"")], [map_entry("id", bytes_feature(b""))], [map_entry("id", field(1, b""))]):
         assert parse(field(1, b"".join([*empty, *context]))).video_id == "wxyz"
+    both = [map_entry("id", bytes_feature(b"abcd")), *context]
+    assert parse(field(1, b"".join(both))).video_id == "abcd", "the new name goes before the old one"
 
 
 def without(name: bytes):

@@ -16,10 +16,11 @@ def relevant_tests(root: Path, source: str) -> list[str]:
     importers = _importers(root)
     found = {path for path, modules in importers.items() if module in modules or _mirrors(path, source)}
     relatives = [source]
-    if not found:
+    if not any(_mirrors(path, source) for path in found):  # then what mirrors its users knows it, too
         users = {name for name, modules in _imports_of_sources(root).items() if module in modules}
-        relatives = [f"{name.replace('.', '/')}.py" for name in users]
-        found = {path for path, modules in importers.items() if modules & users}
+        relatives += [f"{name.replace('.', '/')}.py" for name in users]
+        found |= {path for path in importers if any(_mirrors(path, relative) for relative in relatives)}
+        found |= set() if found else {path for path, modules in importers.items() if modules & users}
     if not found:  # loaded by name
         found = {path for path in importers if Path(path).parent == Path("tests", *Path(source).parts[1:-1])}
 
