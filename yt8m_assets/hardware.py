@@ -42,6 +42,16 @@ class Hardware:
         driver = f"driver {self.driver}" if self.driver else "no NVIDIA driver"
         return f"{', '.join(self.gpus) or 'CPU only'}; torch {self.torch_version} ({build}), {driver}"
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of a tracked run."""
+        return {
+            "device": ", ".join(self.gpus) or "CPU",
+            "driver": self.driver or "none",
+            "cuda": self.cuda_build or "none",
+            "torch": self.torch_version,
+        }
+
     def why_no_gpu(self) -> str:
         """What to do about a GPU that torch does not see."""
         if self.driver and not self.cuda_build:
@@ -80,7 +90,7 @@ def check_gpu(hardware: Hardware, environment: Mapping[str, str] | None = None) 
     values = os.environ if environment is None else environment
     if values.get(REQUIRE_GPU, "") not in ("", "0") and not hardware.has_gpu:
         raise ConfigError(
-            f"this step asks for a GPU and would train on the CPU for days: {hardware.summary}. {hardware.why_no_gpu()}"
+            f"this step asks for a GPU and would compute on the CPU for days: {hardware.summary}. {hardware.why_no_gpu()}"
             f'; "require_gpu": false in YT8M_DEPLOYMENT, or {REQUIRE_GPU}=0, lets it run all the same'
         )
 

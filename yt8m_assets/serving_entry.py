@@ -20,7 +20,7 @@ class ServedModel(PythonModel):
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """Probabilities of all classes of each segment."""
-        return self.classifier.predict(model_input)
+        return self.classifier.predict(model_input, (params or {}).get("num_frames", ()))
 
 
 set_model(ServedModel())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from yt8m_assets.errors import ConfigError, DataError, OutOfMemoryError, TransientError
+from yt8m_assets.hardware import check_gpu, find_hardware
 from yt8m_assets.lineage import Inputs, Lineage, Node, current_manifest, resolve_inputs
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
@@ -139,6 +140,7 @@ class _Pass:
         from yt8m_assets.data.stages import read_segment_classes
         from yt8m_assets.prediction.scoring import ScoringOptions, SegmentIndex, score_videos
 
+        check_gpu(find_hardware())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         some = next(iter(due.values()))  # the shards are the same for all
         class_ids = read_segment_classes(self.recipe, self.store, some.parent("segment_shards"))

@@ -11,6 +11,7 @@ from models import load_tf_variables
 from yt8m_assets.data.stages import read_shards, read_video_ids
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.evaluation.picking import whole_scores
+from yt8m_assets.hardware import check_gpu, find_hardware
 from yt8m_assets.lineage import CODE_VERSIONS, Inputs, Node, current_manifest, plain, resolve_inputs
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
@@ -163,6 +164,8 @@ def _run(
 ) -> None:
     kind = "finetuning" if job.finetunes else "pretraining"
     title = recipe.model(job.model_key).title
+    hardware = find_hardware()
+    check_gpu(hardware)
     newest = job.checkpoints(store).peek()
     tags = {
         **run_tags,
@@ -171,6 +174,7 @@ def _run(
         "recipe": recipe.name,
         "fingerprint": inputs.fingerprint,
         "code_version": CODE_VERSIONS[job.asset],
+        **hardware.tags,
         **{f"parent.{key}": digest for key, digest in inputs.parents.items()},
     }
     with (
@@ -185,6 +189,7 @@ def _run(
         progress.task(f"{kind} {job.model_key}", job.config.num_steps, "steps") as task,
     ):
         progress.log(f"{kind} {job.model_key}: {describe_start(recipe, job, newest, tracked)}")
+        progress.log(f"{kind} {job.model_key}: on {hardware.summary}")
         shards = inputs.parent("segment_shards" if job.finetunes else "pretraining_shards")
         tracked.log_dataset(shards.key, digest=shards.digest, source_uri=store.uri(shards), context="training")
         if job.finetunes:
