@@ -90,7 +90,8 @@ def check_gpu(hardware: Hardware, environment: Mapping[str, str] | None = None) 
     values = os.environ if environment is None else environment
     if values.get(REQUIRE_GPU, "") not in ("", "0") and not hardware.has_gpu:
         raise ConfigError(
-            f"this step asks for a GPU and would compute on the CPU for days: {hardware.summary}. {hardware.why_no_gpu()}"
+            "this step asks for a GPU and would compute on the CPU for days: "
+            f"{hardware.summary}. {hardware.why_no_gpu()}"
             f'; "require_gpu": false in YT8M_DEPLOYMENT, or {REQUIRE_GPU}=0, lets it run all the same'
         )
 
