@@ -139,7 +139,9 @@ def k8s_config(hints: ResourceHints, deployment: DeploymentOptions | None = None
         "resources": {"limits": limits, "requests": requests},
         "env": [{"name": name, "value": value} for name, value in env.items()],
     }
+    # Only the run's own pod asks Kubernetes for anything.
     pod: dict[str, Any] = {"tolerations": tolerations, "node_selector": selector}
+    pod["automount_service_account_token"] = False
     if hints.shared_memory_gib:
         size = f"{hints.shared_memory_gib * 1024:.0f}Mi"
         container["volume_mounts"] = [{"name": "shared-memory", "mount_path": "/dev/shm"}]
@@ -150,7 +152,7 @@ def k8s_config(hints: ResourceHints, deployment: DeploymentOptions | None = None
     annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
     return {
         "container_config": container,
-        "pod_spec_config": {name: value for name, value in pod.items() if value},
+        "pod_spec_config": {name: value for name, value in pod.items() if value not in ([], {})},
         "pod_template_spec_metadata": {"annotations": annotations},
     }
 

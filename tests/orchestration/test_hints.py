@@ -158,7 +158,8 @@ def test_a_deployment_changes_type_price_and_sizes_without_an_edit(tmp_path: Pat
     assert not hints["submission"].spot
     assert (hints["submission"].memory_gib, hints["submission"].num_cpus, hints["checks"].num_cpus) == (24, 2, 1)
     assert tags_for("submission", "k8s", hints, deployment)["dagster-k8s/config"]["pod_spec_config"] == {
-        "node_selector": {"team": "video"}
+        "node_selector": {"team": "video"},
+        "automount_service_account_token": False,
     }
     assert read_deployment(None) == read_deployment("") == DeploymentOptions()
 
