@@ -24,6 +24,8 @@ ZERO_GRADIENT = 5e-6
 """Below this a gradient is rounding: keys' biases and shifts in front of a batch norm have none."""
 ROUNDED = ("mixnextvlad_iter300", "train_seg")
 """Here the stored norms carry 2.6e-4 of the original's own float32 rounding (see the float64 test below)."""
+SPREAD = ("netvlad_hs1024_cs8__fulldim", "train_vid")
+"""Here processors' float32 kernels differ by up to 6.5e-5 and the stored norms are 8.4e-5 off: judged in float64."""
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +85,9 @@ def test_a_training_step_is_the_originals(case, run):
     norms = golden.info["runs"][run]["grad_norms"]
     assert set(norms) == set(step.gradient_norms)
     relative = 3e-4 if (golden.name, run) == ROUNDED else 1e-4
+    gradient_norms = norms_in_float64(golden, run) if (golden.name, run) == SPREAD else step.gradient_norms
     for name, expected in norms.items():
-        assert step.gradient_norms[name] == pytest.approx(expected, rel=relative, abs=ZERO_GRADIENT), name
+        assert gradient_norms[name] == pytest.approx(expected, rel=relative, abs=ZERO_GRADIENT), name
     for name, expected in golden.expected(run, "bn_after1").items():
         np.testing.assert_allclose(step.statistics[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
     for name, expected in golden.expected(run, "adam_after1").items():
@@ -107,14 +110,16 @@ def assert_three_steps(model, golden, run, optimizer, first_loss):
         assert sums[name] == pytest.approx(expected, rel=1e-5, abs=3e-4 * slack * num_values), name
 
 
-def test_where_the_stored_gradients_are_rounded_ours_are_those_of_float64():
-    name, run = ROUNDED
+def norms_in_float64(golden, run):
+    return training_step(golden.load(golden.build(torch.float64), run), golden, run, None).gradient_norms
+
+
+@pytest.mark.parametrize(("place", "rounding"), [(ROUNDED, 2e-5), (SPREAD, 1e-4)], ids=["rounded", "spread"])
+def test_where_the_stored_gradients_are_rounded_ours_are_those_of_float64(place, rounding):
+    name, run = place
     golden = Golden(name)
-    norms = []
-    for dtype in (torch.float32, torch.float64):
-        model = golden.load(golden.build(dtype), run)
-        norms.append(training_step(model, golden, run, None).gradient_norms)
-    assert norms[0] == pytest.approx(norms[1], rel=2e-5, abs=ZERO_GRADIENT)
+    ours = training_step(golden.load(golden.build(), run), golden, run, None).gradient_norms
+    assert ours == pytest.approx(norms_in_float64(golden, run), rel=rounding, abs=ZERO_GRADIENT)
 
 
 @pytest.mark.slow

@@ -235,7 +235,9 @@ def test_a_killed_pass_continues(own_graph: Graph) -> None:
         assert ended.status == dg.DagsterRunStatus.FAILURE
         assert driver.instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
     assert progress.steps == ["finetuned_model  two"]
-    assert own_graph.store.require("finetuned_model/two").metadata["resumed_from_step"] == 2
+    resumed = own_graph.store.require("finetuned_model/two").metadata["resumed_from_step"]
+    lost = 3 - resumed  # killed at its third step, perhaps while the checkpoint of the second was written behind it
+    assert 1 <= lost <= own_graph.recipe.model("two").finetuning.checkpoint_every
     assert own_graph.store.require("finetuned_model/one") == kept
 
 
