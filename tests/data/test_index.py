@@ -1,7 +1,11 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.data.factory import GOLDEN, SIZES, encode, make_video, write_records, write_shard
+from yt8m_assets.data import index as index_module
 from yt8m_assets.data.examples import encode_video_example
 from yt8m_assets.data.index import (
     NOT_LOCATED,
@@ -118,3 +122,23 @@ def test_an_index_can_leave_videos_out(tmp_path):
     assert left.video_ids == ["vid0", "vid1", "vid3"]
     assert left.records["number"].tolist() == [0, 1, 3]
     assert index.without(np.array(["none"], "S11")) is index
+
+
+def test_a_shard_of_this_machine_is_recognised_by_size_and_time_without_reading_it(tmp_path, monkeypatch):
+    uri = write_shard(tmp_path / "s.tfrecord", [make_video("aaaa", 3, [1]), make_video("bbbb", 2)])
+    options = {"cache_path": tmp_path / "cache", "feature_sizes": SIZES}
+    load_index(uri, **options)
+    walked = []
+    real = index_module.framing_crc
+    monkeypatch.setattr(index_module, "framing_crc", lambda *a, **o: walked.append(a) or real(*a, **o))
+    load_index(uri, **options)
+    assert walked, "just written: it may change again within the same tick"
+    os.utime(uri, (1e9, 1e9))
+    index_module.index_path(uri, tmp_path / "cache").unlink()
+    first = load_index(uri, **options)
+    walked.clear()
+    assert load_index(uri, **options).checksum == first.checksum
+    assert not walked
+    Path(uri).write_bytes(Path(uri).read_bytes()[::-1])
+    with pytest.raises(CorruptShardError):
+        load_index(uri, **options)

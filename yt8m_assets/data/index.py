@@ -7,6 +7,7 @@ is the one that was indexed.
 
 import json
 import logging
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from yt8m_assets.errors import SchemaMismatchError
 from yt8m_assets.storage import atomic_write, sha256_text
 
 logger = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
+SETTLED_NS = 2 * 10**9
+"""Age from which the time of the last change tells that a file is the same."""
 _MAGIC = b"YT8MIDX1"
 NOT_LOCATED = 0xFFFFFFFF
 """`rgb_start` of a record whose encoding is not the canonical one: it is read through protobuf."""
@@ -87,6 +90,8 @@ class ShardIndex:
     """S11 [N]: video ids."""
     quarantined: tuple[QuarantinedRecord, ...] = ()
     """Records that were set aside."""
+    stored_mtime_ns: int | None = None
+    """Of a local shard, when it was changed last: that the index fits is seen without reading the shard."""
     stored_crc32c: int | None = None
     """Of a shard in a bucket, the store's checksum: that the index fits is seen without fetching the shard."""
 
@@ -137,6 +142,7 @@ _HEADER_FIELDS = (
     "num_labels",
     "num_ratings",
     "num_segments_beyond_end",
+    "stored_mtime_ns",
     "stored_crc32c",
 )
 
@@ -235,8 +241,9 @@ def load_index(
         report.num_segments_beyond_end += index.num_segments_beyond_end
         return index
     stored = stored_version(uri)  # first: a shard that is replaced while it is read does not fit the next time
+    changed_ns = settled_mtime_ns(uri) if stored is None else None
     index = build_index(uri, feature_sizes=feature_sizes, on_corrupt=on_corrupt, report=report)
-    index = replace(index, stored_crc32c=stored[1] if stored else None)
+    index = replace(index, stored_crc32c=stored[1] if stored else None, stored_mtime_ns=changed_ns)
     with atomic_write(path) as temporary:
         temporary.write_bytes(index.to_bytes())
     return index
@@ -252,6 +259,12 @@ def stored_version(uri: str) -> tuple[int, int | None] | None:
     return described.size, described.crc32c
 
 
+def settled_mtime_ns(uri: str) -> int | None:
+    """When a local shard was changed last; None just after that, when it may change again without another time."""
+    changed = local_file(uri).stat().st_mtime_ns
+    return changed if time.time_ns() - changed > SETTLED_NS else None
+
+
 def _fits(index: ShardIndex, uri: str, feature_sizes: tuple[int, int], on_corrupt: OnCorrupt) -> bool:
     if index.uri != uri or index.feature_sizes != tuple(feature_sizes):
         return False
@@ -259,5 +272,9 @@ def _fits(index: ShardIndex, uri: str, feature_sizes: tuple[int, int], on_corrup
         return False
     if index.stored_crc32c is not None:
         return stored_version(uri) == (index.size, index.stored_crc32c)
+    if index.stored_mtime_ns is not None:
+        found = local_file(uri).stat()
+        if (found.st_size, found.st_mtime_ns) == (index.size, index.stored_mtime_ns):
+            return True
     file = ShardFile(local_file(uri), uri)
     return index.size == file.size and index.checksum == f"framing-crc32c:{framing_crc(file, tolerant=True)[1]:08x}"
