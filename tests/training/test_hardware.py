@@ -36,7 +36,7 @@ def test_log_and_tags_name_the_hardware(tmp_path: Path, shards: Path, monkeypatc
     monkeypatch.setenv("YT8M_REQUIRE_GPU", "0")
     tracking, stream = MemoryTracking(), io.StringIO()
     run(tmp_path, shards, tracking, stream)
-    assert f"pretraining mix: on CPU only; torch {torch.__version__}" in stream.getvalue()
+    assert f"; on CPU only; torch {torch.__version__}" in stream.getvalue()
     tags = tracking.runs[0].tags
     assert (tags["device"], tags["torch"]) == ("CPU", torch.__version__)
     assert {"driver", "cuda"} <= set(tags)

@@ -11,6 +11,7 @@ import torch
 from tests.faults.test_training import StopAt
 from tests.training.support import BERT, MIX, make_recipe, prepare_store
 from yt8m_assets.errors import MissingArtifactError
+from yt8m_assets.hardware import find_hardware
 from yt8m_assets.progress import NullProgress, PlainProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
@@ -106,7 +107,7 @@ def test_the_first_line_comes_at_once_and_says_what_runs_and_where_it_is_tracked
         with contextlib.suppress(TrainingPreempted):
             pretrain(recipe, store, "mix", tracking=tracking, progress=PlainProgress(stream), run_tags={})
     first, again, last = stream.getvalue().splitlines()
-    run = f"recipe tiny; MLflow run {tracking.runs[0].run_id}"
+    run = f"recipe tiny; MLflow run {tracking.runs[0].run_id}; on {find_hardware().summary}"
     assert first == f"pretraining mix: 12 steps of 8 examples; {run}"
     assert again == f"pretraining mix: 12 steps of 8 examples, goes on after step 3; {run}"
     assert last.startswith("pretraining mix: 12 steps, 9 of them in")

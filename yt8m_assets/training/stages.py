@@ -188,8 +188,7 @@ def _run(
         ) as tracked,
         progress.task(f"{kind} {job.model_key}", job.config.num_steps, "steps") as task,
     ):
-        progress.log(f"{kind} {job.model_key}: {describe_start(recipe, job, newest, tracked)}")
-        progress.log(f"{kind} {job.model_key}: on {hardware.summary}")
+        progress.log(f"{kind} {job.model_key}: {describe_start(recipe, job, newest, tracked)}; on {hardware.summary}")
         shards = inputs.parent("segment_shards" if job.finetunes else "pretraining_shards")
         tracked.log_dataset(shards.key, digest=shards.digest, source_uri=store.uri(shards), context="training")
         if job.finetunes:
