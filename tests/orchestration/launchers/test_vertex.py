@@ -198,7 +198,10 @@ def jobs_of(api: VertexApi, run_id: str) -> list[str]:
     return [name for name, job in api.jobs.items() if job.labels["dagster-run-id"] == run_id]
 
 
-@pytest.mark.parametrize("action", ["watched", "resumed", "canceled"])
+@pytest.mark.parametrize(
+    "action",
+    ["watched", pytest.param("resumed", marks=pytest.mark.cloud), pytest.param("canceled", marks=pytest.mark.cloud)],
+)
 def test_a_job_whose_launcher_died_before_it_wrote_its_tag_is_found_by_label(
     api: VertexApi, deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
 ):
