@@ -6,6 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from models import list_models
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -25,9 +28,27 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("orchestration.cli_files", "the leaderboard with a column for ratings of your own"),
     "timeline": ("orchestration.cli_files", "draw what the models see in one video, second by second"),
     "inspect": ("orchestration.cli_files", "show what shards hold"),
+    "init-recipe": ("orchestration.cli_recipe", "write a JSON recipe for data of your own, to be filled in"),
     "import-checkpoint": ("orchestration.cli_files", "publish weights of the original (NPZ of its variables)"),
 }
 """Command -> module with `command_<name>(arguments)`, and its line of help."""
+
+WITH_MODELS = ("materialize", "predict", "timeline", "import-checkpoint")
+"""Commands whose help names the models."""
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from yt8m_assets.tracking_system import code_tags
+
+        tags = code_tags()
+        sys.stdout.write(f"yt8m {tags['package_version']} {tags.get('mlflow.source.git.commit', '')}".rstrip() + "\n")
+        parser.exit()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,9 +58,17 @@ def build_parser() -> argparse.ArgumentParser:
     shared.add_argument("--state", type=Path, help="state folder (default: .state of the project)")
     shared.add_argument("--debug", action="store_true", help="show tracebacks")
     parser = argparse.ArgumentParser(prog="yt8m", description="YouTube-8M segment classification, end to end.")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action=_Version, help="show the version and the commit, and exit")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    models = f"Models of demo and challenge: {', '.join(list_models())}."
     parsers = {
-        name: subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[shared])
+        name: subparsers.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=models if name in WITH_MODELS else None,
+            parents=[shared],
+        )
         for name, (_, text) in COMMANDS.items()
     }
     _add_graph_options(parsers)
@@ -88,6 +117,13 @@ def _add_file_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
     timeline = parsers["timeline"]
     timeline.add_argument("video", help="id of a video of the segment or test shards")
     timeline.add_argument("--models", type=_names, default=(), help="models, separated by commas (default: all)")
+    init = parsers["init-recipe"]
+    init.add_argument(
+        "file", type=Path, help="the recipe to be written, such as mine.json; --recipe is what it builds on"
+    )
+    init.add_argument(
+        "--data", default="/data", help="folder or gs:// URI of 2/, 3/ and the class files (default: /data)"
+    )
     inspect = parsers["inspect"]
     inspect.add_argument("uri", nargs="+", help="TFRecord shards, patterns or folders: local paths or gs:// URIs")
     checkpoint = parsers["import-checkpoint"]
@@ -110,7 +146,11 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 done, 1 error, 75 preempted, 130 interrupted)."""
-    parsed = build_parser().parse_args(arguments)
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    if parsed.command is None:
+        parser.print_help()
+        return 0
     try:
         module = importlib.import_module(COMMANDS[parsed.command][0])
         return int(getattr(module, f"command_{parsed.command.replace('-', '_')}")(parsed) or 0)

@@ -64,7 +64,31 @@ def command_materialize(arguments: argparse.Namespace) -> int:
     made = outcome.num_nodes - outcome.num_current
     elapsed = format_seconds(time.monotonic() - started)
     progress.log(f"recipe {recipe.name}: {made} made, {outcome.num_current} were up to date, in {elapsed}")
+    if arguments.models:
+        progress.log(where_it_stopped(recipe, arguments))
+    elif arguments.until in (None, "leaderboard"):
+        show_result(recipe, open_store(settings))
     return 0
+
+
+def where_it_stopped(recipe: Recipe, arguments: argparse.Namespace) -> str:
+    """What `--models` leaves out, and how to get an ensemble of those models."""
+    last = arguments.until or "test_ranking"
+    keys = json.dumps([key for key in recipe.model_keys if key in arguments.models])
+    base = arguments.recipe or os.environ.get("YT8M_RECIPE") or "demo"
+    return (
+        f"stopped after {last}: weights, submission and leaderboard are made of all models of a recipe. "
+        f'An ensemble of these needs a recipe with {{"base": "{base}", "model_keys": {keys}}}; nothing is made twice'
+    )
+
+
+def show_result(recipe: Recipe, store: ArtifactStore) -> None:
+    """The leaderboard, and where submission and report lie."""
+    from orchestration.status import summary
+
+    console = make_console()
+    for part in summary(recipe, store):
+        console.print(part, soft_wrap=isinstance(part, str), markup=not isinstance(part, str))
 
 
 def command_predict(arguments: argparse.Namespace) -> int:
@@ -120,15 +144,8 @@ def command_ablate(arguments: argparse.Namespace) -> int:
 
 
 def command_demo(arguments: argparse.Namespace) -> int:
-    """Run the demo's graph, then show its table, its submission and what to try next."""
-    from orchestration.status import demo_summary
-
+    """Run the demo's graph and show its table and its submission."""
     arguments.recipe = arguments.recipe or "demo"
     arguments.models, arguments.until, arguments.allow_fallback, arguments.force = (), None, False, False
     arguments.start_afresh = True  # the demo's training takes seconds, and nobody changed its recipe by mistake
-    command_materialize(arguments)
-    recipe, _, settings = prepare(arguments)
-    console = make_console()
-    for part in demo_summary(recipe, open_store(settings)):
-        console.print(part, soft_wrap=isinstance(part, str), markup=not isinstance(part, str))
-    return 0
+    return command_materialize(arguments)

@@ -1,4 +1,4 @@
-"""Tables for people: what is materialised, and what the demo has reached."""
+"""Tables for people: what is materialised, and what a recipe has reached."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -80,7 +80,7 @@ def best_map(lineage: Lineage, node: Node) -> str:
     return f"{value:.4f}" if isinstance(value, int | float) else ""
 
 
-def demo_summary(recipe: Recipe, store: ArtifactStore) -> Iterator[Any]:
+def summary(recipe: Recipe, store: ArtifactStore) -> Iterator[Any]:
     """The leaderboard, where submission and report lie, and what to try next."""
     from yt8m_assets.leaderboard import leaderboard_table
 

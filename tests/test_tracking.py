@@ -153,6 +153,24 @@ def test_champion_moves_only_to_a_better_model(tracking: MlflowTracking, mlflow_
     assert champions == ["1", "1", "3"]
 
 
+@pytest.mark.parametrize("reason", ["deleted run", "other ratings", "nothing"])
+def test_a_champion_counts_while_its_run_lives_and_its_hold_out_is_the_same(
+    reason: str, tracking: MlflowTracking, mlflow_uri: str, tmp_path: Path
+):
+    from mlflow import MlflowClient
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.bin").write_bytes(b"weights")
+    client = MlflowClient(mlflow_uri)
+    for metric, ratings in ((0.9, "aaa"), (0.7, "bbb" if reason == "other ratings" else "aaa")):
+        with tracking.run("n", kind="finetuning", model="tiny", tags={"parent.holdout_ratings": ratings}) as run:
+            run.register_model("yt8m-tiny", tmp_path / "model", metric=metric)
+        if metric == 0.9 and reason == "deleted run":
+            client.delete_run(run.run_id)
+    champion = client.get_model_version_by_alias("yt8m-tiny", "champion")
+    assert champion.tags["metric"] == ("0.9" if reason == "nothing" else "0.7")
+
+
 def test_of_two_processes_that_register_at_once_the_better_model_is_champion(
     tracking: MlflowTracking, mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from yt8m_assets.storage import sha256_text
+from yt8m_assets.tracking_errors import DeletedExperimentError, is_refusal
 from yt8m_assets.tracking_run import NOTE_TAG, MlflowRun, now_milliseconds
-from yt8m_assets.tracking_sender import MAX_PARAM, MAX_TAG, SPOOLED, Sender, is_refusal, mlflow_name
+from yt8m_assets.tracking_sender import MAX_PARAM, MAX_TAG, SPOOLED, Sender, mlflow_name
 from yt8m_assets.tracking_spool import Journal, Spool
 from yt8m_assets.tracking_system import code_tags
 
@@ -85,6 +86,8 @@ class MlflowTracking:
         if self.experiment_id is None:
             client = self.client()
             found = client.get_experiment_by_name(self.experiment)
+            if found is not None and found.lifecycle_stage == "deleted":
+                raise DeletedExperimentError(self.experiment, found.experiment_id)
             try:
                 self.experiment_id = (
                     client.create_experiment(self.experiment, self.artifact_location, {NOTE_TAG: EXPERIMENT_NOTE})

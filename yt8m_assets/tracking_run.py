@@ -8,15 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yt8m_assets.tracking_sender import (
-    MAX_TAG,
-    SPOOLED,
-    Sender,
-    describe,
-    is_unauthorised,
-    mlflow_name,
-    split_finite,
-)
+from yt8m_assets.tracking_errors import DeletedExperimentError, describe, is_unauthorised
+from yt8m_assets.tracking_sender import MAX_TAG, SPOOLED, Sender, mlflow_name, split_finite
 from yt8m_assets.tracking_spool import Journal
 from yt8m_assets.tracking_system import system_metrics
 
@@ -169,7 +162,7 @@ class MlflowRun:
                 failures, self.offline = 0, False
             except Exception as error:  # noqa: BLE001 - no fault of the tracking server may reach training
                 failures += 1
-                self.offline = remote or failures >= _LOCAL_TRIES
+                self.offline = remote or failures >= _LOCAL_TRIES or isinstance(error, DeletedExperimentError)
                 if self.offline:
                     self._report(error)
                 if self.offline and closing:
@@ -195,7 +188,9 @@ class MlflowRun:
         if self._reported:
             return
         self._reported = True
-        if is_unauthorised(error):
+        if isinstance(error, DeletedExperimentError):
+            logger.warning("tracking: %s. This run waits in %s until then", error, self.journal.folder)
+        elif is_unauthorised(error):
             self.untracked = True
             self.set_tags({"untracked": "the server refused our credentials at first; sent later"})
             logger.warning("tracking: the server does not accept our credentials (%s): run untracked", describe(error))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yt8m_assets.tracking_champion import METRIC_TAG, crown, ensure_registered
+from yt8m_assets.tracking_errors import describe, is_refusal
 from yt8m_assets.tracking_spool import Journal
 
 if TYPE_CHECKING:
@@ -20,26 +22,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHAMPION = "champion"
-"""Alias of the registered version with the best hold-out MAP."""
 JOURNAL_TAG, OPERATION_TAG = "yt8m.journal", "yt8m.operation"
-METRIC_TAG = "metric"
-"""Tag of a model version that holds the metric its alias is decided by."""
 SPOOLED = "spooled-"
 """Prefix of the id of a run that the server does not know yet."""
 MAX_PARAM, MAX_TAG = 6000, 5000
 """Characters of a parameter's and of a tag's value."""
 _BATCH_METRICS, _BATCH_TAGS, _BATCH_PARAMS, _MAX_KEY = 1000, 100, 100, 250
-_REFUSALS = (
-    "INVALID_PARAMETER_VALUE",
-    "BAD_REQUEST",
-    "RESOURCE_DOES_NOT_EXIST",
-    "RESOURCE_ALREADY_EXISTS",
-    "NOT_FOUND",
-    "INVALID_STATE",
-    "MALFORMED_REQUEST",
-    "NOT_IMPLEMENTED",
-)
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
@@ -224,6 +212,10 @@ class Sender:
         )
 
     def _close(self, operation: dict[str, Any], _: int) -> None:
+        if operation.get("abandoned"):
+            run = self.client.get_run(self._run_id())
+            if run.info.status != "RUNNING" or run.data.tags.get(JOURNAL_TAG) != self.journal.name:
+                return  # somebody has ended it, or goes on with it
         self.client.set_terminated(self._run_id(), status=operation["status"], end_time=operation["time"])
 
     def _register(self, operation: dict[str, Any], number: int) -> None:
@@ -237,17 +229,14 @@ class Sender:
                 model = self._servable(operation, Path(folder))
                 self.client.log_artifacts(self._run_id(), str(model), "model")
             self.uploading = False
-            self._ensure_registered(name, operation["description"])
+            ensure_registered(self.client, name, operation["description"])
             tags = {OPERATION_TAG: mark, METRIC_TAG: repr(metric), **operation["tags"]}
             source = f"{self.client.get_run(self._run_id()).info.artifact_uri}/model"
             version = self.client.create_model_version(
                 name, source, self._run_id(), tags=tags, description=operation["description"]
             ).version
         self.results[number] = str(version)
-        before, best = self._champion(name)
-        if metric > best:
-            self.client.set_registered_model_alias(name, CHAMPION, str(version))
-            self._yield_to_better(name, before, metric)
+        crown(self.client, name, str(version), metric, operation["tags"])
 
     def _servable(self, operation: dict[str, Any], folder: Path) -> Path:
         """The kept files as a folder; with MLflow's own description beside them where they are a model of ours."""
@@ -266,47 +255,3 @@ class Sender:
     def _find_version(self, name: str, mark: str) -> Any:
         versions = self.client.search_model_versions(f"run_id = '{self._run_id()}'") if self.uncertain else []
         return next((v.version for v in versions if v.name == name and v.tags.get(OPERATION_TAG) == mark), None)
-
-    def _ensure_registered(self, name: str, description: str) -> None:
-        try:
-            self.client.create_registered_model(name, description=description)
-        except Exception as error:
-            if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
-                raise
-
-    def _champion(self, name: str) -> tuple[int, float]:
-        """Number and metric of the version that is champion now."""
-        try:
-            champion = self.client.get_model_version_by_alias(name, CHAMPION)
-            return int(champion.version), float(champion.tags.get(METRIC_TAG, "-inf"))
-        except Exception as error:
-            if getattr(error, "error_code", "") not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
-                raise
-            return 0, -math.inf
-
-    def _yield_to_better(self, name: str, before: int, metric: float) -> None:
-        """Undo what two processes do that compare at once and then both move the alias: the better one keeps it.
-
-        Looks only at versions after the champion that was read: an older one may have been passed over by a person.
-        """
-        versions = self.client.search_model_versions(f"name = '{name}'")
-        rivals = [(float(v.tags[METRIC_TAG]), int(v.version)) for v in versions if METRIC_TAG in v.tags]
-        better = max((rival for rival in rivals if rival[1] > before and rival[0] > metric), default=None)
-        if better is not None:
-            self.client.set_registered_model_alias(name, CHAMPION, str(better[1]))
-
-
-def describe(error: BaseException) -> str:
-    """Kind of an error without its text, which could hold a credential of the tracking URI."""
-    return f"{type(error).__name__} {getattr(error, 'error_code', '')}".strip()
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether this operation will never be accepted: the server says so, or it cannot even be put into words."""
-    unspeakable = isinstance(error, ValueError | TypeError | LookupError | AttributeError | Warning)
-    return unspeakable or getattr(error, "error_code", "") in _REFUSALS
-
-
-def is_unauthorised(error: BaseException) -> bool:
-    """Whether the server refuses who is asking."""
-    return getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")

@@ -41,7 +41,9 @@ class Journal:
             raise
         self._guard = threading.Lock()
         self.acked, self.run_id = self._read_state()
-        self.pending: deque[dict[str, Any]] = deque(self._read_operations()[self.acked :])
+        operations = self._read_operations()
+        self.pending: deque[dict[str, Any]] = deque(operations[self.acked :])
+        self.last = operations[-1] if operations else None
         self._count = self.acked + len(self.pending)
         self._file = (folder / _JOURNAL).open("a", encoding="utf-8")
         self._broken = False
@@ -70,6 +72,7 @@ class Journal:
         with self._guard:
             self._write(json.dumps(operation) + "\n")
             self.pending.append(dict(operation))
+            self.last = dict(operation)
             self._count += 1
             return self._count - 1
 
@@ -155,6 +158,8 @@ class Spool:
             journal = Journal(folder)
         except BlockingIOError:
             return None
+        if journal.last is not None and journal.last["op"] != "close":  # its process is dead: nobody else will
+            journal.append({"op": "close", "status": "KILLED", "time": int(time.time() * 1000), "abandoned": True})
         if not journal.pending:  # its owner finished between the look and the lock
             journal.discard()
             return None

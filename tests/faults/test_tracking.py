@@ -189,6 +189,61 @@ def test_f40_sigkill_leaves_a_journal_that_is_replayed(mlflow_uri: str, tmp_path
     assert only_run(mlflow_uri).data.tags["attempt"] == "2"
 
 
+KILLED = """
+import os, signal, sys, pathlib, time
+from yt8m_assets.tracking import MlflowTracking
+t = MlflowTracking(sys.argv[1], artifact_location=sys.argv[2], spool_path=pathlib.Path(sys.argv[3]))
+with t.run("killed", kind="prediction") as run:
+    while run.journal.pending:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_f40_a_killed_run_does_not_run_for_ever(mlflow_uri: str, tmp_path: Path):
+    """All it said had arrived, and nobody resumes it: the next process ends it. One that is resumed goes on."""
+    import subprocess
+    import sys
+
+    from mlflow import MlflowClient
+
+    command = [sys.executable, "-c", KILLED, mlflow_uri, str(tmp_path / "artifacts"), str(tmp_path / "spool")]
+    assert subprocess.run(command, check=False, cwd=Path(__file__).parents[2]).returncode == -9
+    assert only_run(mlflow_uri).info.status == "RUNNING"
+    tracking = open_tracking(mlflow_uri, tmp_path)
+    with tracking.run("tiny", kind="prediction", resume_id=only_run(mlflow_uri).info.run_id) as resumed:
+        while list((tmp_path / "spool").glob("*/*")) != [resumed.journal.folder]:
+            time.sleep(0.01)
+        assert only_run(mlflow_uri).info.status == "RUNNING"
+    assert only_run(mlflow_uri).info.status == "FINISHED"
+    MlflowClient(mlflow_uri).delete_run(only_run(mlflow_uri).info.run_id)
+    assert subprocess.run(command, check=False, cwd=Path(__file__).parents[2]).returncode == -9
+    assert tracking.replay() == 1
+    assert only_run(mlflow_uri).info.status == "KILLED"
+    assert not list((tmp_path / "spool").glob("*/*"))
+
+
+def test_f42_a_deleted_experiment_is_named_and_its_runs_wait(
+    mlflow_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(mlflow_uri)
+    tracking = open_tracking(mlflow_uri, tmp_path)
+    train(tracking, range(1))
+    number = client.get_experiment_by_name("yt8m").experiment_id
+    client.delete_experiment(number)
+    _, seconds = train(open_tracking(mlflow_uri, tmp_path), range(3))
+    assert seconds < 3
+    assert "experiment 'yt8m' is deleted: bring it back with `mlflow experiments restore" in caplog.text
+    (journal,) = (tmp_path / "spool").glob("*/*")
+    assert str(journal) in caplog.text
+    client.restore_experiment(number)
+    assert open_tracking(mlflow_uri, tmp_path).replay() == 1
+    runs = [run.info for run in client.search_runs([number])]
+    assert sorted(len(losses(mlflow_uri, run.run_id)) for run in runs if run.status == "FINISHED") == [1, 3]
+
+
 @pytest.mark.parametrize("mode", ["401", "403"])
 def test_f41_refused_credentials_spool_with_one_warning(
     mode: str, server: FaultyServer, tmp_path: Path, mlflow_uri: str, caplog: pytest.LogCaptureFixture

@@ -12,6 +12,7 @@ from orchestration.cli import COMMANDS, main, report
 from orchestration.plan import required_nodes
 from tests.orchestration.conftest import Graph
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.recipes import load_recipe
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.interruption import PREEMPTED_EXIT_CODE, TrainingPreempted
 
@@ -173,10 +174,55 @@ def test_ablate_prints_a_table_or_json(run: Run, graph: Graph, tmp_path: Path) -
     assert "holdout_ratings" in error
 
 
-def test_materialize_again_says_that_nothing_was_to_do(run: Run, graph: Graph) -> None:
-    code, _, error = run("materialize", "--state", graph.state.root)
+def test_materialize_again_says_that_nothing_was_to_do_and_shows_the_result(run: Run, graph: Graph) -> None:
+    code, out, error = run("materialize", "--state", graph.state.root)
     assert code == 0
     assert "0 made" in error
+    assert all(name in out for name in ("Tiny one", "Tiny two", "ensemble"))
+    (submission,) = [line.split()[1] for line in out.splitlines() if line.startswith("submission")]
+    (report,) = [line.split()[1] for line in out.splitlines() if line.startswith("report")]
+    assert Path(submission).read_text().startswith("Class,Segments")
+    assert Path(report).read_text().lower().startswith("<!doctype html")
+
+
+def test_a_choice_of_models_says_where_it_stops(run: Run, graph: Graph, tmp_path: Path) -> None:
+    code, out, error = run("materialize", "--models", "two", "--state", graph.state.root)
+    assert (code, out) == (0, "")
+    assert "stopped after test_ranking: weights, submission and leaderboard are made of all models" in error
+    assert f'{{"base": "{tmp_path}/tiny.py", "model_keys": ["two"]}}' in error
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"base": "tiny.py", "model_keys": ["two"]}))
+    code, _, error = run("materialize", "--until", "test_ranking", "--state", graph.state.root, recipe=str(own))
+    assert code == 0
+    assert "0 made" in error
+
+
+def test_no_command_shows_the_help(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(recipe="")
+    assert code == 0
+    assert "materialize" in out
+    for arguments in (["--version"], ["materialize", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert not ended.value.code
+    out = capsys.readouterr().out
+    assert out.startswith("yt8m 0.")
+    assert all(key in out for key in load_recipe("challenge").model_keys)
+
+
+def test_a_recipe_for_data_of_ones_own(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    code, out, _ = run("init-recipe", path, "--data", "gs://bucket/yt8m/", recipe="")
+    assert code == 0
+    assert f"yt8m materialize --recipe {path}" in out
+    recipe = load_recipe(path)
+    assert recipe.data.simulation is None
+    assert recipe.data.test == ("gs://bucket/yt8m/3/test*.tfrecord",)
+    assert recipe.models == load_recipe("demo").models
+    code, _, error = run("init-recipe", path, recipe="")
+    assert code == 1
+    assert "mine.json: exists" in error
+    assert "ends in .json" in run("init-recipe", tmp_path / "mine.txt", recipe="")[2]
 
 
 def test_submission_commands(run: Run, graph: Graph, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 from tests.graph import QUIET, publish_untrained
 from yt8m_assets.data import read_shard, segment_windows
 from yt8m_assets.data.stages import read_segment_classes, read_shards
-from yt8m_assets.errors import ConfigError, MissingArtifactError, OutOfMemoryError, ParentMismatchError
-from yt8m_assets.lineage import Node
+from yt8m_assets.errors import ConfigError, MissingArtifactError, OutOfMemoryError, ParentMismatchError, Yt8mError
+from yt8m_assets.lineage import Node, resolve_inputs
 from yt8m_assets.prediction.ranking import read_ranking
 from yt8m_assets.prediction.stages import predict_cells, rank_model, run_name
 from yt8m_assets.recipes.schema import Recipe
@@ -97,7 +97,10 @@ def test_f31_current_cells_are_left_alone_and_a_redo_gives_the_same_bytes(graph:
 
 def test_metadata_and_tracking_say_what_a_person_asks(graph: Graph):
     tracking = MemoryTracking()
-    (result,) = predict(graph, "oof", [("two", 1)], tracking=tracking)
+    (result,) = predict(graph, "oof", [("two", 1)], tracking=tracking, run_tags={"dagster_run_id": "abc"})
+    tags = tracking.runs[0].tags
+    assert (tags["dagster_run_id"], tags["asset"]) == ("abc", "oof_predictions")
+    assert tags["fingerprint"] == f"two+1={result.manifest.fingerprint[:16]}"
     metadata = result.manifest.metadata
     assert 0.0 < metadata["map_at_100000"] <= 1.0
     assert 0.0 <= metadata["score_min"] < metadata["score_max"] <= 1.0
@@ -155,6 +158,19 @@ def test_bfloat16_ranks_nearly_alike(graph: Graph):
         )
 
 
+def test_a_run_whose_cells_all_failed_is_failed(graph: Graph):
+    """Another process writes the only cell."""
+    recipe, store = graph
+    node, tracking = Node("oof_predictions", "one", 0), MemoryTracking()
+    arguments = resolve_inputs(recipe, store, node).publish_arguments()
+    with pytest.raises(RuntimeError, match="over"), store.publish(node.key, **arguments):
+        with pytest.raises(Yt8mError, match="another run"):
+            predict((recipe, ArtifactStore(store.root_uri)), "oof", [("one", 0)], tracking=tracking)
+        raise RuntimeError("over")
+    assert tracking.runs[0].status == "FAILED"
+    assert tracking.runs[0].tags["failed_cells"] == node.key
+
+
 def test_a_failing_cell_leaves_the_others_published(graph: Graph):
     recipe, store = graph
     manifest = store.require("finetuned_model/one")
@@ -167,6 +183,7 @@ def test_a_failing_cell_leaves_the_others_published(graph: Graph):
     with pytest.raises(ParentMismatchError, match=r"finetuned_model/one: .*weights\.safetensors: sha256") as caught:
         predict((recipe, fresh), "oof", [("one", 0), ("two", 0)], tracking=tracking)
     assert tracking.runs[0].tags["failed_cells"] == "oof_predictions/one/shift+0"
+    assert tracking.runs[0].status == "FINISHED"
     assert "oof_predictions/two/shift+0" in caught.value.__notes__[0]
     assert store.manifest("oof_predictions/two/shift+0") is not None
     assert store.manifest("oof_predictions/one/shift+0") is None

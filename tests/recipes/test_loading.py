@@ -114,3 +114,61 @@ def test_python_file_defines_recipe(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ConfigError, match=rf"{name}\.py"):
             load_recipe(path)
+
+
+def test_a_python_recipe_imports_what_lies_beside_it(tmp_path: Path) -> None:
+    """Also again after a change, and from two folders with a file of the same name."""
+    import sys
+
+    before = list(sys.path)
+    for folder, steps in (("first", 5), ("second", 6), ("first", 7)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "common_values.py").write_text(f"NAME = 'steps{steps:03}'\n# {'x' * steps}\n")
+        (tmp_path / folder / "mine.py").write_text(
+            "from dataclasses import replace\nfrom common_values import NAME\nfrom yt8m_assets.recipes import demo\n"
+            "RECIPE = replace(demo.RECIPE, name=NAME)\n"
+        )
+        assert load_recipe(tmp_path / folder / "mine.py").name == f"steps{steps:03}"
+    assert sys.path == before
+    assert "common_values" not in sys.modules
+    (tmp_path / "wrong.py").write_text("import nothing_of_this_name\n")
+    with pytest.raises(ConfigError, match="ModuleNotFoundError: No module named 'nothing_of_this_name'"):
+        load_recipe(tmp_path / "wrong.py")
+
+
+def test_a_json_recipe_names_the_models_it_has(tmp_path: Path) -> None:
+    """Chosen, changed and added to in one file; the order is the list's."""
+    values = {
+        "base": "challenge",
+        "models": {
+            "bert_l2h12": {"shifts": [0]},
+            "bert_narrow": {"base": "bert_l2h12", "title": "narrow", "overrides": {"intermediate_size": 64}},
+        },
+        "model_keys": ["bert_narrow", "bert_l2h12"],
+    }
+    recipe = load_recipe(write(tmp_path / "mine.json", **values))
+    assert recipe.model_keys == ("bert_narrow", "bert_l2h12")
+    assert recipe.model("bert_l2h12").shifts == (0,)
+    narrow = recipe.model("bert_narrow")
+    assert (narrow.architecture, narrow.title, dict(narrow.overrides)) == (
+        "bert_l2h12",
+        "narrow",
+        {"intermediate_size": 64},
+    )
+    for wrong, message in {
+        "unknown model 'bert_x'": {"model_keys": ["bert_x"]},
+        "unknown model 'bert_y'": {"models": {"bert_y": {"shifts": [0]}}},
+        "unknown model 'bert_z'; recipe": {"models": {"bert_y": {"base": "bert_z"}}},
+        "model_keys = 'all': give the list": {"model_keys": "all"},
+    }.items():
+        with pytest.raises(ConfigError, match=wrong):
+            load_recipe(write(tmp_path / "wrong.json", base="challenge", **message))
+
+
+def test_data_of_ones_own_on_a_simulated_base(tmp_path: Path) -> None:
+    own = {"pretraining": ["a*"], "segments": ["b*"], "test": ["c*"], "segment_classes_uri": "classes.csv"}
+    with pytest.raises(ConfigError, match=r'the data is simulated\. For data of your own write "simulation": null'):
+        load_recipe(write(tmp_path / "mine.json", base="demo", data=own))
+    recipe = load_recipe(write(tmp_path / "mine.json", base="demo", data={**own, "simulation": None}))
+    assert recipe.data.simulation is None
+    assert recipe.data.segments == ("b*",)

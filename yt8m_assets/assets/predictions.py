@@ -7,7 +7,7 @@ import dagster as dg
 
 from yt8m_assets.assets.display import manifest_metadata
 from yt8m_assets.assets.failures import stage_errors
-from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, attempt, materialization
+from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, attempt, materialization, run_tags
 from yt8m_assets.partitions import (
     backfill_policy,
     beta_accepted,
@@ -63,7 +63,7 @@ def _predictions(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefini
         keys = list(context.partition_keys)
         cells = [parse_cell(key) for key in keys]
         made: dict[str, StageResult] = {}
-        options: Any = {"tracking": tracking, "progress": progress.open(context.log)}
+        options: Any = {"tracking": tracking, "progress": progress.open(context.log), "run_tags": run_tags(context)}
         options["on_published"] = lambda cell, result: made.update({cell_key(*cell): result})
         try:
             with stage_errors(context):

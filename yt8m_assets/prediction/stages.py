@@ -43,6 +43,7 @@ def predict_cells(
     *,
     tracking: Tracking,
     progress: Progress,
+    run_tags: Mapping[str, str] | None = None,
     on_published: Callable[[Cell, StageResult], None] | None = None,
 ) -> list[StageResult]:
     """Rank all segments of a split by each (model, shift) cell, reading the data once; results in the cells' order.
@@ -67,7 +68,9 @@ def predict_cells(
     if due:
         params = {**due[next(iter(due))].config, "cells": ", ".join(f"{key}{shift:+d}" for key, shift in due)}
         params.pop("shift")
-        tags = {"recipe": recipe.name, "split": split}
+        fingerprints = ", ".join(f"{key}{shift:+d}={inputs.fingerprint[:16]}" for (key, shift), inputs in due.items())
+        tags = {"recipe": recipe.name, "split": split, "asset": f"{split}_predictions", "fingerprint": fingerprints}
+        tags = {**(run_tags or {}), **tags}
         with tracking.run(run_name(split, list(due)), kind="prediction", params=params, tags=tags) as run:
             links = {"mlflow_run_id": run.run_id, "mlflow_url": run.url}
             pass_ = _Pass(recipe, store, split, progress, links, on_published)
@@ -76,6 +79,8 @@ def predict_cells(
                 run.log_metrics(pass_.metrics, step=0)
             if outcome.errors:
                 run.set_tags({"failed_cells": ", ".join(nodes[cell].key for cell in outcome.errors)})
+            if not outcome.results:
+                _raise_first(nodes, outcome)  # inside the run, which is no success when it made nothing
     _raise_first(nodes, outcome)
     return [outcome.results[cell] for cell in cells]
 

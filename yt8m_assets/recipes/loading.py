@@ -3,6 +3,9 @@
 import importlib
 import importlib.util
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,11 @@ MAX_DEPTH = 8
 def load_recipe(name_or_path: str | Path) -> Recipe:
     """The recipe of a name (`demo`, `challenge`) or of a file.
 
-    A `.py` file defines `RECIPE` and is run as the code it is; a `.json` file is data only: `{"base": "demo",
-    "prediction": {"top_k": 100}, "models": {"bert_l2h12": {"finetuning": {"num_steps": 20}}}}`, where `models` may also
-    be a list of keys to keep. Raises ConfigError naming the file, the field and what is known.
+    A `.py` file defines `RECIPE` and is run as the code it is; it may import what lies beside it. A `.json` file is
+    data: `{"base": "demo", "prediction": {"top_k": 100}, "models": {"bert_l2h12": {"finetuning": {"num_steps": 20}}}}`.
+    In `models` a new key with a `"base"` is a further model. `model_keys` lists the models that the recipe has, those
+    of the base where it is left out; `models` may be that list, too. Raises ConfigError naming the file, the field and
+    what is known.
     """
     return _load(str(name_or_path), depth=0)
 
@@ -53,7 +58,8 @@ def _load_python(path: Path) -> Recipe:
         raise ConfigError(f"recipe {str(path)!r}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with _importable(path.parent):
+            spec.loader.exec_module(module)
     except ConfigError as error:
         raise ConfigError(f"recipe {str(path)!r}: {error}") from error
     except Exception as error:
@@ -62,6 +68,21 @@ def _load_python(path: Path) -> Recipe:
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"recipe {str(path)!r}: define RECIPE = Recipe(...)")
     return recipe
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let a recipe import what lies beside it, and forget that afterwards, so that it is read anew next time."""
+    name, before = str(folder.absolute()), set(sys.modules)
+    sys.path.append(name)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(name)
+        for added in set(sys.modules) - before:
+            if str(getattr(sys.modules[added], "__file__", None) or "").startswith(f"{name}/"):
+                del sys.modules[added]
 
 
 def _load_json(path: Path, depth: int) -> Recipe:
@@ -79,8 +100,13 @@ def _load_json(path: Path, depth: int) -> Recipe:
     base = _load(base_name, depth + 1)
     values.setdefault("name", path.stem)
     try:
-        models = values.pop("models", None)
-        recipe = base if models is None else _override_models(base, models)
+        recipe = base
+        if (models := values.pop("models", None)) is not None:
+            recipe = _override_models(recipe, models)
+        if (keys := values.pop("model_keys", None)) is not None:
+            if not isinstance(keys, list):
+                raise ConfigError(f"model_keys = {keys!r}: give the list of the models that the recipe has")
+            recipe = recipe.with_models(tuple(str(key) for key in keys))
         return apply_overrides(recipe, values, "")
     except ConfigError as error:
         raise ConfigError(f"recipe {str(path)!r}: {error}") from error
@@ -91,9 +117,20 @@ def _override_models(recipe: Recipe, models: Any) -> Recipe:
         return recipe.with_models(tuple(str(key) for key in models))
     if not isinstance(models, dict):
         raise ConfigError(f"models = {models!r}: give a list of keys, or an object of overrides by key")
-    for key in models:
-        recipe.model(key)
-    return replace(recipe, models=tuple(_override_model(model, models.get(model.key, {})) for model in recipe.models))
+    changed = {model.key: _override_model(model, models.get(model.key, {})) for model in recipe.models}
+    for key, values in models.items():
+        if key not in changed:
+            changed[key] = _variant(recipe, key, values)
+    return replace(recipe, models=tuple(changed.values()))
+
+
+def _variant(recipe: Recipe, key: str, values: Any) -> ModelRecipe:
+    """A further model: another one of the recipe under a key of its own, with what `values` changes."""
+    if not isinstance(values, dict) or "base" not in values:
+        recipe.model(key)  # says which are known
+    origin = recipe.model(str(values["base"]))
+    own = {name: value for name, value in values.items() if name != "base"}
+    return _override_model(replace(origin, key=key, title=key, architecture=origin.architecture), own)
 
 
 def _override_model(model: ModelRecipe, values: dict[str, Any]) -> ModelRecipe:

@@ -75,7 +75,8 @@ class DataConfig:
         for name in ("pretraining", "segments", "test", "segment_classes_uri"):
             value = getattr(self, name)
             if self.simulation is not None and value:
-                raise ConfigError(f"data.{name} = {value!r}: leave it empty, the data is simulated")
+                cure = 'write "simulation": null in a JSON recipe, simulation=None in Python'
+                raise ConfigError(f"data.{name} = {value!r}, but the data is simulated. For data of your own {cure}")
             if self.simulation is None and (not value or (isinstance(value, str) and name != "segment_classes_uri")):
                 raise ConfigError(f"data.{name} = {value!r}: say where the data is (patterns as a tuple)")
         for name in ("num_classes", "max_frames", "memory_budget"):

@@ -179,7 +179,7 @@ def _run(
     }
     with (
         tracking.run(
-            f"{title} {kind}",
+            f"{title} {kind}, {recipe.name} {inputs.fingerprint[:6]}",
             kind=kind,
             model=job.model_key,
             params=flatten(inputs.config),
