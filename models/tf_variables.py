@@ -6,7 +6,7 @@ A linear layer stores the transpose of the variable.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ from models.base import FrameModel
 from models.layers import BatchNorm
 
 SCOPE = "tower"
-IGNORED = re.compile(r"(/Adam(_\d+)?|(^|/)beta[12]_power|(^|/)global_step)$")
+AVERAGE = "/ExponentialMovingAverage"
+IGNORED = re.compile(r"(/Adam(_\d+)?|(^|/)beta[12]_power|(^|/)global_step|(^|/)learning_rate)$")
 """What a checkpoint holds besides the model: the optimiser's slots and counters."""
 _NORM_LEAVES = {
     "weight": "gamma",
@@ -54,15 +55,37 @@ def tf_variables(model: FrameModel) -> dict[str, TfVariable]:
     return variables
 
 
+def original_names(variables: Mapping[str, np.ndarray], known: Collection[str]) -> dict[str, np.ndarray]:
+    """The variables under the names the original gives them, where another program spelled them differently.
+
+    Understood: `:0` at the end, no scope or `model/` before it, and moving averages, which count where the variable
+    itself is not there. ValueError where two names mean the same variable.
+    """
+    found: dict[str, tuple[str, np.ndarray]] = {}
+    averages: dict[str, tuple[str, np.ndarray]] = {}
+    for given, value in variables.items():
+        plain = given.removesuffix(":0")
+        kept = averages if plain.endswith(AVERAGE) else found
+        plain = plain.removesuffix(AVERAGE)
+        bare = plain.removeprefix("model/")
+        spellings = (plain, bare, f"{SCOPE}/{bare}")
+        name = next((spelling for spelling in spellings if spelling in known), plain)
+        if name in kept:
+            raise ValueError(f"{kept[name][0]} and {given} are both {name}: leave one of them out")
+        kept[name] = (given, value)
+    return {name: value for name, (_, value) in {**averages, **found}.items()}
+
+
 @torch.no_grad()
 def load_tf_variables(model: FrameModel, variables: Mapping[str, np.ndarray]) -> None:
-    """Copy TensorFlow variables (full names without `:0`, with the prefix `tower/`) into a model.
+    """Copy TensorFlow variables into a model: full names with the prefix `tower/`, or as `original_names` knows them.
 
-    Optimiser slots are ignored. ValueError names every variable that is missing, unused, of the wrong shape, or not
-    finite; the model is then unchanged.
+    Optimiser slots and counters are ignored. ValueError names every variable that is missing, unused, of the wrong
+    shape, or not finite; the model is then unchanged.
     """
     places = tf_variables(model)
-    given = {name: np.asarray(value) for name, value in variables.items() if not IGNORED.search(name)}
+    named = original_names(variables, places)
+    given = {name: np.asarray(value) for name, value in named.items() if not IGNORED.search(name)}
     problems = [f"missing: {name} {_shape(places[name])}" for name in places if name not in given]
     problems += [f"unused: {name}" for name in given if name not in places]
     for name in places.keys() & given.keys():

@@ -122,6 +122,15 @@ def command_inspect(arguments: argparse.Namespace) -> int:
     return 1 if report.total("num_damaged") or report.num_outside else 0
 
 
+FORMATS = (
+    ((".index", ".meta", ".data-00000-of-00001", "checkpoint", ".ckpt"), "a part of a TensorFlow checkpoint"),
+    ((".pb",), "a TensorFlow graph"),
+    ((".h5", ".keras", ".hdf5"), "a Keras file"),
+    ((".pt", ".pth", ".bin", ".safetensors"), "a PyTorch file"),
+)
+"""Names that weights may have, and what such a file is."""
+
+
 def read_variables(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an NPZ file by name. Raises DataError naming the file; pickled objects are refused."""
     try:
@@ -130,7 +139,10 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: not an NPZ file of plain arrays: {error}") from error
+        known = next((text for endings, text in FORMATS if path.name.endswith(endings)), "")
+        cure = "docs/import-checkpoint.md has the lines that write its variables to an .npz file"
+        text = f"{known}; {cure}" if known else f"not an NPZ file of plain arrays: {error}"
+        raise DataError(f"{path}: {text}") from error
 
 
 def command_import_checkpoint(arguments: argparse.Namespace) -> int:

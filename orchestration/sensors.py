@@ -20,10 +20,10 @@ def build_sensors(recipe: Recipe) -> list[Any]:
     @dg.sensor(
         target=dg.AssetSelection.assets(*SHARD_ASSETS, "holdout_ratings"),
         minimum_interval_seconds=HOUR,
+        description="Lists the shards anew when the data patterns match other files, sizes or checksums than before.",
         default_status=dg.DefaultSensorStatus.STOPPED,
     )
     def changed_shards(context: dg.SensorEvaluationContext, store: dg.ResourceParam[ArtifactStore]) -> dg.SensorResult:
-        """Lists the shards anew when the data patterns match other files, or other sizes or checksums, than before."""
         changed = changed_shard_assets(recipe, store)
         requests = [shard_request(name, fingerprint) for name, fingerprint in changed.items()]
         reason = None if requests else dg.SkipReason("the shards are the ones that were listed")
@@ -41,10 +41,10 @@ def build_sensors(recipe: Recipe) -> list[Any]:
     @dg.sensor(
         target=dg.AssetSelection.checks(FRESHNESS),
         minimum_interval_seconds=HOUR,
+        description="Checks every hour whether the submission is what recipe, code and shards would give now.",
         default_status=dg.DefaultSensorStatus.STOPPED,
     )
     def submission_freshness(context: dg.SensorEvaluationContext) -> dg.RunRequest:
-        """Checks every hour whether the submission is what recipe, code and shards would give now."""
         return dg.RunRequest(asset_selection=[], asset_check_keys=[FRESHNESS])
 
     return [changed_shards, up_to_date, submission_freshness]

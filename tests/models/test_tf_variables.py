@@ -1,6 +1,7 @@
 """Weights to and from the original's TensorFlow variables."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -89,3 +90,30 @@ def test_another_models_variables_are_refused():
     variables = export_tf_variables(small_model("bert_l3h12"))
     with pytest.raises(ValueError, match=r"unused: tower/encoder/layer_2/attention/output/LayerNorm/beta"):
         load_tf_variables(small_model("bert_l2h12"), variables)
+
+
+@pytest.mark.parametrize(
+    "respell",
+    [
+        lambda name: f"{name}:0",
+        lambda name: name.removeprefix("tower/"),
+        lambda name: f"model/{name}",
+        lambda name: f"model/{name.removeprefix('tower/')}:0",
+        lambda name: f"{name}/ExponentialMovingAverage:0",
+    ],
+)
+def test_other_spellings_of_names_are_understood(respell: Callable[[str], str]) -> None:
+    own = small_model("bert_mean_l2h12")
+    exported = export_tf_variables(own)
+    spelled = {respell(name): value for name, value in exported.items()}
+    spelled |= {"learning_rate:0": np.float32(1), "global_step:0": np.int64(3), "tower/x/Adam_1:0": np.zeros(2)}
+    other = small_model("bert_mean_l2h12", seed=1)
+    load_tf_variables(other, spelled)
+    again = export_tf_variables(other)
+    assert all(np.array_equal(exported[name], again[name]) for name in exported)
+    first = next(iter(exported))
+    averages = {f"{name}/ExponentialMovingAverage": value + 1 for name, value in exported.items()}
+    load_tf_variables(other, {**averages, **exported})
+    assert np.array_equal(export_tf_variables(other)[first], exported[first])
+    with pytest.raises(ValueError, match="are both"):
+        load_tf_variables(other, {**exported, f"{first}:0": exported[first]})

@@ -12,6 +12,7 @@ from orchestration.cli import COMMANDS, main, report
 from orchestration.plan import required_nodes
 from tests.orchestration.conftest import Graph
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.lineage import Node, current_manifest
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.interruption import PREEMPTED_EXIT_CODE, TrainingPreempted
@@ -364,5 +365,16 @@ def test_import_checkpoint(run: Run, own_graph: Graph, tmp_path: Path) -> None:
     assert next(iter(variables)) in error
     path.write_bytes(b"not an archive")
     assert "not an NPZ file" in run(*arguments, "--model", "two")[2]
+    index = tmp_path / "model.ckpt-9.index"
+    index.write_bytes(b"not an archive")
+    error = run("import-checkpoint", index, "--as", "finetuned", "--model", "two", "--state", state)[2]
+    assert "model.ckpt-9.index: a part of a TensorFlow checkpoint; docs/import-checkpoint.md has the lines" in error
+    np.savez(path, **variables)
+    for asset in ("finetuned_model", "pretrained_model"):
+        store.delete(f"{asset}/one")
+    code, out, error = run(*arguments, "--model", "one")
+    assert code == 0, error
+    fresh = ArtifactStore(own_graph.settings.storage_uri)
+    assert current_manifest(own_graph.recipe, fresh, Node("finetuned_model", "one")) is not None
     np.savez(path, x=np.array([object()], dtype=object), allow_pickle=True)
     assert "not an NPZ file" in run(*arguments, "--model", "two")[2]

@@ -63,7 +63,7 @@ def test_all_of_it_is_off(graph: Graph) -> None:
     }
     for item in build_sensors(graph.recipe):
         assert item.default_status == dg.DefaultSensorStatus.STOPPED
-        assert item.description or item.name
+        assert item.description
     assert [s.default_status for s in build_schedules()] == [dg.DefaultScheduleStatus.STOPPED]
 
 

@@ -257,17 +257,20 @@ def publish_imported(
     """Publish TensorFlow variables (names of SPEC section 12) as a pretrained_model or finetuned_model of the recipe.
 
     `num_steps` is the number of steps they were trained for (by default the recipe's), where the learning-rate
-    schedule of fine-tuning goes on. Raises ValueError naming what is missing, unused or mis-shaped, and
-    MissingArtifactError when the artifacts it would be made from are not there.
+    schedule of fine-tuning goes on. A fine-tuned model that is imported needs no pre-trained one: where none is
+    published, the same weights stand in for it. Raises ValueError naming what is missing, unused or mis-shaped, and
+    MissingArtifactError when the data is not there.
     """
     if asset not in ("pretrained_model", "finetuned_model"):
         raise ConfigError(f"asset = {asset!r}: choose pretrained_model or finetuned_model")
-    inputs = resolve_inputs(recipe, store, Node(asset, model_key))
     row = recipe.model(model_key)
     config = row.pretraining if asset == "pretrained_model" else row.finetuning
     spec = ModelSpec.of(recipe, model_key)
     model = spec.build()
     load_tf_variables(model, dict(variables))  # type: ignore[arg-type]
+    if asset == "finetuned_model" and current_manifest(recipe, store, Node("pretrained_model", model_key)) is None:
+        publish_imported(recipe, store, "pretrained_model", model_key, variables)
+    inputs = resolve_inputs(recipe, store, Node(asset, model_key))
     steps = config.num_steps if num_steps is None else num_steps
     training = {
         "steps": steps,
