@@ -21,7 +21,7 @@ def relevant_tests(root: Path, source: str) -> list[str]:
         relatives += [f"{name.replace('.', '/')}.py" for name in users]
         found |= {path for path in importers if any(_mirrors(path, relative) for relative in relatives)}
         found |= set() if found else {path for path, modules in importers.items() if modules & users}
-    if not found:  # loaded by name
+    if not found and len(Path(source).parts) > 2:  # loaded by name, as recipes are
         found = {path for path in importers if Path(path).parent == Path("tests", *Path(source).parts[1:-1])}
 
     def rank(path: str) -> tuple[int, str]:
