@@ -69,7 +69,11 @@ class ShardFile:
         except PermissionError as error:
             raise MissingDataError(f"{uri}: may not be read ({os.strerror(error.errno or errno.EACCES)})") from error
         weakref.finalize(self, os.close, descriptor)
-        self.uri, self.size, self._descriptor = uri, os.fstat(descriptor).st_size, descriptor
+        found = os.fstat(descriptor)
+        self.uri, self.size, self._descriptor = uri, found.st_size, descriptor
+        remote = "://" in uri and not uri.startswith("file://")
+        self.mark: object = path if remote else (found.st_ino, found.st_mtime_ns)
+        """Another one means other content; a cached copy's path names its object, whenever it was fetched."""
         self._path, self._renewed = path, False
 
     def read(self, position: int, size: int) -> bytes:

@@ -39,6 +39,11 @@ class Identities:
         entry = self._known.get(uri)
         return entry[1] if entry is not None and entry[0] == version else None
 
+    def drop(self, uri: str) -> None:
+        """Know a shard no more."""
+        if self._known.pop(uri, None) is not None:
+            self._write()
+
     def note(self, found: Iterable[tuple[str, str, str]]) -> None:
         """Remember (URI, version, checksum) of shards that were read."""
         before = dict(self._known)
@@ -46,8 +51,22 @@ class Identities:
             if _is_settled(version):
                 self._known[uri] = [version, checksum]
         if self._known != before:
-            with atomic_write(self._path) as temporary:
-                temporary.write_text(json.dumps(self._known, sort_keys=True))
+            self._write()
+
+    def _write(self) -> None:
+        with atomic_write(self._path) as temporary:
+            temporary.write_text(json.dumps(self._known, sort_keys=True))
+
+
+def forget_shard(uri: str, indexes: Path) -> None:
+    """Recognise a shard no more, nor use its index in the folder `indexes` of a cache: it is not what was seen before.
+
+    Size and time of change said it was; a copy that keeps times, of another file of that size, is taken for the same.
+    """
+    from yt8m_assets.data.index import index_path
+
+    index_path(uri, indexes).unlink(missing_ok=True)
+    Identities(indexes.parent).drop(uri)
 
 
 def _is_settled(version: str) -> bool:

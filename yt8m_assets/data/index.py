@@ -19,6 +19,7 @@ from yt8m_assets.data.examples import FEATURE_SIZES
 from yt8m_assets.data.framing import OVERHEAD_BYTES, ShardFile, framing_crc, local_file
 from yt8m_assets.data.parsing import RecordParser
 from yt8m_assets.data.reader import OnCorrupt, QuarantinedRecord, ReadReport, check_segments, iterate_records
+from yt8m_assets.data.shards import local_stat
 from yt8m_assets.errors import SchemaMismatchError
 from yt8m_assets.storage import atomic_write, sha256_text
 
@@ -44,6 +45,7 @@ RECORD = np.dtype(
 )
 
 
+_WITHOUT = " without record "
 _VIDEO_LEVEL = (
     "a video-level record (mean_rgb, mean_audio), where frames are needed; "
     "take the patterns of such shards (2/video/...) out of the recipe"
@@ -64,6 +66,11 @@ def sound_framing_checksum(uri: str) -> str:
     return f"framing-crc32c:{framing_crc(ShardFile(local_file(uri), uri), tolerant=True)[1]:08x}"
 
 
+def framing_of(checksum: str) -> str:
+    """The part of a shard's checksum that is of its framing."""
+    return checksum.partition(_WITHOUT)[0]
+
+
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
     """Where the good records of a shard lie. N of them."""
@@ -73,7 +80,8 @@ class ShardIndex:
     size: int
     """Its bytes."""
     checksum: str
-    """`framing_checksum` of the content that was indexed; with damaged framing, of its sound part."""
+    """`framing_checksum` of the content that was indexed; with damaged framing, of its sound part. Where records were
+    set aside, their numbers follow: whole again, the shard is another one, though its framing stays."""
     feature_sizes: tuple[int, int]
     """Bytes of rgb and audio per frame."""
     num_records: int
@@ -187,10 +195,12 @@ def build_index(
     report.num_records += len(rows)
     report.num_segments_beyond_end += beyond
     num_records, crc = framing_crc(file, tolerant=True)
+    quarantined = tuple(report.quarantined[before:])
+    lost = f"{_WITHOUT}{','.join(str(each.record) for each in quarantined)}" if quarantined else ""
     return ShardIndex(
         uri=uri,
         size=file.size,
-        checksum=f"framing-crc32c:{crc:08x}",
+        checksum=f"framing-crc32c:{crc:08x}{lost}",
         feature_sizes=feature_sizes,
         num_records=num_records,
         num_labels=labels,
@@ -198,7 +208,7 @@ def build_index(
         num_segments_beyond_end=beyond,
         records=np.array(rows, RECORD),
         ids=np.array(ids, "S11"),
-        quarantined=tuple(report.quarantined[before:]),
+        quarantined=quarantined,
     )
 
 
@@ -261,7 +271,7 @@ def stored_version(uri: str) -> tuple[int, int | None] | None:
 
 def settled_mtime_ns(uri: str) -> int | None:
     """When a local shard was changed last; None just after that, when it may change again without another time."""
-    changed = local_file(uri).stat().st_mtime_ns
+    changed = local_stat(uri).st_mtime_ns
     return changed if time.time_ns() - changed > SETTLED_NS else None
 
 
@@ -273,8 +283,10 @@ def _fits(index: ShardIndex, uri: str, feature_sizes: tuple[int, int], on_corrup
     if index.stored_crc32c is not None:
         return stored_version(uri) == (index.size, index.stored_crc32c)
     if index.stored_mtime_ns is not None:
-        found = local_file(uri).stat()
+        found = local_stat(uri)
         if (found.st_size, found.st_mtime_ns) == (index.size, index.stored_mtime_ns):
             return True
+    if index.quarantined:
+        return False  # a record that was repaired has the framing that the damaged one had
     file = ShardFile(local_file(uri), uri)
     return index.size == file.size and index.checksum == f"framing-crc32c:{framing_crc(file, tolerant=True)[1]:08x}"

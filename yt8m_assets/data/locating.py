@@ -11,8 +11,9 @@ from typing import Any
 from yt8m_assets.data.folds import original_holdout, seeded_holdout
 from yt8m_assets.data.framing import local_file
 from yt8m_assets.data.identity import SHARDS_FILE, content_checksums
+from yt8m_assets.data.index import framing_of
 from yt8m_assets.data.shards import ShardManifest, list_shards, shard_names
-from yt8m_assets.errors import DataError, ParentMismatchError
+from yt8m_assets.errors import DataError, MissingDataError, ParentMismatchError
 from yt8m_assets.lineage import Node, plain, require_current
 from yt8m_assets.progress import NullProgress, Progress
 from yt8m_assets.recipes.schema import Recipe
@@ -112,9 +113,13 @@ def vocabulary_digest(recipe: Recipe) -> str | None:
 
 
 def file_digest(uri: str) -> str:
-    """Hex sha256 of a small file, local or in a bucket. Raises MissingDataError."""
-    with local_file(uri).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hex sha256 of a small file, local or in a bucket. Raises MissingDataError where it cannot be read."""
+    path = local_file(uri)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MissingDataError(f"{uri}: the recipe names this file, and it cannot be read: {error.strerror}") from error
 
 
 def read_shards(recipe: Recipe, store: ArtifactStore, shards: Manifest | str) -> ShardManifest:
@@ -135,7 +140,7 @@ def read_shards(recipe: Recipe, store: ArtifactStore, shards: Manifest | str) ->
                 f"materialise {manifest.key} again"
             )
         uri = uris[shard.name]
-        if checksums[uri] != shard.checksum:
+        if framing_of(checksums[uri]) != framing_of(shard.checksum):
             cure = "remove it, it is simulated again" if recipe.data.simulation else f"materialise {manifest.key} again"
             raise ParentMismatchError(
                 f"{uri}: its content is not what {manifest.key} lists ({checksums[uri]}, published {shard.checksum}); "

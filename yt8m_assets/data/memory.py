@@ -116,7 +116,9 @@ def load_videos(
         indices = [
             kept for index, kept in zip(indices, left, strict=True) if len(kept.records) or not len(index.records)
         ]
-    videos = IndexedVideos(indices, max_frames=max_frames, on_corrupt=on_corrupt, report=report)
+    videos = IndexedVideos(
+        indices, max_frames=max_frames, on_corrupt=on_corrupt, report=report, index_cache_path=index_cache_path
+    )
     needed = int(videos.num_frames.sum()) * videos.feature_size
     if needed > memory_budget:
         return videos

@@ -41,12 +41,12 @@ def _list(pattern: str) -> dict[str, str]:
 
         return {uri: _version(found.size, found.crc32c) for uri, found in glob_uris(pattern).items()}
     names = map(os.path.abspath, glob.glob(_literal_start(pattern.removeprefix("file://")), recursive=True))
-    return {name: local_version(name) for name in names if Path(name).is_file()}
+    return {name: local_version(name) for name in names if Path(name).is_file() or not os.path.exists(name)}
 
 
 def local_version(name: str) -> str:
-    """Version of a local file."""
-    found = os.stat(name)
+    """Version of a local file. Raises MissingDataError where it is gone, or a link to what is not there."""
+    found = local_stat(name)
     return f"{found.st_size} mtime_ns:{found.st_mtime_ns}"
 
 
@@ -103,10 +103,19 @@ def shard_size(uri: str) -> int:
         from yt8m_assets.data.remote import stat
 
         return stat(uri).size
+    return local_stat(uri).st_size
+
+
+def local_stat(uri: str) -> os.stat_result:
+    """Size and times of a local file. Raises MissingDataError naming what its folder holds."""
+    path = Path(uri.removeprefix("file://"))
     try:
-        return Path(uri.removeprefix("file://")).stat().st_size
-    except FileNotFoundError as error:
-        raise MissingDataError(f"{uri}: no such shard; {_folder_listing(uri)}") from error
+        return path.stat()
+    except OSError as error:
+        what = "it is a link to a file that" if path.is_symlink() else "it"
+        raise MissingDataError(
+            f"{uri}: no such shard: {what} cannot be found or read ({error.strerror}); {_folder_listing(uri)}"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

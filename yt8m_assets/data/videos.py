@@ -2,12 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from yt8m_assets.data.examples import FEATURE_NAMES, FEATURE_SIZES
 from yt8m_assets.data.framing import HEADER_BYTES, OVERHEAD_BYTES, ShardFile, local_file, read_data
+from yt8m_assets.data.identity import forget_shard
 from yt8m_assets.data.index import NOT_LOCATED, ShardIndex
 from yt8m_assets.data.parsing import NO_LABELS, RecordParser
 from yt8m_assets.data.reader import OnCorrupt, ReadReport
@@ -68,8 +70,9 @@ class IndexedVideos:
         max_frames: int = MAX_VIDEO_FRAMES,
         on_corrupt: OnCorrupt = "raise",
         report: ReadReport | None = None,
+        index_cache_path: Path | None = None,
     ) -> None:
-        self.indices = list(indices)
+        self.indices, self._index_cache_path = list(indices), index_cache_path
         self.max_frames, self.on_corrupt, self.report = max_frames, on_corrupt, report or ReadReport()
         self.feature_sizes = self.indices[0].feature_sizes if self.indices else FEATURE_SIZES
         self.feature_size = sum(self.feature_sizes)
@@ -88,6 +91,7 @@ class IndexedVideos:
             if size
         ]
         self._files: OrderedDict[int, ShardFile] = OrderedDict()
+        self._marks: dict[int, object] = {}
         self._parsers: dict[int, RecordParser] = {}
 
     def __len__(self) -> int:
@@ -107,6 +111,7 @@ class IndexedVideos:
         Raises CorruptShardError when a checksum or a frame's header is not what the index found.
         """
         number = int(number)
+        read = self._file(self._shard.item(number)).read  # first: a file opened anew is verified anew
         if not self._verified.item(number):
             self._verify_one(number)
         if self._damaged.item(number):
@@ -119,7 +124,6 @@ class IndexedVideos:
             return np.empty((0, self.feature_size), np.uint8)
         if not self._located.item(number):
             return self._parsed_frames(number)[first : first + count]
-        read = self._file(self._shard.item(number)).read
         frames, column = np.empty((count, self.feature_size), np.uint8), 0
         for starts, size, header in self._lists:
             stride = len(header) + size
@@ -127,7 +131,7 @@ class IndexedVideos:
             if len(content) < count * stride:
                 raise self._fault(number, _SHORT)
             if not content.startswith(header):
-                raise self._fault(number, _CHANGED)
+                raise self._changed(number)
             rows: np.ndarray = np.ndarray((count, size), np.uint8, content, len(header), (stride, 1))
             frames[:, column : column + size] = rows
             column += size
@@ -136,19 +140,19 @@ class IndexedVideos:
     def read_windows(self, numbers: Sequence[int], firsts: Sequence[int], count: int) -> np.ndarray:
         """uint8 [B, count, F]: window b is frames [firsts[b], firsts[b] + count) of video numbers[b], all inside."""
         frames, chosen = np.empty((len(numbers), count, self.feature_size), np.uint8), np.asarray(numbers, np.int64)
+        shards = self._shard[chosen].tolist()
+        reads = {shard: self._file(shard).read for shard in set(shards)}
         if self._verify(chosen).any():
             raise self._fault(int(chosen[self._damaged[chosen]][0]), _SET_ASIDE)
         located = self._located[chosen]
         for row in np.flatnonzero(~located).tolist():
             frames[row] = self._parsed_frames(numbers[row])[firsts[row] : firsts[row] + count]
         rows = np.flatnonzero(located)
-        shards = self._shard[chosen[rows]].tolist()
-        reads = {shard: self._file(shard).read for shard in set(shards)}
         column = 0
         for starts, size, header in self._lists:
             stride = len(header) + size
             places = (starts[chosen[rows]] + np.asarray(firsts, np.int64)[rows] * stride).tolist()
-            contents = [reads[shard](place, count * stride) for shard, place in zip(shards, places, strict=True)]
+            contents = [reads[shards[row]](place, count * stride) for row, place in zip(rows, places, strict=True)]
             joined = b"".join(contents)
             if len(joined) != len(rows) * count * stride:
                 row = next(
@@ -158,7 +162,7 @@ class IndexedVideos:
             lists = np.frombuffer(joined, np.uint8).reshape(len(rows), count, stride)
             wrong = (lists[:, :, : len(header)] != np.frombuffer(header, np.uint8)).any(axis=(1, 2))
             if wrong.any():
-                raise self._fault(numbers[rows[wrong][0]], _CHANGED)
+                raise self._changed(numbers[rows[wrong][0]])
             target = slice(None) if len(rows) == len(frames) else rows
             frames[target, :, column : column + size] = lists[:, :, len(header) :]
             column += size
@@ -166,7 +170,8 @@ class IndexedVideos:
 
     def annotations(self, number: int) -> tuple[np.ndarray, SegmentLabels | None]:
         """Labels (int64 [L]) and ratings of a video."""
-        content = None
+        content, (shard, row) = None, self._locate(number)
+        file = self._file(shard)
         if not self._verified.item(number):
             content = self._verify_one(number)
         if self._damaged.item(number):
@@ -174,19 +179,18 @@ class IndexedVideos:
         if not self._located.item(number):
             video = self._parse(number)
             return video.labels, video.segments
-        shard, row = self._locate(number)
         record = self.indices[shard].records[row]
         start, length = int(record["context_start"]), int(record["context_length"])
         if content is None:
-            context = self._file(shard).read(int(record["offset"]) + HEADER_BYTES + start, length)
+            context = file.read(int(record["offset"]) + HEADER_BYTES + start, length)
         else:
             context = bytes(content[start : start + length])
         try:
             video_id, labels, segments = self._parser(shard).context(memoryview(context))
         except ValueError as error:
-            raise self._fault(number, _CHANGED) from error
+            raise self._changed(number) from error
         if video_id != self.video_ids[number]:
-            raise self._fault(number, _CHANGED)
+            raise self._changed(number)
         return labels, segments
 
     def where(self, number: int) -> str:
@@ -224,6 +228,9 @@ class IndexedVideos:
             if file.size != index.size:
                 reason = f"it has {file.size:,} bytes, {index.size:,} when it was indexed; {_REBUILD}"
                 raise CorruptShardError(index.uri, 0, 0, reason)
+            if self._marks.setdefault(shard, file.mark) != file.mark:  # replaced since: nothing of it was verified
+                self._verified[self._first[shard] : self._first[shard + 1]] = False
+                self._marks[shard] = file.mark
             self._files[shard] = file
             if len(self._files) > _OPEN_FILES:
                 self._files.popitem(last=False)
@@ -240,6 +247,12 @@ class IndexedVideos:
         shard, row = self._locate(number)
         record = self.indices[shard].records[row]
         return CorruptShardError(self.indices[shard].uri, int(record["offset"]), int(record["number"]), reason)
+
+    def _changed(self, number: int) -> CorruptShardError:
+        """The error of a shard that is not the indexed one; the next run does not recognise it."""
+        if self._index_cache_path is not None:
+            forget_shard(self.indices[self._shard.item(number)].uri, self._index_cache_path)
+        return self._fault(number, _CHANGED)
 
     def _verify(self, numbers: np.ndarray) -> np.ndarray:
         """Verify the records that this process has not verified yet; bool [B]: which of them all are damaged."""
@@ -262,7 +275,7 @@ class IndexedVideos:
             self._damaged[number] = self._verified[number] = True
             return None
         if checksum != int(record["checksum"]):  # sound, but another record: no damage to set aside
-            raise self._fault(number, _CHANGED)
+            raise self._changed(number)
         self._verified[number] = True
         return content
 

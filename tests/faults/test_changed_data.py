@@ -1,0 +1,147 @@
+"""Data that change behind the project's back: links, copies that keep times, repaired and replaced shards."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.data.factory import SIZES, encode, make_video
+from tests.data.test_identity import ASSETS, QUIET, recipe_over, shard, write
+from yt8m_assets.data import videos
+from yt8m_assets.data.framing import frame_record
+from yt8m_assets.data.index import load_index
+from yt8m_assets.data.memory import load_videos
+from yt8m_assets.data.shards import list_shards
+from yt8m_assets.data.stages import index_cache, make_shards, read_shards
+from yt8m_assets.errors import CorruptShardError, MissingDataError
+from yt8m_assets.explain import explain
+from yt8m_assets.lineage import Lineage, Node, current_manifest
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.storage import ArtifactStore
+
+LONG_AGO = (1_000_000_000, 1_000_000_000)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    write(tmp_path / "data")
+    return ArtifactStore(str(tmp_path / "store"), tmp_path / "cache")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return recipe_over(str(tmp_path / "data"))
+
+
+def test_a_missing_file_that_the_recipe_names_makes_its_list_stale_in_words(
+    recipe: Recipe, store: ArtifactStore, tmp_path: Path
+) -> None:
+    make_shards(recipe, store, "segment_shards", progress=QUIET)
+    path = tmp_path / "data" / "classes.csv"
+    path.unlink()
+    node = Node("segment_shards")
+    assert current_manifest(recipe, store, node) is None
+    (reason,) = explain(Lineage(recipe, store), node)
+    assert reason == f"{path}: the recipe names this file, and it cannot be read: No such file or directory"
+    with pytest.raises(MissingDataError):
+        make_shards(recipe, store, "segment_shards", progress=QUIET)
+    path.mkdir()
+    assert current_manifest(recipe, store, node) is None
+
+
+def test_a_link_to_a_shard_that_is_gone_is_an_error_and_no_shorter_list(recipe: Recipe, tmp_path: Path) -> None:
+    write(tmp_path / "data")
+    path = tmp_path / "data" / "2" / "train1.tfrecord"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert str(path) in list_shards(recipe.data.pretraining)
+    (tmp_path / "elsewhere").unlink()
+    with pytest.raises(MissingDataError, match=r"train1\.tfrecord: no such shard: it is a link to a file that"):
+        list_shards(recipe.data.pretraining)
+
+
+def test_a_shard_that_vanishes_after_it_was_listed_has_a_typed_error(store: ArtifactStore, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "2" / "train1.tfrecord"
+    load_index(str(path), cache_path=index_cache(store), feature_sizes=SIZES)
+    path.unlink()
+    with pytest.raises(MissingDataError, match=r"train1\.tfrecord: no such shard.*holds train0\.tfrecord"):
+        load_index(str(path), cache_path=index_cache(store), feature_sizes=SIZES)
+
+
+def test_another_shard_of_the_same_size_and_time_is_found_out_once_and_then_known(
+    recipe: Recipe, store: ArtifactStore, tmp_path: Path
+) -> None:
+    asset, node = "pretraining_shards", Node("pretraining_shards")
+    before = make_shards(recipe, store, asset, progress=QUIET).manifest
+    path = tmp_path / "data" / "2" / "train1.tfrecord"
+    path.write_bytes(shard("train1", label=2))
+    os.utime(path, LONG_AGO)
+    assert current_manifest(recipe, store, node) is not None, "nothing that is looked at has changed"
+    uris = read_shards(recipe, store, asset).uris()
+    options = {"feature_sizes": SIZES, "index_cache_path": index_cache(store)}
+    with pytest.raises(CorruptShardError, match="run again to index it anew"):
+        list(load_videos(uris, **options))
+    assert current_manifest(recipe, store, node) is None
+    after = make_shards(recipe, store, asset, progress=QUIET)
+    assert not after.reused
+    assert after.manifest.digest != before.digest
+    assert [video.labels.tolist() for video in load_videos(uris, **options)] == [[1], [2]]
+
+
+def test_a_record_that_was_set_aside_is_back_when_its_shard_is_whole_again(
+    recipe: Recipe, store: ArtifactStore, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, data=replace(recipe.data, on_corrupt="quarantine"))
+    paths = [tmp_path / "data" / name for name in ("2/train1.tfrecord", "3/validate1.tfrecord")]
+    sound = shard("lost") + shard("kept")
+    for path in paths:
+        path.write_bytes(sound[:40] + bytes([sound[40] ^ 1]) + sound[41:])
+        os.utime(path, LONG_AGO)
+    made = {asset: make_shards(recipe, store, asset, progress=QUIET).manifest for asset in ASSETS}
+    assert [made[asset].metadata["num_quarantined"] for asset in ASSETS] == [1, 1, 0]
+    assert all(current_manifest(recipe, store, Node(asset)) for asset in ASSETS)
+    for asset in ASSETS:
+        read_shards(recipe, store, asset)
+    for path in paths:
+        path.write_bytes(sound)
+        os.utime(path, (2_000_000_000 // 2 + 5, 2_000_000_000 // 2 + 5))
+    assert [current_manifest(recipe, store, Node(asset)) is None for asset in ASSETS] == [True, True, False]
+    again = {asset: make_shards(recipe, store, asset, progress=QUIET).manifest for asset in ASSETS}
+    assert [again[asset].metadata["num_quarantined"] for asset in ASSETS] == [0, 0, 0]
+    assert again["pretraining_shards"].metadata["num_videos"] == made["pretraining_shards"].metadata["num_videos"] + 1
+
+
+def test_a_fresh_damaged_shard_stays_current_though_its_time_is_not_trusted_yet(
+    recipe: Recipe, store: ArtifactStore, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, data=replace(recipe.data, on_corrupt="quarantine"))
+    sound = shard("lost") + shard("kept")
+    (tmp_path / "data" / "2" / "train1.tfrecord").write_bytes(sound[:40] + bytes([sound[40] ^ 1]) + sound[41:])
+    assert make_shards(recipe, store, "pretraining_shards", progress=QUIET).manifest.metadata["num_quarantined"] == 1
+    assert read_shards(recipe, store, "pretraining_shards").uris()
+
+
+@pytest.mark.parametrize("way", ["read", "read_windows", "annotations"])
+def test_a_shard_replaced_during_a_run_is_verified_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str
+) -> None:
+    monkeypatch.setattr(videos, "_OPEN_FILES", 1)
+    uris = []
+    for name in ("a.tfrecord", "b.tfrecord"):
+        (tmp_path / name).write_bytes(frame_record(encode(make_video(name[:1] * 4, 6, [1]))))
+        os.utime(tmp_path / name, LONG_AGO)
+        uris.append(str(tmp_path / name))
+    found = load_videos(uris, feature_sizes=SIZES)
+    calls = {
+        "read": lambda number: found.read(number),
+        "read_windows": lambda number: found.read_windows([number], [0], 2),
+        "annotations": lambda number: found.annotations(number),
+    }
+    for number in (0, 1):
+        calls[way](number)
+    (tmp_path / "new").write_bytes(frame_record(encode(make_video("aaaa", 6, [2]))))
+    os.replace(tmp_path / "new", uris[0])
+    with pytest.raises(CorruptShardError, match=r"a\.tfrecord.*the shard has changed since it was indexed"):
+        calls[way](0)
+    calls[way](1)
