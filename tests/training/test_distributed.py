@@ -93,13 +93,15 @@ def test_pre_training_on_ranks_is_scored_by_one_of_them_like_that_of_one_process
 def test_a_lost_rank_ends_the_job_and_the_rerun_resumes_with_another_number(tmp_path: Path, shards: Path) -> None:
     model = on_ranks(EXACT, 2, num_steps=400, log_every=1)
     killed: list[float] = []
+    saved: list[int] = []
 
     def kill_a_rank() -> None:
         import psutil
 
         store = open_store(tmp_path)
-        while not store.list_keys("checkpoints/pretrained_model/bert"):
+        while not saved:
             time.sleep(0.05)
+            saved.extend(int(key.rsplit("-", 1)[-1]) for key in store.list_keys("checkpoints/pretrained_model/bert"))
         ranks = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
         killed.append(time.monotonic())
         max(ranks, key=lambda process: (process.create_time(), process.pid)).kill()  # they are started in order
@@ -114,7 +116,7 @@ def test_a_lost_rank_ends_the_job_and_the_rerun_resumes_with_another_number(tmp_
     tracking = MemoryTracking()
     result = run(pretrain, tmp_path, shards, on_ranks(EXACT, 1, num_steps=400, log_every=1), tracking)
     resumed = result.manifest.metadata["resumed_from_step"]
-    assert resumed >= 5
+    assert resumed >= max(saved) > 0
     whole = MemoryTracking()
     run(pretrain, tmp_path / "whole", shards, on_ranks(EXACT, 1, num_steps=400, log_every=1), whole)
     assert losses(tracking) == pytest.approx(losses(whole)[resumed:], rel=1e-3)

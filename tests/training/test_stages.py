@@ -17,6 +17,7 @@ from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.artifacts import load_model
+from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.interruption import TrainingPreempted
 from yt8m_assets.training.stages import finetune, pretrain
 
@@ -52,13 +53,16 @@ def test_a_run_of_no_steps_publishes_what_it_started_from(tmp_path: Path, shards
     assert first.files["weights.safetensors"] == second.files["weights.safetensors"]
 
 
-def test_rerun_is_reused_cleans_up_and_a_changed_recipe_is_redone(tmp_path: Path, shards: Path) -> None:
+def test_rerun_is_reused_cleans_up_and_a_changed_recipe_is_redone(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = make_recipe(shards, BERT)
     store = prepare_store(tmp_path, recipe)
     tracking = MemoryTracking()
-    first = train(pretrain, recipe, store, "bert", tracking=tracking)
-    with store.publish("checkpoints/pretrained_model/bert/step-00000010", fingerprint="left over"):
-        pass
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "discard", lambda self: None)  # ended between publishing and here
+        first = train(pretrain, recipe, store, "bert", tracking=tracking)
+    assert store.list_keys("checkpoints/pretrained_model/bert")
     again = train(pretrain, recipe, store, "bert", tracking=tracking)
     assert again.reused
     assert again.manifest == first.manifest
@@ -68,6 +72,21 @@ def test_rerun_is_reused_cleans_up_and_a_changed_recipe_is_redone(tmp_path: Path
     redone = train(pretrain, changed, store, "bert", tracking=tracking)
     assert not redone.reused
     assert redone.manifest.digest != first.manifest.digest
+
+
+def test_a_published_model_that_is_asked_for_again_leaves_another_recipes_run_alone(
+    tmp_path: Path, shards: Path
+) -> None:
+    """Two recipes share a store: hours of the other's training may lie in its checkpoints."""
+    recipe = make_recipe(shards, BERT)
+    other = make_recipe(shards, replace(BERT, pretraining=replace(BERT.pretraining, label_smoothing=0.1)))
+    store = prepare_store(tmp_path, recipe)
+    train(pretrain, recipe, store, "bert")
+    with pytest.raises(TrainingPreempted):
+        train(pretrain, other, store, "bert", tracking=StopAt(9))
+    assert train(pretrain, recipe, store, "bert").reused
+    assert train(pretrain, other, store, "bert").manifest.metadata["resumed_from_step"] == 9
+    assert store.list_keys("checkpoints/pretrained_model/bert") == []
 
 
 def test_a_run_says_what_it_was_made_from(tmp_path: Path, shards: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, StorageError
+from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, MissingArtifactError, StorageError
 from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_text
 from yt8m_assets.training.tensors import read_tensors, write_tensors
 
@@ -148,7 +148,7 @@ class CheckpointStore:
             except CheckpointMismatchError as error:
                 if start_afresh:
                     logger.warning("%s is of another configuration, and removed as asked", key)
-                    self.discard()
+                    self.discard(others=True)
                     return
                 way_out = "restore them to continue it, or start afresh without it (--start-afresh)"
                 raise CheckpointMismatchError(f"{error}\n{way_out}") from error
@@ -162,14 +162,25 @@ class CheckpointStore:
             if name not in whole and not name.startswith("."):
                 self._delete(f"{self.key}/{name}")
 
-    def discard(self) -> None:
-        """Remove every checkpoint of this key; a failure is only logged."""
-        self._delete(self.key, every=True)
-
-    def _delete(self, key: str, every: bool = False) -> None:
+    def discard(self, *, others: bool = False) -> None:
+        """Remove this run's checkpoints and unreadable ones, with `others` those of every run; failures are logged."""
         try:
-            for name in self.store.list_keys(key) if every else []:
-                self.store.delete(name)
+            for key in self.store.list_keys(self.key):
+                if others or not self._is_of_another_run(key):
+                    self._delete(key)
+            if not self.store.list_keys(self.key):
+                self.store.delete(self.key)
+        except (OSError, StorageError) as error:
+            logger.warning("cannot remove old checkpoints %s: %s", self.key, error)
+
+    def _is_of_another_run(self, key: str) -> bool:
+        try:
+            return self.store.require(key).fingerprint != self.fingerprint
+        except (CorruptArtifactError, MissingArtifactError):
+            return False
+
+    def _delete(self, key: str) -> None:
+        try:
             self.store.delete(key)
         except (OSError, StorageError) as error:
             logger.warning("cannot remove old checkpoint %s: %s", key, error)

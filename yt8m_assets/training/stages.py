@@ -97,11 +97,6 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
     shards_asset = "segment_shards" if finetunes else "pretraining_shards"
     shards = read_shards(recipe, store, inputs.parent(shards_asset))
     num_scored = row.pretraining.evaluation_videos
-    identity = {
-        "code_version": CODE_VERSIONS[node.asset],
-        "config": inputs.config,
-        "parents": inputs.parents,
-    }
     return TrainingJob(
         asset=node.asset,
         model_key=row.key,
@@ -114,9 +109,15 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
         shards_digest=inputs.parent(shards_asset).digest,
         seed=recipe.seed,
         initial_path=store.fetch(inputs.parent("pretrained_model", row.key)) if finetunes else None,
-        identity=plain(identity),
+        identity=run_identity(inputs),
         allow_fallback=allow_fallback,
     )
+
+
+def run_identity(inputs: Inputs) -> dict[str, Any]:
+    """What a checkpoint must have in common with a run of these inputs to be continued by it."""
+    code_version = CODE_VERSIONS[inputs.node.asset]
+    return plain({"code_version": code_version, "config": inputs.config, "parents": inputs.parents})
 
 
 def _held_out(recipe: Recipe, store: ArtifactStore, shards: Manifest) -> HeldOut:
@@ -139,7 +140,8 @@ def _train(
 ) -> StageResult:
     inputs = resolve_inputs(recipe, store, node)
     if inputs.published is not None:
-        CheckpointStore(store, checkpoint_key(node), {}).discard()  # of a run that ended between publishing and here
+        # Of a run that ended between publishing and here; not of another recipe's, which is interrupted or under way.
+        CheckpointStore(store, checkpoint_key(node), run_identity(inputs)).discard()
         return StageResult(inputs.published, reused=True)
     with store.publish(node.key, **inputs.publish_arguments()) as publication:
         job = make_job(recipe, store, inputs, allow_fallback)
