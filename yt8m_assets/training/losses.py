@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models import ModelOutput
+from models.sampling import gather_frames
 from yt8m_assets.data.features import model_inputs
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.recompute import made_anew
@@ -57,6 +58,10 @@ class Objective(nn.Module):
         or None. `share` is this micro-batch's part of the step; `l2_share` the part of the L2 terms charged to it.
         """
         config = self.config
+        if self.model.sampling == "frames" and frame_index is not None and frame_index.shape[1] < frames.shape[1]:
+            # As bytes, so that no float32 copy of the other frames is ever made. These models ask for no position.
+            frames, valid = gather_frames(frames, frame_index), valid.gather(1, frame_index)
+            frame_index = torch.arange(frame_index.shape[1], device=frames.device).expand_as(frame_index)
         inputs = model_inputs(frames, valid)
         sparing = config.activation_checkpointing and not torch.compiler.is_compiling()
         with made_anew(lambda: model_inputs(frames, valid), inputs) if sparing else nullcontext():
