@@ -150,7 +150,9 @@ def test_a_missing_cell_is_named(recipe: Recipe, store: ArtifactStore) -> None:
     )
 
 
-@pytest.mark.parametrize(("ensemble", "passed"), [(0.8, True), (0.7, True), (0.6, False), (float("nan"), False)])
+@pytest.mark.parametrize(
+    ("ensemble", "passed"), [(0.8, True), (0.7, True), (0.7 - 2e-16, True), (0.69, False), (float("nan"), False)]
+)
 def test_ensemble_against_its_best_member(recipe: Recipe, store: ArtifactStore, ensemble: float, passed: bool) -> None:
     put(store, "ensemble_weights", {"weights.json": json.dumps({"map": ensemble, "best_single": {"map": 0.7}})})
     verdict = audit.ensemble_not_worse(recipe, store, [Node("ensemble_weights")])

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from yt8m_assets.evaluation.ranked import ROUNDING
 from yt8m_assets.explain import explain, state
 from yt8m_assets.lineage import Lineage, Node, current_manifest, parents
 from yt8m_assets.recipes.schema import Recipe
@@ -138,7 +139,7 @@ def ensemble_not_worse(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Nod
             continue
         ensemble, best = found
         numbers = {"ensemble_map": ensemble, "best_member_map": best, "gain": ensemble - best}
-        if not ensemble >= best:
+        if not ensemble >= best - ROUNDING:
             problems.append(f"the ensemble's MAP {ensemble:.5f} is below its best member's {best:.5f}")
     return _verdict(len(manifests), problems, **numbers)
 

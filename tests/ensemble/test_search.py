@@ -129,7 +129,25 @@ def test_shrinking_stops_where_the_best_ranking_alone_would_be_better():
     assert amount < 1
     assert "the best model alone is better on the hold-out" in reason
     assert shrinking(objective, searched, equal, nested, 0.0) == (1.0, nested.reason)
-    assert shrinking(objective, searched, equal, None, 0.0)[0] == 0
+    assert shrinking(objective, searched, equal, None, 0.0)[0] == 1  # nothing says that the search does any good
+    assert shrinking(objective, searched, equal, None, max(singles))[0] == amount
+
+
+def test_folds_begin_from_points_that_no_rating_chose(made, monkeypatch):
+    """Which ranking is the best alone is found on the other folds, never on those that are scored."""
+    rankings, ratings = made
+    given: list[list[tuple[float, ...]]] = []
+
+    def watched(objective, first, *rest):
+        given.append([(point.w0, *point.weights) for point in first])
+
+    monkeypatch.setattr("yt8m_assets.ensemble.search.cross_validate", watched)
+    turned = Ratings.from_dict({pair: 1 - score for pair, score in ratings.to_dict().items()})
+    short = SearchConfig(num_trials=1, num_initial_points=2)
+    best = [search_weights(rankings, part, config=short).best_single[0] for part in (ratings, turned)]
+    assert best == ["bert_l2h12", "bert_mean_l2h12"]
+    assert given[0] == given[1]
+    assert {(ORIGINAL_W0, 1, 0, 0), (ORIGINAL_W0, 0, 1, 0), (ORIGINAL_W0, 0, 0, 1)} <= set(given[0])
 
 
 def test_noise_gets_little_weight(found):
@@ -209,6 +227,7 @@ def test_one_ranking_alone_is_searched_without_harm():
     short = SearchConfig(num_trials=10, num_initial_points=1, num_starts=1, num_folds=2)
     found = search_weights(rankings, ratings, config=short)
     assert found.weights == {"only": 1.0}
+    assert found.amount == found.nested.amount == 1  # not the other way for a rounding
     assert found.map == pytest.approx(found.best_single[1])
 
 

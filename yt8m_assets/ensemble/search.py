@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from yt8m_assets.ensemble.config import SearchConfig
-from yt8m_assets.ensemble.nested import NestedResult, cross_validate, shrink
+from yt8m_assets.ensemble.nested import AMOUNTS, NestedResult, cross_validate, shrink
 from yt8m_assets.ensemble.objective import FusionObjective
 from yt8m_assets.ensemble.preset import ORIGINAL_W0, ORIGINAL_WEIGHTS
 from yt8m_assets.ensemble.proposal import (
@@ -30,11 +30,12 @@ from yt8m_assets.ensemble.proposal import (
 )
 from yt8m_assets.ensemble.trial import Trial, TrialLog
 from yt8m_assets.errors import CheckpointMismatchError
-from yt8m_assets.evaluation.ranked import TOP_K, ranking_map
+from yt8m_assets.evaluation.ranked import ROUNDING, TOP_K, ranking_map
 from yt8m_assets.evaluation.ratings import Ratings
 from yt8m_assets.prediction.ranking import RankingSource
 
 __all__ = ["SearchConfig", "SearchResult", "search_weights"]
+_TOO_FEW = "videos with positives are too few for folds: nothing says how searched weights do on unseen ones"
 _ROUND = 300
 """Most trials of a climb from a point near the best."""
 
@@ -106,14 +107,18 @@ def search_weights(
         presets = {"original": (ORIGINAL_W0, ORIGINAL_WEIGHTS)} if set(rankings) <= set(ORIGINAL_WEIGHTS) else {}
     singles = {key: ranking_map(ranking, ratings, k).map for key, ranking in rankings.items()}
     best_single = max(singles.items(), key=lambda item: item[1])
-    first = _first_candidates(objective.keys, config, presets, best_single[0])
+    first = _first_candidates(objective.keys, config, presets, [best_single[0]])
     trials = _Search(objective, TrialLog(log_path), on_trial, config).run(first)
     best = max(trials, key=lambda trial: trial.target)
     nested = None
     if config.num_folds and objective.videos().size >= config.num_folds:
-        nested = cross_validate(objective, first, config.num_folds, config.w0_bounds, config.seed)
+        # Every ranking alone: which one is best is for each fold to find out on the other folds.
+        starts = _first_candidates(objective.keys, config, presets, objective.keys)
+        nested = cross_validate(objective, starts, config.num_folds, config.w0_bounds, config.seed)
     searched = Candidate(w0=best.w0, weights=tuple(best.weights[key] for key in objective.keys), phase=best.phase)
-    amount, reason = shrinking(objective, searched, first[0], nested, best_single[1])
+    amount, reason = 0.0, "search.num_folds is 0: the search is taken as it is"
+    if config.num_folds:
+        amount, reason = shrinking(objective, searched, first[0], nested, best_single[1])
     chosen = shrink(searched, first[0], amount)
     params = chosen.params(objective.keys)
     return SearchResult(
@@ -134,33 +139,35 @@ def search_weights(
 def shrinking(
     objective: FusionObjective, searched: Candidate, equal: Candidate, nested: NestedResult | None, least: float
 ) -> tuple[float, str]:
-    """How far to shrink, and why: as the folds say, but not below a MAP of `least` on the hold-out as a whole."""
-    if nested is None:
-        return 0.0, "search.num_folds is 0, or videos are few: nothing says how it does on unseen ones"
-    for amount in sorted((a for a in nested.amounts if 0 < a <= nested.amount), reverse=True):
+    """How far to shrink, and why: as the folds say, but not below a MAP of `least` on the hold-out as a whole.
+
+    Without folds that could tell (`nested` None), to equal weights.
+    """
+    wanted, why = (1.0, _TOO_FEW) if nested is None else (nested.amount, nested.reason)
+    for amount in sorted((a for a in AMOUNTS if 0 < a <= wanted), reverse=True):
         point = shrink(searched, equal, amount)
-        if objective(point.w0, point.params(objective.keys)) >= least:
+        if objective(point.w0, point.params(objective.keys)) >= least - ROUNDING:
             break
     else:
         amount = 0.0
-    if amount == nested.amount:
-        return amount, nested.reason
-    return amount, f"{nested.reason}; but shrunk by more than {amount:g} the best model alone is better on the hold-out"
+    if amount == wanted:
+        return amount, why
+    return amount, f"{why}; but shrunk by more than {amount:g} the best model alone is better on the hold-out"
 
 
 def _first_candidates(
     keys: Sequence[str],
     config: SearchConfig,
     presets: Mapping[str, tuple[float, Mapping[str, float]]],
-    best_single: str,
+    alone: Sequence[str],
 ) -> list[Candidate]:
-    """Equal weights, the presets, equal weights with a larger w0, the best ranking alone, random points."""
+    """Equal weights, the presets, equal weights with a larger w0, some rankings alone, random points."""
     equal = dict.fromkeys(keys, 1.0)
     low, high = config.w0_bounds
     rows: dict[str, tuple[float, Mapping[str, float]]] = {"equal": (min(max(ORIGINAL_W0, low), high), equal)}
     rows |= dict(presets)
     rows["equal, places matter less"] = ((low * high**3) ** 0.25, equal)
-    rows["best single"] = (ORIGINAL_W0, {key: float(key == best_single) for key in keys})
+    rows |= {f"{one} alone": (ORIGINAL_W0, {key: float(key == one) for key in keys}) for one in alone}
     generator = np.random.default_rng(config.seed)
     named = [preset_candidate(name, keys, w0, weights) for name, (w0, weights) in rows.items()]
     return named + [random_candidate(generator, len(keys), config.w0_bounds) for _ in range(config.num_initial_points)]

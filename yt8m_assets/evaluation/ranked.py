@@ -15,6 +15,8 @@ from yt8m_assets.prediction.ranking import RankingSource
 
 TOP_K = 100_000
 """Segments of a class that the challenge's MAP counts; no list of a recipe is longer (decision 0010)."""
+ROUNDING = 1e-9
+"""Two ways of computing the same MAP may differ by this: what is less decides nothing."""
 
 
 def mean_average_precision_at_k(
