@@ -129,11 +129,9 @@ def command_ablate(arguments: argparse.Namespace) -> int:
     recipe, _, settings = prepare(arguments)
     tracking: Tracking = NullTracking()
     if not arguments.no_tracking:
-        from orchestration.resources import make_tracking
+        from orchestration.resources import tracking_of
 
-        tracking = make_tracking(
-            settings.tracking_uri, settings.artifact_location, settings.spool_path, settings.mlflow_ui_url
-        )
+        tracking = tracking_of(settings)
     store, progress = open_store(settings), default_progress()
     figures = ablate(recipe, store, tracking=tracking, progress=progress, run_tags={})
     if arguments.json:

@@ -159,12 +159,10 @@ def gpu_is_required() -> bool:
 def command_doctor(arguments: argparse.Namespace) -> int:
     """Examine this machine; 0 where all is well, 1 where anything fails."""
     from orchestration.cli_commands import open_store, prepare
-    from orchestration.resources import make_tracking
+    from orchestration.resources import tracking_of
 
     recipe, _, settings = prepare(arguments)
-    tracking = make_tracking(
-        settings.tracking_uri, settings.artifact_location, settings.spool_path, settings.mlflow_ui_url
-    )
+    tracking = tracking_of(settings)
     with dg.DagsterInstance.get() as instance:
         findings = examine(recipe, open_store(settings), tracking, instance, arguments.gpu or gpu_is_required())
     for finding in findings:

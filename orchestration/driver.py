@@ -14,7 +14,7 @@ from orchestration.failures import interrupted, original_error
 from orchestration.instance import Records, driver_instance
 from orchestration.plan import DATA, Step, groups, required_nodes, steps, with_ancestors, with_dependents
 from orchestration.pools import process_mark, tidy, wait_aloud
-from orchestration.resources import FixedProgress, make_tracking
+from orchestration.resources import FixedProgress, tracking_of
 from orchestration.settings import Settings
 from orchestration.state import State
 from yt8m_assets.assets.failures import DRIVER_TAG
@@ -163,9 +163,7 @@ def open_driver(recipe: Recipe, state: State, settings: Settings, progress: Prog
     tidy(instance)
     wait_aloud(instance, progress.log)
     store = ArtifactStore(settings.storage_uri, settings.cache_path, settings.keep_generations)
-    tracking = make_tracking(
-        settings.tracking_uri, settings.artifact_location, settings.spool_path, settings.mlflow_ui_url
-    )
+    tracking = tracking_of(settings)
     return Driver(recipe, store, tracking, instance, progress)
 
 

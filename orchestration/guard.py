@@ -2,7 +2,7 @@
 
 Without it any web page that is open in the same browser could start runs or wipe assets: an image whose address is
 `http://127.0.0.1:3000/graphql?query=mutation...` is enough. `python -m orchestration.guard` is `dagster-webserver`
-behind the guard, with the same options.
+behind the guard, with the same options. Beside the pages it hands out the files of artifacts (`served_files`).
 """
 
 import os
@@ -10,6 +10,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
+
+from yt8m_assets.manifest import FILES_PATH
 
 HOSTS_VARIABLE = "YT8M_UI_HOSTS"
 """More names, separated by commas, by which a browser may call the pages: a proxy's."""
@@ -28,10 +30,17 @@ class Guard:
     """An ASGI application around another: known hosts, nothing from other sites, GraphQL over POST only.
 
     With `mlflow_url`, links to runs of an MLflow on this machine lead there, whatever its port was when they were kept.
+    `files` answers what lies below `FILES_PATH`.
     """
 
-    def __init__(self, application: Application, hosts: frozenset[str] = LOCAL_HOSTS, mlflow_url: str = "") -> None:
-        self.application, self.hosts = application, hosts
+    def __init__(
+        self,
+        application: Application,
+        hosts: frozenset[str] = LOCAL_HOSTS,
+        mlflow_url: str = "",
+        files: Application | None = None,
+    ) -> None:
+        self.application, self.hosts, self.files = application, hosts, files
         self.mlflow_url = mlflow_url.rstrip("/").encode() if urlsplit(mlflow_url).hostname in LOCAL_HOSTS else b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,10 +50,15 @@ class Guard:
         refused = refusal(scope, self.hosts)
         if refused is not None:
             return await _answer(scope, send, *refused)
-        if self.mlflow_url and _is_graphql(scope):
-            scope = {**scope, "headers": [item for item in scope["headers"] if item[0] != b"accept-encoding"]}
+        application = self.application
+        if self.files and scope["type"] == "http" and scope["path"].startswith(FILES_PATH):
+            application = self.files
+        page = application is self.files and scope["path"].endswith(".html")
+        if self.mlflow_url and scope.get("method") != "HEAD" and (page or _is_graphql(scope)):
+            kept = [item for item in scope["headers"] if item[0] not in (b"accept-encoding", b"range")]
+            scope = {**scope, "headers": kept}
             send = _with_links(send, self.mlflow_url)
-        return await self.application(scope, receive, send)
+        return await application(scope, receive, send)
 
 
 def refusal(scope: Scope, hosts: frozenset[str]) -> tuple[int, str] | None:
@@ -119,13 +133,21 @@ def main() -> None:
     """`dagster-webserver` with the guard before it. Raises RuntimeError where this version of it cannot be guarded."""
     from dagster_webserver import cli
 
+    from orchestration.served_files import ArtifactFiles
+    from orchestration.settings import Settings
+    from orchestration.state import find_state
+    from yt8m_assets.storage import ArtifactStore
+
     create = getattr(cli, "create_app_from_workspace_process_context", None)
     if create is None:
         raise RuntimeError("this dagster-webserver cannot be guarded: install the pinned version")
     more = {name.strip().lower() for name in os.environ.get(HOSTS_VARIABLE, "").split(",") if name.strip()}
+    settings = Settings.from_environment(find_state())
+    files = ArtifactFiles(ArtifactStore(settings.storage_uri, settings.cache_path, settings.keep_generations))
 
     def create_guarded(*arguments: Any, **options: Any) -> Guard:
-        return Guard(create(*arguments, **options), LOCAL_HOSTS | more, os.environ.get(MLFLOW_VARIABLE, ""))
+        pages = create(*arguments, **options)
+        return Guard(pages, LOCAL_HOSTS | more, os.environ.get(MLFLOW_VARIABLE, ""), files)
 
     vars(cli)["create_app_from_workspace_process_context"] = create_guarded
     cli.main()

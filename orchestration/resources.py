@@ -62,7 +62,7 @@ class FixedProgress:
 
 
 def make_tracking(
-    tracking_uri: str, artifact_location: str | None, spool_path: Path, ui_url: str, experiment: str = EXPERIMENT
+    tracking_uri: str, artifact_location: str | None, spool_path: Path, ui_url: str, experiment: str
 ) -> Tracking:
     """MLflow tracking that connects when a run is first opened."""
     from yt8m_assets.tracking import MlflowTracking
@@ -74,6 +74,12 @@ def make_tracking(
         spool_path=spool_path,
         ui_url=ui_url,
     )
+
+
+def tracking_of(settings: Settings) -> Tracking:
+    """The tracking that the settings name."""
+    places = (settings.tracking_uri, settings.artifact_location, settings.spool_path, settings.mlflow_ui_url)
+    return make_tracking(*places, settings.experiment)
 
 
 def build_resources(settings: Settings) -> dict[str, Any]:
@@ -90,6 +96,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
             artifact_location=settings.artifact_location,
             spool_path=str(settings.spool_path),
             ui_url=settings.mlflow_ui_url,
+            experiment=settings.experiment,
         ),
         "progress": ProgressResource(),
     }

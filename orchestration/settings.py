@@ -10,7 +10,7 @@ from orchestration.cluster import DeploymentOptions, read_deployment
 from orchestration.state import State
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.storage import KEEP_GENERATIONS
-from yt8m_assets.tracking import public_uri
+from yt8m_assets.tracking import EXPERIMENT, public_uri
 
 EXECUTORS = ("in_process", "multiprocess", "k8s", "vertex")
 """How Dagster may run steps: see `orchestration.executors`."""
@@ -45,6 +45,8 @@ class Settings:
     """YT8M_EXECUTOR: how Dagster runs steps."""
     backfill: str
     """YT8M_BACKFILL: whether backfilled predictions and rankings share runs, and so passes over the data."""
+    experiment: str = EXPERIMENT
+    """MLFLOW_EXPERIMENT_NAME: the experiment that holds every run."""
     keep_generations: int = KEEP_GENERATIONS
     """YT8M_KEEP_GENERATIONS: how many generations of an artifact stay, so that going back to a recipe costs nothing."""
     deployment: DeploymentOptions = field(default_factory=DeploymentOptions)
@@ -73,6 +75,7 @@ class Settings:
             artifact_location=state.mlflow_artifacts.as_uri() if from_database else None,
             spool_path=state.tracking_spool,
             mlflow_ui_url=values.get("YT8M_MLFLOW_UI_URL") or (EMBEDDED_MLFLOW_URL if from_database else served),
+            experiment=values.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT,
             executor=values.get("YT8M_EXECUTOR") or "multiprocess",
             backfill=values.get("YT8M_BACKFILL") or "single_run",
             keep_generations=_whole_number(values, "YT8M_KEEP_GENERATIONS", KEEP_GENERATIONS),

@@ -1,7 +1,6 @@
 """`yt8m ui`: Dagster's and MLflow's pages over one state, on this machine only."""
 
 import argparse
-import base64
 import json
 import os
 import re
@@ -16,17 +15,13 @@ import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from orchestration.settings import Settings, absolute_recipe, is_database
 from orchestration.state import State, prepare_state, project_root
+from orchestration.ui_mlflow import HOST, mlflow_command, mlflow_page, mlflow_stores
 from yt8m_assets.errors import ConfigError, StorageError
 from yt8m_assets.recipes import load_recipe
-from yt8m_assets.tracking import EXPERIMENT, EXPERIMENT_NOTE, public_uri, runs_page
 
-HOST = "127.0.0.1"
-"""Neither server knows users: never another address. SECURITY.md says how to publish them behind a proxy."""
 LOCATION = "yt8m"
 """What Dagster's pages call the code location, as in workspace.yaml and pyproject.toml."""
 STARTUP_SECONDS = 90.0
@@ -151,46 +146,6 @@ def webserver_command(port: int, workspace: Path) -> list[str]:
 def daemon_command(workspace: Path) -> list[str]:
     """What launches queued runs and backfills, watches runs and ticks sensors."""
     return [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
-
-
-def mlflow_command(port: int) -> list[str]:
-    """The tracking server; its stores are in its environment, where other users of the machine cannot read them."""
-    return [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-
-
-def mlflow_stores(settings: Settings) -> dict[str, str]:
-    """The tracking server's database, and where its experiments keep files."""
-    root = str(settings.artifact_location)
-    return {"MLFLOW_BACKEND_STORE_URI": settings.tracking_uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": root}
-
-
-def mlflow_page(tracking_url: str, settings: Settings) -> str:
-    """Where MLflow shows the runs; its front page where it does not answer, or has no experiment and gets none."""
-    if not tracking_url.startswith("http"):
-        return settings.mlflow_ui_url or "where YT8M_MLFLOW_UI_URL says, which is not set"
-    base = settings.mlflow_ui_url if settings.tracking_uri.startswith("http") else tracking_url
-    with suppress(OSError, ValueError, KeyError):
-        found = ask_mlflow(tracking_url, f"experiments/get-by-name?experiment_name={EXPERIMENT}")
-        return runs_page(base, found["experiment"]["experiment_id"])
-    with suppress(OSError, ValueError, KeyError):
-        if is_database(settings.tracking_uri):
-            tags = [{"key": "mlflow.note.content", "value": EXPERIMENT_NOTE}]
-            values = {"name": EXPERIMENT, "artifact_location": settings.artifact_location, "tags": tags}
-            return runs_page(base, ask_mlflow(tracking_url, "experiments/create", values)["experiment_id"])
-    return base
-
-
-def ask_mlflow(tracking_url: str, path: str, values: Mapping[str, Any] | None = None) -> Any:
-    """An answer of MLflow's REST interface, asked with the credentials of the URL."""
-    parts = urlsplit(tracking_url)
-    headers = {"Content-Type": "application/json"}
-    if parts.username:
-        secret = f"{parts.username}:{parts.password or ''}".encode()
-        headers["Authorization"] = f"Basic {base64.b64encode(secret).decode()}"
-    body = None if values is None else json.dumps(values).encode()
-    address = f"{public_uri(tracking_url).rstrip('/')}/api/2.0/mlflow/{path}"
-    with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=5) as answer:
-        return json.load(answer)
 
 
 def require_location(dagster_url: str, logs: Path) -> None:

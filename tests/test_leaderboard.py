@@ -24,7 +24,7 @@ from yt8m_assets.leaderboard import (
 from yt8m_assets.leaderboard_figures import agreement
 from yt8m_assets.leaderboard_page import picking_remark, remarks, table_columns, table_rows, write_page
 from yt8m_assets.prediction.ranking import Ranking
-from yt8m_assets.timeline import find_video, make_timeline, score_seconds
+from yt8m_assets.timeline import draw_timeline, find_video, make_timeline, score_seconds
 from yt8m_assets.tracking import MemoryTracking, NullTracking
 
 
@@ -76,7 +76,7 @@ def test_leaderboard_agrees_with_the_artifacts(finished):
     precisions = [row["average_precision"] for row in figures["classes"]]
     assert precisions == sorted(precisions, reverse=True)
     assert np.mean(precisions) == pytest.approx(figures["ensemble"]["map"])
-    assert ("", "report") in tracking.runs[0].artifacts
+    assert {("", "report"), ("", "submission.csv")} <= set(tracking.runs[0].artifacts)
 
 
 def test_the_report_says_that_checkpoints_were_picked_on_these_ratings(finished_graph):
@@ -118,12 +118,30 @@ def test_the_page_fits_a_phone_is_sorted_and_says_where_it_is_from(finished_grap
     assert re.search(r"<dt>code</dt><dd>yt8m-assets .*commit [0-9a-f]{40}</dd>", page)
     assert f"recipe</dt><dd>{recipe.name}, fingerprint {manifest.fingerprint[:16]}" in page
     assert store.uri(store.require("submission")) in page
+    assert page.count("<div class=wide><img ") == page.count("<img ")  # a picture scrolls, instead of becoming a stamp
     texts = re.findall("<img alt='([^']*)'", page.replace("&#x27;", ""))
     assert len(texts) == 6
     assert all(re.search(r"\d", text) for text in texts[:5])  # what is seen, in numbers
     titles = re.findall("<th scope=row>(Tiny [a-z]+|ensemble)</th>", page)
     rows = {row["title"]: row["map_with_tta"] for row in read_leaderboard(recipe, store)["models"]}
     assert titles == [*sorted(rows, key=lambda title: -rows[title]), "ensemble"]
+
+
+def test_raters_verdicts_differ_by_more_than_red_and_green(tmp_path):
+    """In pixels: on a grey scale, and for who sees no red or green, yes and no are still two things."""
+    from matplotlib.image import imread
+
+    shades = []
+    for verdict in (0, 1):
+        row = {"name": "a class", "class_id": 1, "probabilities": [0.0] * 20, "ratings": [[0, verdict]]}
+        draw_timeline({"video_id": "abcd", "seconds": 20, "classes": [row]}, tmp_path / "picture.png")
+        pixels = (imread(tmp_path / "picture.png")[..., :3] * 255).round().astype(int).reshape(-1, 3)
+        coloured = pixels[np.ptp(pixels, axis=1) > 60]
+        assert len(coloured) > 100
+        shades.append(np.median(coloured, axis=0))
+    no, yes = shades
+    assert abs(no.mean() - yes.mean()) > 15
+    assert abs(no[2] - yes[2]) > 100  # blue is seen by all
 
 
 def test_runs_are_linked_by_address_alone(finished_graph, tmp_path):

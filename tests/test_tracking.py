@@ -58,6 +58,7 @@ def test_mlflow_run_holds_what_was_logged(tracking: MlflowTracking, mlflow_uri: 
     ) as run:
         for step in range(2500):
             run.log_metrics({"train/loss": 1.0 / (step + 1)}, step)
+        run.log_params({"best/w0": 0.5, "training.field_7": "another value"})
         run.set_tags({"mlflow.note.content": "text"})
         run.log_dict({"batch_size": 8}, "config/recipe.json")
         run.log_artifact(tmp_path / "plots", "report")
@@ -66,7 +67,8 @@ def test_mlflow_run_holds_what_was_logged(tracking: MlflowTracking, mlflow_uri: 
     stored = client.get_run(run.run_id)
     assert stored.info.run_name == "bert pretraining"
     assert stored.info.status == "FINISHED"
-    assert len(stored.data.params) == 150
+    assert len(stored.data.params) == 151
+    assert (stored.data.params["best/w0"], stored.data.params["training.field_7"]) == ("0.5", "7")
     assert {
         "kind": "pretraining",
         "model": "bert",
@@ -204,15 +206,15 @@ def test_names_are_made_legal(name: str, expected: str):
 
 def test_a_torn_line_of_a_journal_is_dropped(tmp_path: Path):
     journal = Spool(tmp_path).create()
-    journal.append({"op": "tags", "values": {"a": "1"}})
+    journal.append({"op": "open", "name": "a"})
     journal.append({"op": "tags", "values": {"a": "2"}})
     journal.release()
     path = journal.folder / "journal.jsonl"
     path.write_bytes(path.read_bytes()[:-5])
     (again,) = Spool(tmp_path).left_behind()
-    assert list(again.pending) == [{"op": "tags", "values": {"a": "1"}}]
+    assert [operation["op"] for operation in again.pending] == ["open", "close"], "its process is dead: it ends"
     assert list(Spool(tmp_path).left_behind()) == [], "a journal that is held is left alone"
-    again.ack(1)
+    again.ack(2)
     again.release()
     assert list(Spool(tmp_path).left_behind()) == []
     assert not journal.folder.exists()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yt8m_assets.ensemble.stages import SUBMISSION_FILE
 from yt8m_assets.lineage import Inputs, Node, require_current, resolve_inputs
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
@@ -50,6 +51,7 @@ def make_leaderboard(
         write_page(figures, pictures, report / PAGE_FILE, page_facts(recipe, store, inputs), run_links(inputs, run))
         run.log_artifact(report)
         run.log_artifact(publication.path / LEADERBOARD_FILE)
+        run.log_artifact(store.fetch(inputs.parent("submission"), (SUBMISSION_FILE,)) / SUBMISSION_FILE)
         metrics = headline(figures)
         run.log_metrics({f"ensemble/{name}": value for name, value in metrics.items()}, step=0)
         publication.metadata.update(

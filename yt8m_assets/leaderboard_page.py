@@ -8,12 +8,15 @@ from typing import Any
 
 _STYLE = """
 .wide { overflow-x: auto } th { white-space: nowrap } dt { font-weight: 600 }
+th:first-child { position: sticky; left: 0; background: #fff }
 dd { margin: 0 0 .4em 0; overflow-wrap: anywhere }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .3em .8em; border-bottom: 1px solid #ddd }
 td { text-align: right; font-variant-numeric: tabular-nums } th:first-child { text-align: left }
 tbody th { font-weight: inherit }
 img { max-width: 100%; height: auto } .note { color: #666 } tr.total { font-weight: 600; border-top: 2px solid #888 }
+@media (max-width: 640px) { body { margin: 1em auto } th, td { padding: .3em .5em }
+.wide img { max-width: none; width: 640px } }
 """
 
 
@@ -162,8 +165,8 @@ def write_page(
     notes = "".join(f"<p class=note>{escape(line)}</p>" for line in remarks(figures))
     texts = picture_texts(figures)
     shown = "".join(
-        f"<h2>{escape(title)}</h2><img alt='{escape(texts.get(title, title))}' src='data:image/png;base64,"
-        f"{base64.b64encode(picture.read_bytes()).decode()}'>"
+        f"<h2>{escape(title)}</h2><div class=wide><img alt='{escape(texts.get(title, title))}' src='data:image/png;"
+        f"base64,{base64.b64encode(picture.read_bytes()).decode()}'></div>"
         for title, picture in pictures.items()
     )
     title = f"Leaderboard: recipe {escape(figures['recipe'])}"

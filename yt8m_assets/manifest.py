@@ -13,6 +13,8 @@ from yt8m_assets.errors import CorruptArtifactError, StorageError
 SCHEMA = 1
 REPORT_FOLDER = "report"
 """Files below this folder (plots, logs) are shown to people and do not enter the digest."""
+FILES_PATH = "/yt8m/files/"
+"""Where `yt8m ui` serves the files of artifacts, beside Dagster's pages."""
 _PART = re.compile(r"[A-Za-z0-9_.+=-]+")
 
 
@@ -77,6 +79,10 @@ class Manifest:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(entry["size"] for entry in self.files.values())
+
+    def page(self, name: str) -> str:
+        """Where the pages of `yt8m ui` show or hand out one of the files; a link without host, true at every port."""
+        return f"{FILES_PATH}{self.key}/{self.folder}/{name}"
 
     def to_bytes(self) -> bytes:
         """JSON with a checksum of the rest, so that a damaged manifest is noticed."""

@@ -73,7 +73,7 @@ def make_timeline(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "timeline.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     path = folder / "timeline.png"
-    _draw(content, path)
+    draw_timeline(content, path)
     return path
 
 
@@ -146,8 +146,8 @@ def _ratings_of(video: "Video", class_id: int) -> list[list[int]]:
     return sorted([int(start), int(score > 0)] for start, rated, score in rows if rated == class_id)
 
 
-def _draw(content: dict[str, Any], path: Path) -> None:
-    """A strip per class: probability by second; ratings as green (shows it) and red (does not) bars below."""
+def draw_timeline(content: dict[str, Any], path: Path) -> None:
+    """A strip per class: probability by second; ratings as filled (shows it) and hatched (does not) bars below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -156,11 +156,12 @@ def _draw(content: dict[str, Any], path: Path) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     for panel, row in zip(panels, rows, strict=True):
-        panel.fill_between(range(content["seconds"]), row["probabilities"], step="mid", color="tab:blue", alpha=0.7)
+        panel.fill_between(range(content["seconds"]), row["probabilities"], step="mid", color="0.75")
         for start, score in row["ratings"]:
-            panel.axvspan(start, start + _WINDOW, ymax=0.12, color="tab:green" if score else "tab:red")
+            look = {"facecolor": "#0072b2"} if score else {"facecolor": "#e69f00", "hatch": "////"}
+            panel.axvspan(start, start + _WINDOW, ymax=0.12, edgecolor="black", linewidth=0.5, **look)
         panel.set(ylim=(0, 1), yticks=(0, 1))
         panel.set_ylabel(row["name"][:24], rotation=0, ha="right", va="center", fontsize=8)
-    panels[0].set_title(f"{content['video_id']}: probability by second; raters: green yes, red no", fontsize=9)
+    panels[0].set_title(f"{content['video_id']}: probability by second; raters: blue yes, hatched no", fontsize=9)
     panels[-1].set(xlabel="second", xlim=(0, content["seconds"]))
     figure.savefig(path, dpi=100, metadata={"Software": None})

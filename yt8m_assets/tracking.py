@@ -9,18 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from yt8m_assets.tracking_mlflow import (
-    EXPERIMENT,
-    EXPERIMENT_NOTE,
-    MlflowTracking,
-    public_uri,
-    runs_page,
-    status_of,
-)
+from yt8m_assets.tracking_mlflow import MlflowTracking, public_uri, status_of
+from yt8m_assets.tracking_view import EXPERIMENT
 
 __all__ = [
-    "EXPERIMENT", "EXPERIMENT_NOTE", "MemoryRun", "MemoryTracking", "MlflowTracking", "NullTracking", "TrackedRun",
-    "Tracking", "public_uri", "runs_page",
+    "EXPERIMENT", "MemoryRun", "MemoryTracking", "MlflowTracking", "NullTracking", "TrackedRun", "Tracking",
+    "public_uri",
 ]  # fmt: skip
 
 
@@ -37,6 +31,9 @@ class TrackedRun(Protocol):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Add one point per metric. A step that a metric has already is left as it is."""
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Add parameters that are known only later, such as what a search has found; a value given before stays."""
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""
@@ -85,6 +82,9 @@ class NullRun:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Drop the metrics."""
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Drop the parameters."""
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Drop the tags."""
@@ -146,6 +146,10 @@ class MemoryRun:
         known = {(name, at) for name, _, at in self.metrics}
         self.metrics += [(name, float(value), step) for name, value in metrics.items() if (name, step) not in known]
 
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Keep the parameters that are new."""
+        self.params = {**params, **self.params}
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Keep the tags."""
         self.tags.update(tags)
@@ -191,7 +195,8 @@ class MemoryTracking:
     ) -> Iterator[TrackedRun]:
         """Open a run, or continue the one named by `resume_id` if its parameters are the same."""
         before = next((run for run in self.runs if run.run_id == resume_id), None)
-        if before is not None and before.params == dict(params or {}):
+        given = dict(params or {})
+        if before is not None and all(before.params.get(name, value) == value for name, value in given.items()):
             run = before
             run.attempt += 1
             run.tags.update(tags or {})

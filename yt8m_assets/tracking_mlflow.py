@@ -13,21 +13,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 from yt8m_assets.storage import sha256_text
 from yt8m_assets.tracking_errors import DeletedExperimentError, is_refusal
-from yt8m_assets.tracking_run import NOTE_TAG, MlflowRun, now_milliseconds
+from yt8m_assets.tracking_run import MlflowRun, now_milliseconds
 from yt8m_assets.tracking_sender import MAX_PARAM, MAX_TAG, SPOOLED, Sender, mlflow_name
 from yt8m_assets.tracking_spool import Journal, Spool
 from yt8m_assets.tracking_system import code_tags
+from yt8m_assets.tracking_view import EXPERIMENT, EXPERIMENT_TAGS, NOTE_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-EXPERIMENT = "yt8m"
-"""Name of the experiment that holds every run."""
-EXPERIMENT_NOTE = (
-    "YouTube-8M segment classification. All trainings log the same metric names, such as "
-    "`holdout/map_at_100000`; prediction, ensemble and leaderboard runs follow them. Tick runs and press Compare."
-)
-"""The experiment's description."""
 LOCAL_BUDGET_SECONDS = 45.0
 """Patience with a local database: its first use builds the tables, and a wait for it is a wait for our own disk."""
 
@@ -90,7 +84,7 @@ class MlflowTracking:
                 raise DeletedExperimentError(self.experiment, found.experiment_id)
             try:
                 self.experiment_id = (
-                    client.create_experiment(self.experiment, self.artifact_location, {NOTE_TAG: EXPERIMENT_NOTE})
+                    client.create_experiment(self.experiment, self.artifact_location, dict(EXPERIMENT_TAGS))
                     if found is None
                     else found.experiment_id
                 )
@@ -112,6 +106,8 @@ class MlflowTracking:
         count = 0
         for journal in self.spool.left_behind(only):
             try:
+                if before := self.waiting_for(journal):
+                    count += self.replay(before)
                 Sender(self.client(), journal, self.open_experiment(), uncertain=True).send()
             except BaseException:
                 journal.release()
@@ -170,11 +166,6 @@ def status_of(error: BaseException) -> str:
 def note_of(name: str, tags: Mapping[str, str]) -> str:
     """The description of a model's run: what it is called, and of which recipe it is."""
     return f"{name}, recipe {tags['recipe']}" if "recipe" in tags else name
-
-
-def runs_page(ui_url: str, experiment_id: str) -> str:
-    """Address of an experiment's runs; without the workflow MLflow opens its page for language models."""
-    return f"{ui_url.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
 
 def public_uri(uri: str) -> str:

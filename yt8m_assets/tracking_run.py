@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.tracking_errors import DeletedExperimentError, describe, is_unauthorised
-from yt8m_assets.tracking_sender import MAX_TAG, SPOOLED, Sender, mlflow_name, split_finite
+from yt8m_assets.tracking_sender import MAX_PARAM, MAX_TAG, SPOOLED, Sender, mlflow_name, split_finite
 from yt8m_assets.tracking_spool import Journal
 from yt8m_assets.tracking_system import system_metrics
+from yt8m_assets.tracking_view import NOTE_TAG
 
 if TYPE_CHECKING:
     from yt8m_assets.tracking_mlflow import MlflowTracking
 
 logger = logging.getLogger(__name__)
 
-NOTE_TAG = "mlflow.note.content"
-"""The description on a run's page."""
 FLUSH_SECONDS = 1.0
 SYSTEM_SECONDS = 10.0
 _RETRY_SECONDS = (2.0, 5.0, 15.0, 30.0)
@@ -74,6 +73,11 @@ class MlflowRun:
             self.journal.append({"op": "metrics", "values": finite, "step": int(step), "time": now_milliseconds()})
         if tags:
             self.set_tags(tags)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Add parameters; a value given before stays."""
+        values = {mlflow_name(name): str(value)[:MAX_PARAM] for name, value in params.items()}
+        self.journal.append({"op": "params", "values": values})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags."""

@@ -77,8 +77,8 @@ class Sender:
             return 1  # the run itself was refused, which has been said
         if first["op"] in ("metrics", "tags"):
             return self._send_batch(operations)
-        handler: Callable[[dict[str, Any], int], None] = getattr(self, f"_{first['op']}")
         try:
+            handler: Callable[[dict[str, Any], int], None] = getattr(self, f"_{first['op']}")
             handler(first, self.journal.acked)
         except FileNotFoundError as error:
             logger.warning("tracking: a kept file is gone (%s); left out", error)
@@ -183,6 +183,10 @@ class Sender:
             logger.warning("tracking: run %s is not on the server; a new run begins", resume_id)
             return None
         return run
+
+    def _params(self, operation: dict[str, Any], _: int) -> None:
+        known = self.client.get_run(self._run_id()).data.params
+        self._log_params(self._run_id(), {k: v for k, v in operation["values"].items() if k not in known})
 
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param

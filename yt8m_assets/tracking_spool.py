@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ _JOURNAL, _STATE, _LOCK, _FILES = "journal.jsonl", "state.json", "lock", "files"
 
 
 class Journal:
-    """One run's operations; held by one process at a time. Raises BlockingIOError while another one holds it."""
+    """One run's operations; held by one process at a time.
+
+    Raises BlockingIOError while another one holds it, ValueError where its beginning cannot be read.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +45,11 @@ class Journal:
             raise
         self._guard = threading.Lock()
         self.acked, self.run_id = self._read_state()
-        operations = self._read_operations()
+        try:
+            operations = self._read_operations()
+        except (OSError, ValueError):
+            self._lock.close()
+            raise
         self.pending: deque[dict[str, Any]] = deque(operations[self.acked :])
         self.last = operations[-1] if operations else None
         self._count = self.acked + len(self.pending)
@@ -52,12 +60,17 @@ class Journal:
         path = self.folder / _STATE
         try:
             state = json.loads(path.read_bytes())
-            return state["acked"], state["run_id"]
-        except (FileNotFoundError, ValueError):  # lost with the power: all is sent again, what is known is left out
+            return int(state["acked"]), state["run_id"]
+        except (
+            FileNotFoundError,
+            ValueError,
+            LookupError,
+            TypeError,
+        ):  # lost with the power: all is sent again, what is known is left out
             return 0, None
 
     def _read_operations(self) -> list[dict[str, Any]]:
-        """All whole lines; a line that a crash cut short is dropped from the file."""
+        """All whole lines; a line that a crash cut short is dropped from the file, a damaged one does nothing."""
         path = self.folder / _JOURNAL
         if not path.is_file():
             return []
@@ -65,7 +78,10 @@ class Journal:
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
             path.write_bytes(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        operations = [_read_line(line) for line in whole.splitlines()]
+        if operations and operations[0]["op"] != "open":
+            raise ValueError("its first line opens no run")
+        return operations
 
     def append(self, operation: Mapping[str, Any]) -> int:
         """Write down an operation; its number. A full disk costs the copy on disk, never an error."""
@@ -139,6 +155,15 @@ class Journal:
         self.release()
 
 
+def _read_line(line: bytes) -> dict[str, Any]:
+    """The operation of a line; one that cannot be read keeps its place in the count."""
+    with suppress(ValueError):
+        operation = json.loads(line)
+        if isinstance(operation, dict) and isinstance(operation.get("op"), str):
+            return operation
+    return {"op": "unreadable"}
+
+
 class Spool:
     """The journals of one tracking server."""
 
@@ -157,6 +182,11 @@ class Spool:
         try:
             journal = Journal(folder)
         except BlockingIOError:
+            return None
+        except (OSError, ValueError) as error:
+            logger.warning("tracking: %s: cannot be read (%s); it is set aside, and not sent", folder, error)
+            with suppress(OSError):
+                (folder / _JOURNAL).rename(folder / f"{_JOURNAL}.unreadable")
             return None
         if journal.last is not None and journal.last["op"] != "close":  # its process is dead: nobody else will
             journal.append({"op": "close", "status": "KILLED", "time": int(time.time() * 1000), "abandoned": True})

@@ -61,6 +61,9 @@ def test_what_a_run_shows_first_are_the_published_numbers_not_the_last_trial_s(r
     assert latest["ensemble/w0"] == found["w0"]
     assert {key: latest[f"ensemble/weight/{key}"] for key in found["weights"]} == found["weights"]
     assert latest["ensemble/shrinking"] == found["shrinking"]["amount"]
+    params = tracking.runs[0].params
+    assert (params["best/map_at_100000"], params["best/w0"]) == (found["map"], found["w0"])
+    assert {key: params[f"best/weight/{key}"] for key in found["weights"]} == found["weights"]
 
 
 def test_search_again_is_reused_and_gives_the_same_bytes(ranked_graph):

@@ -10,6 +10,7 @@ import pytest
 
 from tests.faults.tracking_server import FaultyServer, faulty_server
 from yt8m_assets.tracking import MlflowTracking
+from yt8m_assets.tracking_spool import Journal, Spool
 
 BUDGET = 6.0
 
@@ -189,6 +190,9 @@ def test_f40_sigkill_leaves_a_journal_that_is_replayed(mlflow_uri: str, tmp_path
     assert only_run(mlflow_uri).data.tags["attempt"] == "2"
 
 
+OPEN = b'{"op": "open", "name": "left behind", "tags": {}, "params": {}, "resume_id": null, "time": 1}\n'
+LOSS = b'{"op": "metrics", "values": {"train/loss": 1.0}, "step": 7, "time": 1}\n'
+CLOSE = b'{"op": "close", "status": "FINISHED", "time": 1}\n'
 KILLED = """
 import os, signal, sys, pathlib, time
 from yt8m_assets.tracking import MlflowTracking
@@ -221,6 +225,59 @@ def test_f40_a_killed_run_does_not_run_for_ever(mlflow_uri: str, tmp_path: Path)
     assert tracking.replay() == 1
     assert only_run(mlflow_uri).info.status == "KILLED"
     assert not list((tmp_path / "spool").glob("*/*"))
+
+
+def test_f40_two_preemptions_without_a_server_become_one_run(
+    server: FaultyServer, tmp_path: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever order the journals' names have: those of one second are named at random."""
+    from yt8m_assets.training.interruption import TrainingPreempted
+
+    names = iter(["20260101T000000-b", "20260101T000000-c", "20260101T000000-a"])
+    monkeypatch.setattr(Spool, "create", lambda spool: Journal(spool.folder / next(names)))
+    server.mode = "down"
+    run_id = None
+    for first in (0, 3):
+        with (
+            pytest.raises(TrainingPreempted),
+            open_tracking(server.uri, tmp_path).run("tiny", kind="pretraining", resume_id=run_id) as run,
+        ):
+            for step in range(first, first + 3):
+                run.log_metrics({"train/loss": 1.0}, step)
+            raise TrainingPreempted("preempted")
+        run_id = run.run_id
+    server.mode = "up"
+    train(open_tracking(server.uri, tmp_path), range(6, 9), resume_id=run_id)
+    stored = only_run(mlflow_uri)
+    assert losses(mlflow_uri, stored.info.run_id) == list(range(9))
+    assert (stored.info.status, stored.data.tags["attempt"]) == ("FINISHED", "3")
+    assert not list(tmp_path.glob("spool/*/*"))
+
+
+def test_f40_an_unreadable_journal_does_not_block_the_others(
+    mlflow_uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """A line in its middle costs that line, its beginning costs the journal, which is set aside and named."""
+    tracking = open_tracking(mlflow_uri, tmp_path)
+    for name, content in {
+        "20260101T000000-a": b"\x00\x00\x00{\n" + CLOSE,
+        "20260101T000000-b": OPEN + b"\xff\x00\n" + b'{"op": "of a later version"}\n' + LOSS + CLOSE,
+        "20260101T000000-c": CLOSE,
+    }.items():
+        folder = tracking.spool.folder / name
+        folder.mkdir(parents=True)
+        (folder / "journal.jsonl").write_bytes(content)
+        (folder / "state.json").write_text('{"acked": "two"}')
+    assert tracking.replay() == 1
+    stored = only_run(mlflow_uri)
+    assert (stored.info.run_name, stored.info.status) == ("left behind", "FINISHED")
+    assert losses(mlflow_uri, stored.info.run_id) == [7]
+    aside = sorted(path.name for path in tracking.spool.folder.iterdir())
+    assert aside == ["20260101T000000-a", "20260101T000000-c"]
+    assert f"{tracking.spool.folder / aside[0]}: cannot be read" in caplog.text
+    caplog.clear()
+    assert tracking.replay() == 0
+    assert not caplog.text
 
 
 def test_f42_a_deleted_experiment_is_named_and_its_runs_wait(

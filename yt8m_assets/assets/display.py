@@ -85,12 +85,12 @@ def plots(store: ArtifactStore, manifest: Manifest) -> dict[str, Any]:
 def manifest_metadata(store: ArtifactStore, result: StageResult) -> dict[str, Any]:
     """What the UI shows of a result."""
     manifest = result.manifest
-    pages = [name for name in sorted(manifest.files) if name.startswith(f"{REPORT_FOLDER}/") and name.endswith(".html")]
+    pages = [name for name in sorted(manifest.files) if name.endswith((".html", ".csv"))]
     return {
         **({"reused": True} if result.reused else {}),  # nothing was computed: the first thing to know
         **shown_values(manifest.metadata),
         **plots(store, manifest),
-        **{PurePosixPath(name).name: dg.MetadataValue.path(store.uri(manifest, name)) for name in pages},
+        **{PurePosixPath(name).name: dg.MetadataValue.url(manifest.page(name)) for name in pages},
         "uri": dg.MetadataValue.path(store.uri(manifest)),
         "size_bytes": manifest.size,
         "files": files_table(manifest),
@@ -102,8 +102,11 @@ def manifest_metadata(store: ArtifactStore, result: StageResult) -> dict[str, An
 
 
 def files_table(manifest: Manifest) -> dg.MetadataValue:
-    """Name, size and sha256 of the files."""
-    rows = [f"| {name} | {entry['size']:,} | `{entry['sha256'][:16]}` |" for name, entry in manifest.files.items()]
+    """Name, size and sha256 of the files; the names lead to where `yt8m ui` hands them out."""
+    rows = [
+        f"| [{name}]({manifest.page(name)}) | {entry['size']:,} | `{entry['sha256'][:16]}` |"
+        for name, entry in manifest.files.items()
+    ]
     more = [f"| and {len(rows) - MAX_LISTED_FILES} more | | |"] if len(rows) > MAX_LISTED_FILES else []
     head = ["| file | bytes | sha256 |", "|---|---:|---|"]
     return dg.MetadataValue.md("\n".join([*head, *rows[:MAX_LISTED_FILES], *more]))

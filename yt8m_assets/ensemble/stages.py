@@ -136,6 +136,12 @@ def headline(result: "SearchResult") -> dict[str, float]:
     return found
 
 
+def best_params(result: "SearchResult") -> dict[str, float]:
+    """What was published, as parameters: MLflow shows and compares those without a history of trials."""
+    weights = {f"best/weight/{key}": weight for key, weight in result.weights.items()}
+    return {"best/map_at_100000": result.map, "best/w0": result.w0, **weights}
+
+
 def _publish(publication: Publication, result: "SearchResult", run: TrackedRun) -> None:
     """Write weights, trials, pictures and metadata."""
     from yt8m_assets.ensemble.plots import plot_search
@@ -147,6 +153,7 @@ def _publish(publication: Publication, result: "SearchResult", run: TrackedRun) 
     for path in plot_search(result, publication.report_path):
         run.log_artifact(path, "report")
     run.log_metrics(headline(result), step=len(result.trials))
+    run.log_params(best_params(result))
     run.log_dict(found, WEIGHTS_FILE)
     run.log_artifact(publication.path / TRIALS_FILE)
     publication.metadata.update(
