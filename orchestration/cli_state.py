@@ -9,7 +9,10 @@ from yt8m_assets.explain import causes, explain, state
 from yt8m_assets.lineage import ASSETS, Lineage, Node, nodes
 from yt8m_assets.progress import Progress, default_progress
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
+from yt8m_assets.soundness import content_files
 from yt8m_assets.storage import ArtifactStore
+
+KEPT = "--repair leaves it, for its artifact is sound; `yt8m materialize --until ASSET --force` makes both anew"
 
 
 def known_nodes(recipe: Recipe) -> list[Node]:
@@ -55,6 +58,10 @@ def command_verify(arguments: argparse.Namespace) -> int:
     damaged = find_damage(recipe, store, progress)
     for node, generation, problem in damaged:
         sys.stdout.write(f"{node.key} generation {generation}: {problem}\n")
+    for node, generation, problem in find_damage(recipe, store, progress, shown=True):
+        if (node, generation, problem) in damaged:
+            continue  # its manifest is
+        sys.stdout.write(f"{node.key} generation {generation}, only shown to people: {problem}; {KEPT}\n")
     if not damaged or not arguments.repair:
         sys.stdout.write(f"{len(damaged)} damaged{'; --repair makes them again' if damaged else ''}\n")
         return 1 if damaged else 0
@@ -68,14 +75,21 @@ def command_verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def find_damage(recipe: Recipe, store: ArtifactStore, progress: Progress) -> list[tuple[Node, int, str]]:
-    """(node, generation, what is wrong) of every kept generation of a recipe's artifacts, each file read in full."""
+def find_damage(
+    recipe: Recipe, store: ArtifactStore, progress: Progress, shown: bool = False
+) -> list[tuple[Node, int, str]]:
+    """(node, generation, what is wrong) of every kept generation of a recipe's artifacts, each file read in full.
+
+    `shown`: of the pictures and pages below report/, of which nothing is made, instead of the content.
+    """
     damaged = []
     kept = [(node, number) for node in known_nodes(recipe) for number in store.numbers(node.key)]
     with progress.task("verifying", len(kept), "artifacts") as task:
         for node, number in kept:
             try:
-                store.fetch(store.read_manifest(node.key, number))
+                manifest = store.read_manifest(node.key, number)
+                reported = tuple(set(manifest.files).difference(content_files(manifest)))
+                store.fetch(manifest, reported if shown else None)
             except FileNotFoundError:
                 pass  # purged in the meantime
             except CorruptArtifactError as error:

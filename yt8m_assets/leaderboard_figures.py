@@ -111,7 +111,7 @@ def _classes(store: ArtifactStore, inputs: Inputs, quality: MapResult, ratings: 
     """Average precision of every scored class under the ensemble, best first, with its name and frequency."""
     shards = inputs.parent("segment_shards")
     has_names = VOCABULARY_FILE in shards.files
-    uri = str(store.fetch(shards) / VOCABULARY_FILE) if has_names else None
+    uri = str(store.fetch(shards, (VOCABULARY_FILE,)) / VOCABULARY_FILE) if has_names else None
     names = class_names(uri, np.array(sorted(quality.per_class), np.int64))
     vocabulary = load_vocabulary(uri) if uri else {}
     counts = np.bincount(ratings.class_id)

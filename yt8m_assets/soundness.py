@@ -32,7 +32,7 @@ def damage(store: "ArtifactStore", manifest: Manifest) -> list[str]:
         sizes = store.backend.sizes(f"{manifest.key}/{manifest.folder}")
         wanted = {name: manifest.files[name]["size"] for name in content_files(manifest)}
         return [f"{store.uri(manifest, n)}: {_found(sizes.get(n))}" for n, s in wanted.items() if sizes.get(n) != s]
-    seal = store.cache_path / "sound" / f"{sha256_text(f'{store.root_uri}/{manifest.key}/{manifest.folder}')[:24]}.json"
+    seal = _seal(store, manifest)
     try:
         known: dict[str, list[int]] = json.loads(seal.read_text())
     except (FileNotFoundError, ValueError):
@@ -48,6 +48,16 @@ def damage(store: "ArtifactStore", manifest: Manifest) -> list[str]:
         with atomic_write(seal) as temporary:
             temporary.write_text(json.dumps(settled))
     return []
+
+
+def forget_sound(store: "ArtifactStore", manifest: Manifest) -> None:
+    """Read an artifact's files again before it counts as sound: one was found damaged, whatever its time says."""
+    _seal(store, manifest).unlink(missing_ok=True)
+
+
+def _seal(store: "ArtifactStore", manifest: Manifest) -> Path:
+    name = sha256_text(f"{store.root_uri}/{manifest.key}/{manifest.folder}")[:24]
+    return store.cache_path / "sound" / f"{name}.json"
 
 
 def _found(size: int | None) -> str:

@@ -36,6 +36,7 @@ from yt8m_assets.manifest import (
     sha256_text,
 )
 from yt8m_assets.retention import purge
+from yt8m_assets.soundness import content_files, damage, forget_sound
 from yt8m_assets.storage_backend import open_backend
 
 __all__ = [
@@ -146,8 +147,6 @@ class ArtifactStore:
 
     def find(self, key: str, fingerprint: str) -> Manifest | None:
         """The newest kept generation of `key` that was made from exactly this and is sound, or None."""
-        from yt8m_assets.soundness import damage
-
         if key in self.remade:
             return None
         made_of_it = (found for found in self.generations(key) if found.fingerprint == fingerprint)
@@ -171,10 +170,11 @@ class ArtifactStore:
     def fetch(self, manifest: Manifest, only: tuple[str, ...] | None = None) -> Path:
         """A local folder with the artifact's files, each checked against the manifest (once per process).
 
-        `only` limits it to some files. A damaged copy of what lies in a bucket is fetched once more. Raises
-        CorruptArtifactError naming the file that differs.
+        The files below report/ are left out, for nothing is made of them: `only` names those that are wanted. A damaged
+        copy of what lies in a bucket is fetched once more. Raises CorruptArtifactError naming the file that differs;
+        from then on the artifact is not current.
         """
-        names = [name for name in manifest.files if only is None or name in only]
+        names = content_files(manifest) if only is None else [name for name in manifest.files if name in only]
         location = f"{manifest.key}/{manifest.folder}"
         try:
             folder = self.backend.local_folder(location, names)
@@ -192,6 +192,7 @@ class ArtifactStore:
             check_file(path, manifest.files[name])
         except CorruptArtifactError as error:
             if not self.backend.drop_copy(f"{location}/{name}"):
+                forget_sound(self, manifest)
                 raise
             logger.warning("%s; fetching it again", error)
             self.backend.local_folder(location, [name])

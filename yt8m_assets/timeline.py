@@ -55,7 +55,7 @@ def make_timeline(
     chosen = (-scores.max(axis=0)).argsort(kind="stable")[:num_classes]
     shards = require_current(recipe, store, Node("segment_shards"))
     has_names = VOCABULARY_FILE in shards.files
-    names = class_names(str(store.fetch(shards) / VOCABULARY_FILE) if has_names else None, classes)
+    names = class_names(str(store.fetch(shards, (VOCABULARY_FILE,)) / VOCABULARY_FILE) if has_names else None, classes)
     content = {
         "video_id": video_id,
         "seconds": len(scores),

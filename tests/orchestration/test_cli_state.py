@@ -151,3 +151,15 @@ def test_a_new_attempt_is_made_when_it_is_forced(run: Run, own_graph: Graph) -> 
     assert after == {**before, "test_ranking/one": [1, 2]}
     manifest = store.require("test_ranking/one")
     assert json.dumps(manifest.parents) == json.dumps(store.read_manifest("test_ranking/one", 1).parents)
+
+
+def test_a_damaged_picture_is_named_and_no_reason_to_train_again(run: Run, own_graph: Graph) -> None:
+    store = own_graph.store
+    manifest = store.require("ensemble_weights")
+    Path(store.uri(manifest, "report/weights.png")).write_bytes(b"no picture")
+    code, out, _ = run("verify", "--repair")
+    assert code == 0
+    assert "ensemble_weights generation 1, only shown to people: " in out
+    assert "weights.png" in out
+    assert out.endswith("0 damaged\n")
+    assert store.require("ensemble_weights") == manifest

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, Manifest, StageResult
 
 MAX_PLOT_SIZE = 400_000
@@ -73,7 +74,10 @@ def plots(store: ArtifactStore, manifest: Manifest) -> dict[str, Any]:
     ][:MAX_PLOTS]
     if not names:
         return {}
-    folder = store.fetch(manifest, tuple(names))
+    try:
+        folder = store.fetch(manifest, tuple(names))
+    except CorruptArtifactError as error:  # only shown: no reason to fail
+        return {"plots": str(error)}
     shown = {}
     for name in names:
         title = PurePosixPath(name).stem
