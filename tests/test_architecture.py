@@ -143,6 +143,11 @@ def test_top_level_holds_what_the_design_lists() -> None:
     assert {line.split("/")[0] for line in listed.stdout.splitlines()} <= TOP_LEVEL
 
 
+def test_each_decision_has_a_number_of_its_own() -> None:
+    numbers = [path.name[:4] for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))]
+    assert numbers == [f"{number:04d}" for number in range(1, len(numbers) + 1)]
+
+
 def test_definitions_load_fast_and_light() -> None:
     """Without torch and MLflow, in under 3 seconds of processor time."""
     script = (

@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from tests.graph import QUIET, open_store
 from tests.tiny import tiny_recipe
+from yt8m_assets.data.simulation.truth import test_ratings as hidden_ratings
+from yt8m_assets.data.stages import index_cache
 from yt8m_assets.ensemble.stages import make_submission, search_ensemble
 from yt8m_assets.errors import DataError, MissingArtifactError, SubmissionError
 from yt8m_assets.evaluation import Ratings
@@ -21,7 +24,7 @@ from yt8m_assets.leaderboard import (
     read_leaderboard,
     report_on_ratings,
 )
-from yt8m_assets.leaderboard_figures import agreement
+from yt8m_assets.leaderboard_figures import _ceiling, agreement
 from yt8m_assets.leaderboard_page import picking_remark, remarks, table_columns, table_rows, write_page
 from yt8m_assets.prediction.ranking import Ranking
 from yt8m_assets.timeline import draw_timeline, find_video, make_timeline, score_seconds
@@ -95,6 +98,16 @@ def test_the_report_says_that_checkpoints_were_picked_on_these_ratings(finished_
     assert "cannot be said" in picking_remark(figures | {"models": rows})
     rows[0]["picking"]["num_candidates"] = rows[1]["picking"]["num_candidates"] = 1
     assert "No model's weights were picked" in picking_remark(figures | {"models": rows})
+
+
+def test_the_oracle_sees_all_of_the_data_whatever_the_models_see(finished_graph):
+    recipe, store = finished_graph
+    shards, hidden = store.require("test_shards"), hidden_ratings(recipe.data.simulation)
+    expected = _ceiling(recipe, store, shards, hidden, QUIET)
+    rgb_alone = replace(recipe, data=replace(recipe.data, feature_sizes=(1024, 0)))
+    indexes = {path: path.read_bytes() for path in index_cache(store).iterdir()}
+    assert _ceiling(rgb_alone, store, shards, hidden, QUIET) == expected
+    assert {path: path.read_bytes() for path in index_cache(store).iterdir()} == indexes
 
 
 def test_the_page_needs_no_other_file(finished_graph):

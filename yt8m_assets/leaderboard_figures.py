@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from yt8m_assets.data.examples import FEATURE_SIZES
 from yt8m_assets.data.memory import load_videos
 from yt8m_assets.data.reader import ReadReport
 from yt8m_assets.data.stages import VOCABULARY_FILE, index_cache, read_shards
@@ -200,14 +201,15 @@ def _ceiling(
 
     assert recipe.data.simulation is not None
     data = recipe.data
-    videos = load_videos(
+    whole = data.feature_sizes == FEATURE_SIZES
+    videos = load_videos(  # the best that can be made of the data is made of all of it, whatever the models see
         read_shards(recipe, store, shards).uris(held_out=True if shards.key == "segment_shards" else None),
         memory_budget=data.memory_budget,
         max_frames=data.max_frames,
-        feature_sizes=data.feature_sizes,
+        feature_sizes=FEATURE_SIZES,
         on_corrupt=data.on_corrupt,
         report=ReadReport(max_quarantined=data.max_quarantined),
-        index_cache_path=index_cache(store),
+        index_cache_path=index_cache(store) if whole else None,  # the indexes there are of what the models see
     )
     progress.log(f"scoring the {shards.key} with the oracle: {len(ratings)} ratings")
     oracle = oracle_map(recipe.data.simulation, ratings, cast(Any, videos))

@@ -112,6 +112,18 @@ def test_windows_of_a_video_lie_as_far_apart_as_the_buffer_allows(tmp_path):
     check_restores_everywhere(lambda: dataset(uris, windows_per_video=8, batch_size=16, shuffle_buffer=16), 33)
 
 
+def test_only_the_batch_between_two_epochs_may_hold_a_video_twice_one_window_of_each(tmp_path):
+    uris = write_split(tmp_path, [20, 20, 5])
+    stream = dataset(uris, windows_per_video=3, batch_size=16, shuffle_buffer=16)
+    length, crossing = 45 * 3, 0
+    for number, batch in enumerate(take(stream, 200)):
+        first = length - number * 16 % length  # examples of the epoch in which the batch begins
+        parts = [batch.video_ids[:first], batch.video_ids[first:]]
+        assert all(len(set(part)) == len(part) for part in parts)
+        crossing += len(set(batch.video_ids)) < 16
+    assert 0 < crossing < 200 * 16 / length
+
+
 def test_the_order_of_single_windows_is_as_it_always_was(uris):
     sizes, generator = np.array(COUNTS), np.random.default_rng([3, 0])
     order = shuffled_order(sizes, 6, generator)

@@ -32,7 +32,7 @@ def publish(store: ArtifactStore, key: str = KEY, fingerprint: str = "f1", files
 
 def contents(store: ArtifactStore, manifest: Manifest) -> dict[str, bytes]:
     """Name -> bytes of an artifact's files, as the store hands them out."""
-    folder = store.fetch(manifest)
+    folder = store.fetch(manifest, tuple(manifest.files))
     return {name: (folder / name).read_bytes() for name in manifest.files}
 
 
@@ -112,7 +112,7 @@ class StoreSuite:
         reader = ArtifactStore(place.root_uri, tmp_path / "reader")
         for _ in range(2):
             with pytest.raises(CorruptArtifactError, match=Path(name).name):
-                reader.fetch(manifest)
+                reader.fetch(manifest, tuple(manifest.files))
         place.write(raw, content)
         assert contents(reader, manifest) == FILES, "once it is repaired it is read"
 

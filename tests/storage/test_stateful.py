@@ -135,7 +135,7 @@ class StoreMachine(RuleBasedStateMachine):
         with dying_after(operations, self.machine.parent):
             manifest = store.manifest(key)
             if manifest is not None:
-                store.fetch(manifest)
+                store.fetch(manifest, tuple(manifest.files))
 
     @invariant()
     def the_newest_is_current_and_whole(self) -> None:

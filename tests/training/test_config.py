@@ -87,6 +87,12 @@ def test_a_batch_must_split_over_ranks_and_pieces() -> None:
         TrainingConfig(num_steps=1, batch_size=10, accumulation=2, num_processes=2)
 
 
+def test_a_buffer_smaller_than_a_batch_would_put_windows_of_one_video_into_it() -> None:
+    few = TrainingConfig(num_steps=1, batch_size=16, shuffle_buffer=8)
+    with pytest.raises(ConfigError, match=r"training\.shuffle_buffer = 8: must be at least batch_size = 16"):
+        replace(few, windows_per_video=2)
+
+
 def test_micro_batches_cannot_share_statistics() -> None:
     shared = TrainingConfig(num_steps=1, batch_size=8, num_processes=2, sync_batchnorm=True)
     with pytest.raises(ConfigError, match=r"training\.sync_batchnorm = True: .* not over the 2 micro-batches"):

@@ -28,7 +28,8 @@ class _Epoch(NamedTuple):
 
 class PretrainingDataset(BatchStream):
     """Endless shuffled epochs over the videos of shards, each `windows_per_video` times an epoch, as far apart as
-    `shuffle_buffer` allows: within an epoch a batch no larger than that holds no video twice.
+    `shuffle_buffer` allows: within an epoch a batch no larger than that holds no video twice. A batch that ends one
+    epoch and begins the next may hold a window of each, for every epoch is drawn by itself.
 
     window_frames = n draws n contiguous frames, the start uniform in [0, max(num_frames - n, 0)]; a shorter video
     repeats its last frame (SPEC section 2, "random sequence"). None gives whole videos, padded to the longest of the

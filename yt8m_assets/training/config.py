@@ -69,7 +69,7 @@ class TrainingConfig:
     window_frames: int | None = None
     """Contiguous frames the data set draws per example; None feeds the whole video, and the model samples."""
     windows_per_video: int = 1
-    """Windows taken from each video that is read."""
+    """Windows taken from each video in an epoch."""
     shuffle_buffer: int = 1024
     """Examples held for shuffling."""
     evaluate_every: int | None = None
@@ -144,6 +144,13 @@ class TrainingConfig:
             "batch_size",
             self.batch_size,
             f"must be a multiple of accumulation x num_processes = {per_step}",
+        )
+        _require(
+            self.windows_per_video == 1 or self.shuffle_buffer >= self.batch_size,
+            "shuffle_buffer",
+            self.shuffle_buffer,
+            f"must be at least batch_size = {self.batch_size} where windows_per_video is above 1, or a batch holds the "
+            "same video twice",
         )
         _require(
             not (self.sync_batchnorm and self.accumulation > 1),
