@@ -3,11 +3,16 @@
 import errno
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from yt8m_assets.errors import StorageError
+
+_SETTLED_NS = 2 * 10**9
+_AHEAD_NS = 48 * 3600 * 10**9
+"""More than a file server's clock goes ahead of ours."""
 
 
 def free_space_error(path: object, error: OSError, needed: int | None = None) -> StorageError:
@@ -25,6 +30,15 @@ def is_write_error(error: OSError, path: Path) -> bool:
         return False
     names = [name for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
     return any(Path(os.fspath(name)).is_relative_to(path) for name in names)
+
+
+def is_settled(changed_ns: int) -> bool:
+    """Whether a file's time of change tells that it is the same: one changed just now may change again without another.
+
+    A time that lies days ahead is of a wrong clock or an archive, and no change of today repeats it.
+    """
+    age = time.time_ns() - changed_ns
+    return age > _SETTLED_NS or age < -_AHEAD_NS
 
 
 def fsync_folder(path: Path) -> None:

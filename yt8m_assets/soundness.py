@@ -5,20 +5,16 @@ known by size and time of change from then on; objects of a bucket, which nothin
 """
 
 import json
-import time
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from yt8m_assets.errors import CorruptArtifactError
-from yt8m_assets.files import atomic_write
+from yt8m_assets.files import atomic_write, is_settled
 from yt8m_assets.manifest import REPORT_FOLDER, Manifest, check_file, sha256_text
 from yt8m_assets.storage_backend import RemoteBackend
 
 if TYPE_CHECKING:
     from yt8m_assets.storage import ArtifactStore
-
-_SETTLED_NS = 2 * 10**9
-"""A file changed less than this before it was read may change again without another time: it is not remembered."""
 
 
 def content_files(manifest: Manifest) -> list[str]:
@@ -34,8 +30,8 @@ def damage(store: "ArtifactStore", manifest: Manifest) -> list[str]:
         return [f"{store.uri(manifest, n)}: {_found(sizes.get(n))}" for n, s in wanted.items() if sizes.get(n) != s]
     seal = _seal(store, manifest)
     try:
-        known: dict[str, list[int]] = json.loads(seal.read_text())
-    except (FileNotFoundError, ValueError):
+        known = {name: [size, changed] for name, (size, changed) in json.loads(seal.read_text()).items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):  # it can be made again
         known = {}
     seen = {}
     for name in content_files(manifest):
@@ -43,7 +39,7 @@ def damage(store: "ArtifactStore", manifest: Manifest) -> list[str]:
             seen[name] = _look(Path(store.uri(manifest, name)), manifest, name, known.get(name))
         except CorruptArtifactError as error:
             return [str(error)]
-    settled = {name: list(mark) for name, mark in seen.items() if time.time_ns() - mark[1] > _SETTLED_NS}
+    settled = {name: list(mark) for name, mark in seen.items() if is_settled(mark[1])}
     if settled != known:
         with atomic_write(seal) as temporary:
             temporary.write_text(json.dumps(settled))

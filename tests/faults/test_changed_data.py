@@ -8,9 +8,11 @@ import pytest
 
 from tests.data.factory import SIZES, encode, make_video
 from tests.data.test_identity import ASSETS, QUIET, recipe_over, shard, write
-from yt8m_assets.data import videos
-from yt8m_assets.data.framing import frame_record
+from tests.tiny import tiny_recipe
+from yt8m_assets.data import index, videos
+from yt8m_assets.data.framing import ShardFile, frame_record
 from yt8m_assets.data.index import load_index
+from yt8m_assets.data.locating import locate_shards
 from yt8m_assets.data.memory import load_videos
 from yt8m_assets.data.shards import list_shards
 from yt8m_assets.data.stages import index_cache, make_shards, read_shards
@@ -120,6 +122,51 @@ def test_a_fresh_damaged_shard_stays_current_though_its_time_is_not_trusted_yet(
     (tmp_path / "data" / "2" / "train1.tfrecord").write_bytes(sound[:40] + bytes([sound[40] ^ 1]) + sound[41:])
     assert make_shards(recipe, store, "pretraining_shards", progress=QUIET).manifest.metadata["num_quarantined"] == 1
     assert read_shards(recipe, store, "pretraining_shards").uris()
+
+
+def test_data_from_the_future_are_looked_through_once(
+    recipe: Recipe, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A clock that was set back, or an archive with wrong dates: at full size, looking through takes hours."""
+    for path in (tmp_path / "data").rglob("*.tfrecord"):
+        os.utime(path, (4e9, 4e9))
+    make_shards(recipe, store, "test_shards", progress=QUIET)
+    looked_at: list[ShardFile] = []
+    monkeypatch.setattr(index, "framing_crc", lambda file, **_: looked_at.append(file))
+    assert current_manifest(recipe, store, Node("test_shards")) is not None
+    assert make_shards(recipe, store, "test_shards", progress=QUIET).reused
+    load_index(read_shards(recipe, store, "test_shards").uris()[0], cache_path=index_cache(store), feature_sizes=SIZES)
+    assert not looked_at
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b'{"a": 1}', b"\xff", b""])
+def test_a_cache_that_is_not_what_it_was_is_made_again(
+    recipe: Recipe, store: ArtifactStore, tmp_path: Path, content: bytes
+) -> None:
+    make_shards(recipe, store, "test_shards", progress=QUIET)
+    for path in (tmp_path / "store").rglob("*.*"):
+        os.utime(path, LONG_AGO)
+    node = Node("test_shards")
+    assert current_manifest(recipe, store, node) is not None
+    caches = [tmp_path / "cache" / "identities.json", *(tmp_path / "cache" / "sound").iterdir()]
+    assert len(caches) == 2
+    for path in caches:
+        path.write_bytes(content)
+    assert current_manifest(recipe, store, node) is not None
+    assert all(path.read_bytes() != content for path in caches)
+
+
+def test_simulated_shards_in_a_bucket_are_looked_for_with_one_listing_a_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    simulated, store = tiny_recipe(), ArtifactStore("memory://changed-data", tmp_path / "cache")
+    before = locate_shards(simulated, store, "pretraining_shards")
+    listed: list[str] = []
+    names = store.backend.names
+    monkeypatch.setattr(store.backend, "names", lambda folder: listed.append(folder) or names(folder))
+    assert locate_shards(simulated, store, "pretraining_shards") == before
+    assert len(before) == 6
+    assert len(listed) == len(set(listed)) == 2
 
 
 @pytest.mark.parametrize("way", ["read", "read_windows", "annotations"])

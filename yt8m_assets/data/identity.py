@@ -7,11 +7,11 @@ versions only recognise; no digest depends on them. They lie in a cache of this 
 
 import json
 import logging
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from yt8m_assets.errors import CorruptArtifactError
+from yt8m_assets.files import is_settled
 from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, atomic_write
 
 logger = logging.getLogger(__name__)
@@ -20,8 +20,6 @@ SHARDS_FILE = "shards.json"
 VERSIONS_FILE = f"{REPORT_FOLDER}/versions.json"
 """Version -> checksum of the shards in buckets that were read for a list; beside the content, not part of it."""
 _CACHE_FILE = "identities.json"
-_SETTLED_NS = 2 * 10**9
-"""A file changed less than this before it was looked at may change again without another time: it is not remembered."""
 
 
 class Identities:
@@ -30,8 +28,9 @@ class Identities:
     def __init__(self, cache_path: Path) -> None:
         self._path = cache_path / _CACHE_FILE
         try:
-            self._known: dict[str, list[str]] = json.loads(self._path.read_text())
-        except (FileNotFoundError, ValueError):
+            known = json.loads(self._path.read_text())
+            self._known = {str(uri): [str(version), str(checksum)] for uri, (version, checksum) in known.items()}
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):  # it can be made again
             self._known = {}
 
     def get(self, uri: str, version: str) -> str | None:
@@ -71,7 +70,7 @@ def forget_shard(uri: str, indexes: Path) -> None:
 
 def _is_settled(version: str) -> bool:
     changed = version.partition("mtime_ns:")[2]
-    return not changed or time.time_ns() - int(changed) > _SETTLED_NS
+    return not changed or is_settled(int(changed))
 
 
 def content_checksums(store: ArtifactStore, listing: Mapping[str, str]) -> dict[str, str]:

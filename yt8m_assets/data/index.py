@@ -7,7 +7,6 @@ is the one that was indexed.
 
 import json
 import logging
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,11 @@ from yt8m_assets.data.parsing import RecordParser
 from yt8m_assets.data.reader import OnCorrupt, QuarantinedRecord, ReadReport, check_segments, iterate_records
 from yt8m_assets.data.shards import local_stat
 from yt8m_assets.errors import SchemaMismatchError
+from yt8m_assets.files import is_settled
 from yt8m_assets.storage import atomic_write, sha256_text
 
 logger = logging.getLogger(__name__)
 VERSION = 3
-SETTLED_NS = 2 * 10**9
-"""Age from which the time of the last change tells that a file is the same."""
 _MAGIC = b"YT8MIDX1"
 NOT_LOCATED = 0xFFFFFFFF
 """`rgb_start` of a record whose encoding is not the canonical one: it is read through protobuf."""
@@ -272,7 +270,7 @@ def stored_version(uri: str) -> tuple[int, int | None] | None:
 def settled_mtime_ns(uri: str) -> int | None:
     """When a local shard was changed last; None just after that, when it may change again without another time."""
     changed = local_stat(uri).st_mtime_ns
-    return changed if time.time_ns() - changed > SETTLED_NS else None
+    return changed if is_settled(changed) else None
 
 
 def _fits(index: ShardIndex, uri: str, feature_sizes: tuple[int, int], on_corrupt: OnCorrupt) -> bool:

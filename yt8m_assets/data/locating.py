@@ -4,7 +4,7 @@ Nothing published names a place: a list of shards holds names and checksums, and
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +52,25 @@ def locate_shards(recipe: Recipe, store: ArtifactStore, asset: str, progress: Pr
     if not all(path.is_file() for path in (*written, paths.segment_label_ids, paths.vocabulary)):
         write_dataset(data.simulation, folder, _SPLITS[asset], progress=progress or NullProgress())
     groups = {"pretraining_shards": paths.train + paths.validate, "segment_shards": paths.segments}
-    uris = {_shared_uri(store, folder, path) for path in groups.get(asset, paths.test)}
+    uris = set(_shared_uris(store, folder, groups.get(asset, paths.test)))
     listed = list_shards(sorted({f"{uri.rsplit('/', 1)[0]}/*.tfrecord" for uri in uris}))
     return {uri: version for uri, version in listed.items() if uri in uris}
 
 
-def _shared_uri(store: ArtifactStore, folder: Path, path: Path) -> str:
-    """The shard's path, or its URI in the store's bucket after it was put there (other machines read it too)."""
+def _shared_uris(store: ArtifactStore, folder: Path, paths: Sequence[Path]) -> list[str]:
+    """The shards' paths, or their URIs in the store's bucket after they were put there (other machines read them too).
+
+    One listing a folder, however many shards.
+    """
     backend = store.backend
     if isinstance(backend, LocalBackend):
-        return str(path)
-    name = f"simulated/{folder.name}/{path.relative_to(folder).as_posix()}"
-    if path.name not in backend.names(name.rsplit("/", 1)[0]):
-        backend.put_file(path, name)
-    return f"{store.root_uri}/{name}"
+        return [str(path) for path in paths]
+    names = {path: f"simulated/{folder.name}/{path.relative_to(folder).as_posix()}" for path in paths}
+    there = {place: set(backend.names(place)) for place in {name.rsplit("/", 1)[0] for name in names.values()}}
+    for path, name in names.items():
+        if path.name not in there[name.rsplit("/", 1)[0]]:
+            backend.put_file(path, name)
+    return [f"{store.root_uri}/{name}" for name in names.values()]
 
 
 def data_slice(recipe: Recipe, store: ArtifactStore, asset: str) -> dict[str, Any]:
