@@ -6,6 +6,8 @@ from typing import Any
 import dagster as dg
 
 from orchestration.additions import added_definitions
+from orchestration.assets import build_assets
+from orchestration.automation import automated
 from orchestration.cluster import DeploymentOptions
 from orchestration.jobs import build_jobs
 from orchestration.resources import build_resources
@@ -13,19 +15,9 @@ from orchestration.sensors import build_schedules, build_sensors
 from orchestration.settings import Settings
 from orchestration.state import state_of_definitions
 from yt8m_assets.assets.checks import build_checks
-from yt8m_assets.assets.data import build_data_assets
-from yt8m_assets.assets.ensemble import build_ensemble_assets
-from yt8m_assets.assets.models import build_model_assets
-from yt8m_assets.assets.predictions import build_prediction_assets
 from yt8m_assets.partitions import beta_accepted
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
-
-
-def build_assets(recipe: Recipe, backfill: str = "single_run") -> list[dg.AssetsDefinition]:
-    """Every asset of a recipe's graph."""
-    parts = (build_data_assets(recipe), build_model_assets(recipe), build_prediction_assets(recipe, backfill))
-    return [asset for group in (*parts, build_ensemble_assets(recipe)) for asset in group]
 
 
 @beta_accepted()
@@ -41,8 +33,9 @@ def build_definitions(
     from orchestration.hints import apply_hints, hints_for, tags_for
 
     needs = (executor, hints_for(recipe, deployment), deployment)
+    assets = automated(build_assets(recipe, backfill), recipe, resources)
     return dg.Definitions(
-        assets=dg.with_source_code_references(apply_hints(build_assets(recipe, backfill), *needs)),
+        assets=dg.with_source_code_references(apply_hints(assets, *needs)),
         asset_checks=apply_hints(build_checks(recipe), *needs),
         resources=resources,
         jobs=build_jobs(recipe, lambda step: tags_for(step, *needs)),
@@ -55,6 +48,6 @@ def build_definitions(
 @dg.definitions
 def defs() -> dg.Definitions:
     """What the environment asks for: see `Settings`. Only reads: what is missing is made when something runs."""
-    settings = Settings.from_environment(state_of_definitions())
-    graph = (load_recipe(settings.recipe), build_resources(settings), settings.executor, settings.backfill)
-    return dg.Definitions.merge(build_definitions(*graph, settings.deployment), *added_definitions())
+    asked = Settings.from_environment(state_of_definitions())
+    graph = (load_recipe(asked.recipe), build_resources(asked), asked.executor, asked.backfill, asked.deployment)
+    return dg.Definitions.merge(build_definitions(*graph), *added_definitions())

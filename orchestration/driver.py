@@ -7,12 +7,14 @@ that content - is left alone without starting a run; so a killed pass continues,
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import uuid4
 
 import dagster as dg
 
 from orchestration.failures import interrupted, original_error
 from orchestration.instance import Records, driver_instance
-from orchestration.plan import DATA, Step, groups, required_nodes, steps, with_ancestors, with_dependents
+from orchestration.origin import LISTED, belong_to_the_location
+from orchestration.plan import DATA, MODELS, Step, groups, required_nodes, steps, with_ancestors, with_dependents
 from orchestration.pools import process_mark, tidy, wait_aloud
 from orchestration.resources import FixedProgress, tracking_of
 from orchestration.settings import Settings
@@ -111,7 +113,7 @@ class Driver:
         return self._materialize(cells)
 
     def _materialize(self, required: Sequence[Node]) -> Outcome:
-        suspects = self.records.failed_checks(self._blocking_checks())
+        suspects = self.records.unproven(self._blocking_checks())
         runs: list[str] = []
         num_current = 0
         for group in groups(self.recipe, required):
@@ -126,8 +128,7 @@ class Driver:
 
     def up_to_date(self, node: Node) -> bool:
         """Whether the node is published, current, and recorded by Dagster with that content."""
-        manifest = self.lineage.current(node)
-        return manifest is not None and self.records.digest(node) == manifest.digest
+        return self.records.up_to_date(self.lineage, node)
 
     def _blocking_checks(self) -> list[dg.AssetCheckKey]:
         graph = self.definitions.resolve_asset_graph()
@@ -135,13 +136,16 @@ class Driver:
 
     def run(self, step: Step, force: bool = False) -> str:
         """Run a step; returns the run's id. Raises the stage's own error, KeyboardInterrupt where a signal ended it."""
-        tags = {DRIVER_TAG: process_mark(), **self.tags, **({FORCE_TAG: "true"} if force else {})}
+        asked = self.tags if set(step.assets) & set(MODELS) else {}  # of trainings only
+        tags = {DRIVER_TAG: process_mark(), **LISTED, **asked, **({FORCE_TAG: "true"} if force else {})}
+        run_id = str(uuid4())
         if step.first is not None and step.last != step.first:
             tags |= {RANGE_START: step.first, RANGE_END: str(step.last)}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                result = self.job.execute_in_process(
+                self.job.execute_in_process(
+                    run_id=run_id,
                     run_config=QUIET,
                     instance=self.instance,
                     asset_selection=[dg.AssetKey(asset) for asset in step.assets],
@@ -154,7 +158,9 @@ class Driver:
             if interrupted(error):
                 raise KeyboardInterrupt from error
             raise original_error(error, step.title) from error
-        return result.run_id
+        finally:
+            belong_to_the_location(self.instance, run_id)
+        return run_id
 
 
 def open_driver(recipe: Recipe, state: State, settings: Settings, progress: Progress) -> Driver:

@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from orchestration.state import DRIVER_CONFIG, State
-from yt8m_assets.lineage import Node
-from yt8m_assets.partitions import partition_key
+from yt8m_assets.assets.shell import code_version
+from yt8m_assets.lineage import Lineage, Node
+from yt8m_assets.partitions import node_of, partition_key
 
 
 def driver_instance(state: State) -> dg.DagsterInstance:
@@ -25,34 +26,36 @@ class Records:
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
 
+    def up_to_date(self, lineage: Lineage, node: Node) -> bool:
+        """Whether the node is published, current, and recorded here with that content."""
+        manifest = lineage.current(node)
+        return manifest is not None and self.recorded(node) == (
+            manifest.digest,
+            code_version(lineage.recipe, node.asset),
+        )
+
     def digest(self, node: Node) -> str | None:
         """The content's digest of the node's last materialisation; None where there is none."""
+        return self.recorded(node)[0]
+
+    def recorded(self, node: Node) -> tuple[str | None, str | None]:
+        """Digest and code version of the node's last materialisation; None where there is none."""
         key = partition_key(node)
         partitions = None if key is None else [key]
         wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(node.asset), asset_partitions=partitions)
         records = self.instance.fetch_materializations(wanted, limit=1).records
         if not records or records[0].asset_materialization is None:
-            return None
-        value = records[0].asset_materialization.metadata.get("digest")
-        return str(value.value) if value is not None else None
+            return None, None
+        materialization = records[0].asset_materialization
+        value = materialization.metadata.get("digest")
+        version = (materialization.tags or {}).get("dagster/code_version")
+        return (str(value.value) if value is not None else None), version
 
-    def failed_checks(self, keys: Iterable[dg.AssetCheckKey]) -> "FailedChecks":
-        """What the checks that did not succeed the last time (or were never finished) had looked at."""
-        latest = self.instance.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
-        failed: set[tuple[str, str | None]] = set()
-        for key, record in latest.items():
-            if record is not None and record.status.value != "SUCCEEDED":
-                run = self.instance.get_run_by_id(record.run_id)
-                partition = run.tags.get("dagster/partition") if run else None
-                failed.add((key.asset_key.to_user_string(), partition))
-        return FailedChecks(frozenset(failed))
-
-
-@dataclass(frozen=True)
-class FailedChecks:
-    """Assets and partitions (None: any of them) whose checks are to be repeated."""
-
-    places: frozenset[tuple[str, str | None]]
-
-    def __contains__(self, node: Node) -> bool:
-        return (node.asset, None) in self.places or (node.asset, partition_key(node)) in self.places
+    def unproven(self, checks: Iterable[dg.AssetCheckKey]) -> set[Node]:
+        """The nodes of which a check did not succeed the last time, or was begun and never finished."""
+        latest = self.instance.event_log_storage.get_asset_check_partition_info(list(checks))
+        return {
+            node_of(info.check_key.asset_key.to_user_string(), info.partition_key)
+            for info in latest
+            if info.latest_execution_status != AssetCheckExecutionRecordStatus.SUCCEEDED
+        }

@@ -1,5 +1,6 @@
 """The resources of the graph: configured in Dagster's way, handed to assets as the core's own types."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def tracking_of(settings: Settings) -> Tracking:
     """The tracking that the settings name."""
     places = (settings.tracking_uri, settings.artifact_location, settings.spool_path, settings.mlflow_ui_url)
     return make_tracking(*places, settings.experiment)
+
+
+def store_of(resources: Mapping[str, Any]) -> ArtifactStore:
+    """The store among the resources, for what is asked outside of a run."""
+    store: Any = resources["store"]
+    if isinstance(store, StoreResource):
+        return ArtifactStore(store.root_uri, Path(store.cache_path), store.keep_generations)
+    found: ArtifactStore = store
+    return found
 
 
 def build_resources(settings: Settings) -> dict[str, Any]:

@@ -3,45 +3,58 @@
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-from yt8m_assets.errors import MissingArtifactError, MissingDataError
+from orchestration.automation import GROUPS
+from yt8m_assets.errors import DataError, MissingDataError
 from yt8m_assets.lineage import Lineage, Node
+from yt8m_assets.partitions import beta_accepted
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 
 SHARD_ASSETS = ("pretraining_shards", "segment_shards", "test_shards")
+SHARDS_TAG = "yt8m/changed_shards"
+"""Tag of a run that the sensor asked for: the list it makes."""
 HOUR = 3600
 FRESHNESS = dg.AssetCheckKey(dg.AssetKey("submission"), "up_to_date")
 
 
+@beta_accepted()
 def build_sensors(recipe: Recipe) -> list[Any]:
     """Sensors of changed shards, of the automation conditions and of the submission's freshness."""
 
     @dg.sensor(
         target=dg.AssetSelection.assets(*SHARD_ASSETS, "holdout_ratings"),
+        description="Lists the shards anew when the data patterns match other files, or other sizes or checksums, than "
+        "before: each list by itself, again after a failed run, and not while one is still under way.",
         minimum_interval_seconds=HOUR,
-        description="Lists the shards anew when the data patterns match other files, sizes or checksums than before.",
         default_status=dg.DefaultSensorStatus.STOPPED,
     )
     def changed_shards(context: dg.SensorEvaluationContext, store: dg.ResourceParam[ArtifactStore]) -> dg.SensorResult:
-        changed = changed_shard_assets(recipe, store)
-        requests = [shard_request(name, fingerprint) for name, fingerprint in changed.items()]
-        reason = None if requests else dg.SkipReason("the shards are the ones that were listed")
+        changed, problems = changed_shard_assets(recipe, store)
+        for problem in problems:
+            context.log.warning(problem)
+        requests = [shard_request(name) for name in changed if not under_way(context.instance, name)]
+        if problems and not requests:
+            raise MissingDataError("; ".join(problems))
+        reason = None if requests else dg.SkipReason("the shards are the ones that were listed, or are being listed")
         return dg.SensorResult(run_requests=requests, skip_reason=reason)
 
     up_to_date = dg.AutomationConditionSensorDefinition(
         "keep_up_to_date",
-        target=dg.AssetSelection.groups("predictions", "ensemble"),
-        description="Brings predictions, rankings, weights, submission and report up to date when what they come from "
-        "gets a new data version (such as a fine-tuned model). Cells that were never materialised stay so.",
+        target=dg.AssetSelection.groups(*GROUPS),
+        description="Brings predictions, rankings, weights, submission and report up to date with recipe, data and "
+        "models: each once all that it is made from is up to date and has passed its checks. Cells that were never "
+        "materialised stay so, and models are not trained.",
+        use_user_code_server=True,
         default_status=dg.DefaultSensorStatus.STOPPED,
         minimum_interval_seconds=60,
     )
 
     @dg.sensor(
         target=dg.AssetSelection.checks(FRESHNESS),
-        minimum_interval_seconds=HOUR,
         description="Checks every hour whether the submission is what recipe, code and shards would give now.",
+        minimum_interval_seconds=HOUR,
         default_status=dg.DefaultSensorStatus.STOPPED,
     )
     def submission_freshness(context: dg.SensorEvaluationContext) -> dg.RunRequest:
@@ -50,28 +63,28 @@ def build_sensors(recipe: Recipe) -> list[Any]:
     return [changed_shards, up_to_date, submission_freshness]
 
 
-def changed_shard_assets(recipe: Recipe, store: ArtifactStore) -> dict[str, str]:
-    """Asset -> fingerprint of the shard lists that would differ from what is published.
-
-    Raises MissingDataError when a pattern matches nothing.
-    """
-    changed, lineage = {}, Lineage(recipe, store)
+def changed_shard_assets(recipe: Recipe, store: ArtifactStore) -> tuple[list[str], list[str]]:
+    """The shard lists that would differ from what is published, and why others cannot be looked up."""
+    changed, problems, lineage = [], [], Lineage(recipe, store)
     for name in SHARD_ASSETS:
         try:
-            inputs = lineage.inputs(Node(name))
-        except MissingArtifactError:
-            continue
-        except MissingDataError as error:
-            raise MissingDataError(f"{name}: {error}") from error
-        if inputs.published is None:
-            changed[name] = inputs.fingerprint
-    return changed
+            if lineage.inputs(Node(name)).published is None:
+                changed.append(name)
+        except DataError as error:
+            problems.append(f"{name}: {error}")
+    return changed, problems
 
 
-def shard_request(name: str, fingerprint: str) -> dg.RunRequest:
-    """A run that lists the shards again; its key is the content, so that one change asks for one run."""
+def under_way(instance: dg.DagsterInstance, name: str) -> bool:
+    """Whether a run that this sensor asked for is waiting or running."""
+    wanted = dg.RunsFilter(tags={SHARDS_TAG: name}, statuses=NOT_FINISHED_STATUSES)
+    return instance.get_runs_count(wanted) > 0
+
+
+def shard_request(name: str) -> dg.RunRequest:
+    """A run that lists the shards again. Without a run key: the same files may come back, and a run may fail."""
     assets = [name, "holdout_ratings"] if name == "segment_shards" else [name]
-    return dg.RunRequest(run_key=f"{name}-{fingerprint}", asset_selection=[dg.AssetKey(asset) for asset in assets])
+    return dg.RunRequest(asset_selection=[dg.AssetKey(asset) for asset in assets], tags={SHARDS_TAG: name})
 
 
 def build_schedules() -> list[dg.ScheduleDefinition]:

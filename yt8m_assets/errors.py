@@ -81,6 +81,10 @@ class ParentMismatchError(PermanentError):
     """Artifacts that must come from the same parents do not."""
 
 
+class ParentCheckError(PermanentError):
+    """An artifact that another one needs has failed its newest blocking check; the message names node and check."""
+
+
 class CheckpointMismatchError(PermanentError):
     """A checkpoint does not belong to this configuration; the message lists the differing fields."""
 

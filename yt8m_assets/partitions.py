@@ -36,6 +36,14 @@ def cell_partitions(recipe: Recipe) -> dg.MultiPartitionsDefinition:
     return dg.MultiPartitionsDefinition({MODEL: model_partitions(recipe), SHIFT: shifts})
 
 
+def partitions_of(recipe: Recipe, asset: str) -> dg.PartitionsDefinition | None:
+    """The partitions of an asset; None for one without."""
+    node = nodes(recipe, asset)[0]
+    if node.model is None:
+        return None
+    return model_partitions(recipe) if node.shift is None else cell_partitions(recipe)
+
+
 def by_model() -> dg.MultiToSingleDimensionPartitionMapping:
     """Maps a model to its cells and a cell to its model.
 

@@ -1,14 +1,19 @@
 """What every asset shell does with results and manifests."""
 
 import base64
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from tests.assets.support import PNG, publish, run
+from tests.tiny import tiny_recipe
 from yt8m_assets.assets.display import MAX_LISTED_FILES, MAX_PLOT_SIZE, manifest_metadata, metadata_value
-from yt8m_assets.assets.shell import materialization, run_tags
+from yt8m_assets.assets.results import materialization, materializations, recipe_mark
+from yt8m_assets.assets.shell import code_version, run_tags
+from yt8m_assets.lineage import ASSETS
 from yt8m_assets.storage import ArtifactStore, StageResult
 
 
@@ -54,30 +59,40 @@ def test_large_plots_and_long_lists_do_not_fill_the_page(tmp_path: Path) -> None
     assert "and 8 more" in shown["files"].value
 
 
-def test_each_partition_of_a_run_gets_its_own_metadata(tmp_path: Path) -> None:
+def test_each_partition_of_a_run_gets_its_own_metadata_and_data_version(tmp_path: Path) -> None:
+    """One record a partition, as if each had had a run of its own, and the same version whatever the run held."""
     store = ArtifactStore(str(tmp_path))
-    keys = ["one", "two"]
+    keys = ["one", "two", "three"]
     published = {key: publish(store, f"thing/{key}", {"a": key.encode()}, {"map": n}) for n, key in enumerate(keys)}
+    recipe = tiny_recipe()
 
-    @dg.asset(partitions_def=dg.StaticPartitionsDefinition(keys))
-    def thing(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    @dg.asset
+    def source() -> dg.MaterializeResult:
+        return dg.MaterializeResult(data_version=dg.DataVersion("s"))
+
+    @dg.asset(partitions_def=dg.StaticPartitionsDefinition(keys), code_version="7", deps=[source])
+    def thing(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
         assert run_tags(context, "one")["dagster_partition"] == "one"
         assert run_tags(context)["dagster_asset"] == "thing"
-        return materialization(context, store, {key: StageResult(published[key]) for key in context.partition_keys})
+        results = {key: StageResult(published[key]) for key in context.partition_keys}
+        yield from materializations(context, recipe, store, results)
 
-    tags = {"dagster/asset_partition_range_start": "one", "dagster/asset_partition_range_end": "two"}
-    versions = []
-    for _ in range(2):
-        result = run(thing, tags=tags)
-        events = {event.partition: event.materialization for event in result.get_asset_materialization_events()}
-        assert {key: event.metadata["map_at_100000"].value for key, event in events.items()} == {"one": 0, "two": 1}
-        assert {key: event.metadata["digest"].value for key, event in events.items()} == {
-            key: manifest.digest for key, manifest in published.items()
-        }
-        versions.append({str((event.tags or {})["dagster/data_version"]) for event in events.values()})
-    assert versions[0] == versions[1]
-    single = run(thing, partition_key="two").asset_materializations_for_node("thing")[0]
-    assert (single.tags or {})["dagster/data_version"] == published["two"].digest
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run(source, instance=instance).success
+        tags = {"dagster/asset_partition_range_start": "one", "dagster/asset_partition_range_end": "two"}
+        wide = run(thing, tags=tags, instance=instance)
+        single = run(thing, partition_key="two", instance=instance)
+        events = [event.materialization for event in wide.get_asset_materialization_events()]
+        assert [event.partition for event in events] == ["one", "two"]
+        assert [event.metadata["map_at_100000"].value for event in events] == [0, 1]
+        assert [str(event.metadata["recipe"].value) for event in events] == [recipe_mark(recipe)] * 2
+        versions = [(event.tags or {})["dagster/data_version"] for event in events]
+        assert versions == [published[key].digest for key in ("one", "two")]
+        (alone,) = single.asset_materializations_for_node("thing")
+        assert alone.tags == events[1].tags
+        assert {"dagster/code_version": "7", "dagster/input_data_version/source": "s"}.items() <= (
+            alone.tags or {}
+        ).items()
 
 
 @pytest.mark.parametrize("reused", [False, True])
@@ -87,10 +102,28 @@ def test_what_was_there_already_is_said_in_the_log(tmp_path: Path, reused: bool)
 
     @dg.asset
     def thing(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        return materialization(context, store, {None: StageResult(manifest, reused=reused)})
+        return materialization(context, tiny_recipe(), store, StageResult(manifest, reused=reused))
 
     with dg.DagsterInstance.ephemeral() as instance:
         result = run(thing, instance=instance)
         assert result.success
         said = [entry.user_message for entry in instance.all_logs(result.run_id)]
     assert ("thing: up to date, nothing done" in said) == reused
+
+
+def test_dagster_compares_what_of_the_recipe_concerns_an_asset() -> None:
+    recipe = tiny_recipe()
+    fused = replace(recipe, prediction=replace(recipe.prediction, tta_w0=1.5))
+    first, second = recipe.models
+    assert first.finetuning is not None
+    faster = replace(recipe, models=(replace(first, finetuning=replace(first.finetuning, learning_rate=1.0)), second))
+    changed = {
+        name: {asset for asset in ASSETS if code_version(other, asset) != code_version(recipe, asset)}
+        for name, other in {"fused": fused, "faster": faster, "renamed": replace(recipe, name="other")}.items()
+    }
+    assert changed == {
+        "fused": {"oof_ranking", "test_ranking"},
+        "faster": {"finetuned_model"},
+        "renamed": {"leaderboard"},
+    }
+    assert recipe_mark(fused) != recipe_mark(recipe)

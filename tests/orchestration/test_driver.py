@@ -20,6 +20,7 @@ from orchestration.plan import Step, required_nodes
 from tests.orchestration.conftest import Graph, RecordingProgress
 from yt8m_assets.errors import ConfigError, MissingArtifactError, Yt8mError
 from yt8m_assets.lineage import Node, current_manifest, resolve_inputs
+from yt8m_assets.partitions import partition_key
 from yt8m_assets.progress import NullProgress, Task
 from yt8m_assets.submission import validate_submission
 from yt8m_assets.training.interruption import TrainingPreempted
@@ -80,6 +81,37 @@ def test_mlflow_and_dagster_point_at_each_other(graph: Graph) -> None:
         assert run.data.tags["dagster_partition"] == run.data.tags["model"]
         manifest = graph.store.require(f"finetuned_model/{run.data.tags['model']}")
         assert manifest.metadata["mlflow_run_id"] == run.info.run_id
+
+
+@pytest.mark.parametrize(
+    ("node", "file", "columns"),
+    [
+        (Node("oof_predictions", "one", 0), "ranking.parquet", ["class_id", "segment", "score"]),
+        (Node("test_ranking", "two"), "ranking.parquet", ["class_id", "segment", "score"]),
+        (Node("holdout_ratings"), "ratings.csv", ["segment_id", "class_id", "score"]),
+        (Node("submission"), "submission.csv", ["Class", "Segments"]),
+    ],
+)
+def test_dagster_knows_the_tables(graph: Graph, node: Node, file: str, columns: list[str]) -> None:
+    import pandas
+
+    manifest = graph.store.require(node.key)
+    path = graph.store.fetch(manifest) / file
+    header = None if file == "ratings.csv" else 0
+    table = pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_csv(path, header=header)
+    with graph.open() as driver:
+        wanted = dg.AssetRecordsFilter(
+            dg.AssetKey(node.asset), asset_partitions=[key] if (key := partition_key(node)) else None
+        )
+        (record,) = driver.instance.fetch_materializations(wanted, limit=1).records
+    assert record.asset_materialization is not None
+    metadata = record.asset_materialization.metadata
+    assert metadata["dagster/row_count"].value == len(table) > 0
+    schema = metadata["dagster/column_schema"].value
+    assert isinstance(schema, dg.TableSchema)
+    assert [column.name for column in schema.columns] == columns
+    assert header is None or list(table.columns) == columns
+    assert metadata["dagster/uri"].value == graph.store.uri(manifest)
 
 
 def test_second_pass_starts_nothing_and_imports_nothing_heavy(graph: Graph) -> None:

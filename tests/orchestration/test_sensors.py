@@ -9,9 +9,10 @@ import pytest
 from dagster._utils.schedules import schedule_execution_time_iterator
 
 from orchestration.definitions import build_definitions
+from orchestration.driver import Driver
 from orchestration.plan import Step, groups, required_nodes, steps
-from orchestration.sensors import build_schedules, build_sensors
-from tests.orchestration.conftest import Graph
+from orchestration.sensors import SHARDS_TAG, build_schedules, build_sensors
+from tests.orchestration.conftest import Graph, report_verdict
 from yt8m_assets.errors import MissingDataError
 from yt8m_assets.lineage import ASSETS, Node
 from yt8m_assets.partitions import nodes_of
@@ -44,15 +45,14 @@ def real_recipe(graph: Graph, folder: Path) -> Recipe:
     return replace(graph.recipe, data=data)
 
 
-def tick(recipe: Recipe, store: ArtifactStore) -> list[tuple[str, list[str]]]:
-    """Run keys and assets that the sensor of changed shards asks for."""
-    with dg.build_sensor_context() as context:
+def tick(recipe: Recipe, store: ArtifactStore, instance: dg.DagsterInstance | None = None) -> list[list[str]]:
+    """The assets of the runs that the sensor of changed shards asks for."""
+    with dg.build_sensor_context(instance=instance or dg.DagsterInstance.ephemeral()) as context:
         result = sensor(recipe, "changed_shards")(context, store=store)
     assert isinstance(result, dg.SensorResult)
-    return [
-        (str(request.run_key), [key.to_user_string() for key in request.asset_selection or []])
-        for request in result.run_requests or []
-    ]
+    requests = result.run_requests or []
+    assert not any(request.run_key for request in requests)  # Dagster would not start a second run for it
+    return [[key.to_user_string() for key in request.asset_selection or []] for request in requests]
 
 
 def test_all_of_it_is_off(graph: Graph) -> None:
@@ -63,33 +63,46 @@ def test_all_of_it_is_off(graph: Graph) -> None:
     }
     for item in build_sensors(graph.recipe):
         assert item.default_status == dg.DefaultSensorStatus.STOPPED
-        assert item.description
+        assert len(str(item.description)) > 40
     assert [s.default_status for s in build_schedules()] == [dg.DefaultScheduleStatus.STOPPED]
 
 
-def test_new_changed_and_removed_shards_are_noticed_once(graph: Graph, tmp_path: Path) -> None:
+def test_new_changed_and_removed_shards_are_noticed(graph: Graph, tmp_path: Path) -> None:
     from yt8m_assets.data.stages import make_shards
 
     recipe = real_recipe(graph, tmp_path / "data")
     store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
-    first = tick(recipe, store)
-    assert [assets for _, assets in first] == [
-        ["pretraining_shards"],
-        ["segment_shards", "holdout_ratings"],
-        ["test_shards"],
-    ]
-    assert tick(recipe, store) == first  # the same keys: Dagster starts no second run for them
+    every = [["pretraining_shards"], ["segment_shards", "holdout_ratings"], ["test_shards"]]
+    assert tick(recipe, store) == every
+    assert tick(recipe, store) == every  # as after a run that failed
     for asset in ("pretraining_shards", "segment_shards", "test_shards"):
         make_shards(recipe, store, asset, progress=NullProgress())
     assert tick(recipe, store) == []
-    test_shards = sorted((tmp_path / "data" / "3" / "frame" / "test").iterdir())
-    (test_shards[0].with_name("test99.tfrecord")).hardlink_to(test_shards[0])
-    ((added, assets),) = tick(recipe, store)
-    assert assets == ["test_shards"]
-    test_shards[0].unlink()
-    ((removed, _),) = tick(recipe, store)
-    assert removed != added
+    first, *_ = sorted((tmp_path / "data" / "3" / "frame" / "test").iterdir())
+    aside = tmp_path / first.name
+    first.rename(aside)
+    assert tick(recipe, store) == [["test_shards"]]
+    make_shards(recipe, store, "test_shards", progress=NullProgress())
+    assert tick(recipe, store) == []
+    aside.rename(first)
+    store.delete("test_shards")  # the generations before are gone: the same files are asked for again
+    assert tick(recipe, store) == [["test_shards"]]
+
+
+def test_each_list_of_shards_is_asked_for_by_itself(graph: Graph, tmp_path: Path) -> None:
+    recipe = real_recipe(graph, tmp_path / "data")
+    store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")
     for path in (tmp_path / "data" / "3" / "frame" / "test").iterdir():
+        path.unlink()
+    others = [["pretraining_shards"], ["segment_shards", "holdout_ratings"]]
+    assert tick(recipe, store) == others
+    instance = dg.DagsterInstance.ephemeral()
+    run = dg.DagsterRun("job", run_id="0" * 32, tags={SHARDS_TAG: "pretraining_shards"})
+    instance.add_run(run)
+    assert tick(recipe, store, instance) == others[1:]  # the first is under way
+    instance.report_run_failed(run)
+    assert tick(recipe, store, instance) == others
+    for path in (tmp_path / "data").rglob("*.tfrecord"):
         path.unlink()
     with pytest.raises(MissingDataError, match=r"test_shards: .*matches no shard"):
         tick(recipe, store)
@@ -122,36 +135,53 @@ def publish_other_weights(store: ArtifactStore, key: str) -> None:
         publication.metadata.update(manifest.metadata)
 
 
+def ticks(graph: Graph, driver: Driver) -> list[list[Node]]:
+    """What automation asks for from when it is switched on, each tick's runs made before the next one."""
+    resources = {"store": graph.store, "tracking": NullTracking(), "progress": None}
+    definitions = build_definitions(graph.recipe, resources)
+    asked: list[list[Node]] = []
+    cursor = None
+    for _ in range(10):
+        result = dg.evaluate_automation_conditions(definitions, driver.instance, cursor=cursor)
+        cursor, wanted = result.cursor, asked_for(result)
+        if not wanted:
+            return asked
+        asked.append(wanted)
+        for group in groups(graph.recipe, wanted):
+            for step in steps(graph.recipe, group):
+                driver.run(step)
+    raise AssertionError(asked)
+
+
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # of Dagster's own evaluator
-def test_a_new_model_brings_what_follows_up_to_date(own_graph: Graph) -> None:
-    """Tick by tick, each stage is asked for once what it is made from is there; the same content asks for nothing."""
-    resources = {"store": own_graph.store, "tracking": NullTracking(), "progress": None}
-    definitions = build_definitions(own_graph.recipe, resources)
+def test_a_new_model_brings_what_follows_up_to_date_in_order(own_graph: Graph) -> None:
+    """Also what was out of date before automation was switched on; nothing is asked for before its turn."""
     with own_graph.open() as driver:
-        result = dg.evaluate_automation_conditions(definitions, driver.instance)
-        assert asked_for(result) == []
+        assert ticks(own_graph, driver) == []
         driver.run(Step(assets=("finetuned_model",), first="one", last="one"))
-        result = dg.evaluate_automation_conditions(definitions, driver.instance, cursor=result.cursor)
-        assert asked_for(result) == []  # materialised again with the same content
+        assert ticks(own_graph, driver) == []  # materialised again with the same content
         publish_other_weights(own_graph.store, "finetuned_model/one")
         driver.run(Step(assets=("finetuned_model",), first="one", last="one"))
-        ticks: list[list[Node]] = []
-        for _ in range(10):
-            result = dg.evaluate_automation_conditions(definitions, driver.instance, cursor=result.cursor)
-            wanted = asked_for(result)
-            if not wanted:
-                break
-            ticks.append(wanted)
-            for group in groups(own_graph.recipe, wanted):
-                for step in steps(own_graph.recipe, group):
-                    driver.run(step)
-        cells = {Node(f"{split}_predictions", "one", shift) for split in ("oof", "test") for shift in (0, 1)}
-        assert set(ticks[0]) == cells, "no report from the new model and the old one's predictions"
-        assert set(ticks[1]) == {Node("oof_ranking", "one"), Node("test_ranking", "one")}
-        assert ticks[-1] == [Node("leaderboard")]
-        assert {node.model for tick in ticks for node in tick} == {"one", None}
+        asked = ticks(own_graph, driver)
+        cells = [Node(f"{split}_predictions", "one", shift) for split in ("oof", "test") for shift in (0, 1)]
+        rankings = [Node("oof_ranking", "one"), Node("test_ranking", "one")]
+        last = [[Node("ensemble_weights")], [Node("submission")], [Node("leaderboard")]]
+        assert asked == [cells, rankings, *last]
         driver.lineage.forget()
         assert all(driver.up_to_date(node) for node in required_nodes(own_graph.recipe))
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_automation_waits_for_what_failed_its_check(own_graph: Graph) -> None:
+    with own_graph.open() as driver:
+        own_graph.store.delete("ensemble_weights")
+        instance = driver.instance
+        driver.run(Step(assets=("ensemble_weights",)))
+        own_graph.store.delete("submission")
+        report_verdict(instance, Node("test_ranking", "two"), "coverage", passed=False)
+        assert ticks(own_graph, driver) == []
+        report_verdict(instance, Node("test_ranking", "one"), "coverage", passed=True)
+        assert ticks(own_graph, driver) == []  # a good verdict on another partition says nothing about this one
 
 
 def test_the_schedule_runs_the_ensemble_on_mondays(own_graph: Graph) -> None:

@@ -1,13 +1,16 @@
 """Asset checks: what must hold before anybody trusts an artifact. Each reads files and names what fails."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from yt8m_assets.assets.display import shown_values
+from yt8m_assets.assets.verdicts import BLOCKING
 from yt8m_assets.audit import Verdict
-from yt8m_assets.lineage import Node
-from yt8m_assets.partitions import nodes_of
+from yt8m_assets.lineage import Node, nodes
+from yt8m_assets.partitions import beta_accepted, node_of, partition_key, partitions_of
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 
@@ -16,40 +19,98 @@ FRESHNESS = "up_to_date"
 Audit = Callable[[Recipe, ArtifactStore, Sequence[Node]], Verdict]
 
 
-def build_checks(recipe: Recipe) -> list[dg.AssetChecksDefinition]:
-    """The checks of every asset. All but freshness are blocking: nothing is made from what fails them."""
+def audits(asset: str) -> dict[str, Audit]:
+    """The checks of an asset by name. All but freshness are blocking: nothing is made from what fails them."""
     from yt8m_assets import audit
 
-    table: list[tuple[str, str, Audit]] = [
-        *((f"{name}_shards", "not_empty", audit.shards_not_empty) for name in ("pretraining", "segment", "test")),
-        ("segment_shards", "no_leak", audit.no_leak),
-        ("holdout_ratings", "both_verdicts", audit.both_verdicts),
-        *((f"{split}_predictions", "coverage", audit.coverage) for split in ("oof", "test")),
-        *((f"{split}_predictions", "finite_scores", audit.finite_scores) for split in ("oof", "test")),
-        *((f"{split}_ranking", "coverage", audit.coverage) for split in ("oof", "test")),
-        ("finetuned_model", "finite_map", audit.finite_map),
-        ("ensemble_weights", "not_worse_than_best_member", audit.ensemble_not_worse),
-        ("submission", "valid", audit.valid_submission),
-        ("submission", FRESHNESS, audit.up_to_date),
-    ]
-    return [_check(recipe, asset, name, function) for asset, name, function in table]
+    functions: Mapping[str, Audit] = {
+        "not_empty": audit.shards_not_empty,
+        "no_leak": audit.no_leak,
+        "both_verdicts": audit.both_verdicts,
+        "coverage": audit.coverage,
+        "finite_scores": audit.finite_scores,
+        "finite_map": audit.finite_map,
+        "not_worse_than_best_member": audit.ensemble_not_worse,
+        "valid": audit.valid_submission,
+        FRESHNESS: audit.up_to_date,
+    }
+    names = (*BLOCKING[asset], FRESHNESS) if asset == "submission" else BLOCKING[asset]
+    return {name: functions[name] for name in names}
 
 
-def _check(recipe: Recipe, asset: str, name: str, function: Audit) -> dg.AssetChecksDefinition:
-    description = (function.__doc__ or "").splitlines()[0]
-    others = ["pretraining_shards"] if name == "no_leak" else []
+@beta_accepted()
+def build_checks(recipe: Recipe) -> list[dg.AssetChecksDefinition]:
+    """The checks of every asset, partitioned as it is; those of one asset share a step, and each runs alone as well."""
+    return [_checks(recipe, asset) for asset in BLOCKING]
 
-    @dg.asset_check(asset=asset, name=name, blocking=name != FRESHNESS, description=description, additional_deps=others)
-    def check(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[ArtifactStore]) -> dg.AssetCheckResult:
-        run = context.op_execution_context
-        keys = list(run.partition_keys) if run.has_partition_key_range or run.has_partition_key else [None]
-        verdict = function(recipe, store, nodes_of(asset, keys))
-        found = "\n".join(f"- {problem}" for problem in verdict.problems)
-        problems = dg.MetadataValue.md(found) if found else dg.MetadataValue.text("none")
-        metadata = {"problems": problems, "checked": verdict.checked, **shown_values(verdict.numbers)}
-        severity = dg.AssetCheckSeverity.WARN if name == FRESHNESS else dg.AssetCheckSeverity.ERROR
-        return dg.AssetCheckResult(
-            passed=verdict.passed, severity=severity, metadata=metadata, description=verdict.summary
+
+def _checks(recipe: Recipe, asset: str) -> dg.AssetChecksDefinition:
+    functions, partitions = audits(asset), partitions_of(recipe, asset)
+    specs = [
+        dg.AssetCheckSpec(
+            name,
+            asset=asset,
+            blocking=name != FRESHNESS,
+            description=(function.__doc__ or "").splitlines()[0],
+            additional_deps=["pretraining_shards"] if name == "no_leak" else [],
+            partitions_def=partitions,
         )
+        for name, function in functions.items()
+    ]
 
-    return check
+    @dg.multi_asset_check(name=f"{asset}_checks", specs=specs, can_subset=True)
+    def checks(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[ArtifactStore]) -> Iterator[Any]:
+        run = context.op_execution_context
+        partitioned = run.has_partition_key or run.has_partition_key_range
+        made = [node_of(asset, key) for key in run.partition_keys] if partitioned else list(nodes(recipe, asset))
+        for key in sorted(run.selected_asset_check_keys, key=lambda key: list(functions).index(key.name)):
+            verdicts = {node: functions[key.name](recipe, store, [node]) for node in made}
+            for node, verdict in verdicts.items():
+                yield _evaluation(key, partition_key(node), verdict, _target(run.instance, node))
+            if partitions is not None and not partitioned:  # asked for as a whole: the verdict that Dagster waits for
+                yield _evaluation(key, None, _joined(verdicts.values()), None)
+            yield dg.Output(None, run.assets_def.get_output_name_for_asset_check_key(key))
+
+    return checks
+
+
+def _joined(verdicts: Iterable[Verdict]) -> Verdict:
+    several = list(verdicts)
+    problems = tuple(problem for verdict in several for problem in verdict.problems)
+    return Verdict(checked=sum(verdict.checked for verdict in several), problems=problems)
+
+
+def _evaluation(
+    key: dg.AssetCheckKey,
+    partition: str | None,
+    verdict: Verdict,
+    target: AssetCheckEvaluationTargetMaterializationData | None,
+) -> dg.AssetCheckEvaluation:
+    """The verdict on one partition: Dagster makes but one of a run by itself."""
+    found = "\n".join(f"- {problem}" for problem in verdict.problems)
+    problems = dg.MetadataValue.md(found) if found else dg.MetadataValue.text("none")
+    freshness = key.name == FRESHNESS
+    return dg.AssetCheckEvaluation(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=verdict.passed,
+        metadata={"problems": problems, "checked": verdict.checked, **shown_values(verdict.numbers)},
+        target_materialization_data=target,
+        severity=dg.AssetCheckSeverity.WARN if freshness else dg.AssetCheckSeverity.ERROR,
+        description=verdict.summary,
+        blocking=not freshness,
+        partition=partition,
+    )
+
+
+def _target(instance: dg.DagsterInstance, node: Node) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """The newest materialisation of a node: what the verdict is about."""
+    key = partition_key(node)
+    wanted = dg.AssetRecordsFilter(dg.AssetKey(node.asset), asset_partitions=None if key is None else [key])
+    records = instance.fetch_materializations(wanted, limit=1).records
+    if not records:
+        return None
+    newest = records[0]
+    return AssetCheckEvaluationTargetMaterializationData(
+        storage_id=newest.storage_id, run_id=newest.event_log_entry.run_id, timestamp=newest.timestamp
+    )

@@ -3,7 +3,8 @@
 import dagster as dg
 
 from yt8m_assets.assets.failures import stage_errors
-from yt8m_assets.assets.shell import ProgressSource, asset_options, attempt, materialization
+from yt8m_assets.assets.results import materialization
+from yt8m_assets.assets.shell import ProgressSource, asset_options, attempt
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 
@@ -20,7 +21,7 @@ def build_data_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
     """The four assets of the data group."""
     shards = [_shards(recipe, name) for name in _DESCRIPTIONS]
 
-    @dg.asset(**asset_options("holdout_ratings", "data", {"csv"}, deps=["segment_shards"]))
+    @dg.asset(**asset_options(recipe, "holdout_ratings", "data", {"csv"}, deps=["segment_shards"]))
     def holdout_ratings(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -30,14 +31,14 @@ def build_data_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         from yt8m_assets.data.stages import make_holdout_ratings
 
         with stage_errors(context):
-            result = make_holdout_ratings(recipe, attempt(context, store), progress=progress.open(context.log))
-        return materialization(context, store, {None: result})
+            result = make_holdout_ratings(recipe, attempt(context, recipe, store), progress=progress.open(context.log))
+        return materialization(context, recipe, store, result)
 
     return [*shards, holdout_ratings]
 
 
 def _shards(recipe: Recipe, name: str) -> dg.AssetsDefinition:
-    @dg.asset(**asset_options(name, "data", {"tfrecord"}, description=_DESCRIPTIONS[name]))
+    @dg.asset(**asset_options(recipe, name, "data", {"tfrecord"}, description=_DESCRIPTIONS[name]))
     def shards(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -46,7 +47,7 @@ def _shards(recipe: Recipe, name: str) -> dg.AssetsDefinition:
         from yt8m_assets.data.stages import make_shards
 
         with stage_errors(context):
-            result = make_shards(recipe, attempt(context, store), name, progress=progress.open(context.log))
-        return materialization(context, store, {None: result})
+            result = make_shards(recipe, attempt(context, recipe, store), name, progress=progress.open(context.log))
+        return materialization(context, recipe, store, result)
 
     return shards

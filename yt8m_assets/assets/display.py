@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from yt8m_assets.assets.tables import table_metadata
 from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, Manifest, StageResult
 
@@ -96,6 +97,8 @@ def manifest_metadata(store: ArtifactStore, result: StageResult) -> dict[str, An
         **plots(store, manifest),
         **{PurePosixPath(name).name: dg.MetadataValue.url(manifest.page(name)) for name in pages},
         "uri": dg.MetadataValue.path(store.uri(manifest)),
+        "dagster/uri": store.uri(manifest),
+        **table_metadata(store, manifest),
         "size_bytes": manifest.size,
         "files": files_table(manifest),
         "digest": manifest.digest,

@@ -3,7 +3,8 @@
 import dagster as dg
 
 from yt8m_assets.assets.failures import stage_errors
-from yt8m_assets.assets.shell import ProgressSource, asset_options, attempt, materialization, run_tags
+from yt8m_assets.assets.results import materialization
+from yt8m_assets.assets.shell import ProgressSource, asset_options, attempt, run_tags
 from yt8m_assets.partitions import required_cells
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
@@ -13,7 +14,9 @@ from yt8m_assets.tracking import Tracking
 def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
     """The three assets of the ensemble group."""
 
-    @dg.asset(**asset_options("ensemble_weights", "ensemble", {"mlflow"}, deps=["oof_ranking", "holdout_ratings"]))
+    @dg.asset(
+        **asset_options(recipe, "ensemble_weights", "ensemble", {"mlflow"}, deps=["oof_ranking", "holdout_ratings"])
+    )
     def ensemble_weights(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -25,12 +28,14 @@ def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
 
         tags, shown = run_tags(context), progress.open(context.log)
         with stage_errors(context):
-            result = search_ensemble(recipe, attempt(context, store), tracking=tracking, progress=shown, run_tags=tags)
-        return materialization(context, store, {None: result})
+            result = search_ensemble(
+                recipe, attempt(context, recipe, store), tracking=tracking, progress=shown, run_tags=tags
+            )
+        return materialization(context, recipe, store, result)
 
     used = ["ensemble_weights", "test_ranking", "test_shards", "segment_shards"]
 
-    @dg.asset(**asset_options("submission", "ensemble", {"csv"}, deps=used))
+    @dg.asset(**asset_options(recipe, "submission", "ensemble", {"csv"}, deps=used))
     def submission(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -40,8 +45,8 @@ def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         from yt8m_assets.ensemble.stages import make_submission
 
         with stage_errors(context):
-            result = make_submission(recipe, attempt(context, store), progress=progress.open(context.log))
-        return materialization(context, store, {None: result})
+            result = make_submission(recipe, attempt(context, recipe, store), progress=progress.open(context.log))
+        return materialization(context, recipe, store, result)
 
     return [ensemble_weights, submission, _leaderboard(recipe)]
 
@@ -55,7 +60,7 @@ def _leaderboard(recipe: Recipe) -> dg.AssetsDefinition:
         *("ensemble_weights", "submission"),
     ]
 
-    @dg.asset(**asset_options("leaderboard", "ensemble", {"html"}, deps=parents))
+    @dg.asset(**asset_options(recipe, "leaderboard", "ensemble", {"html"}, deps=parents))
     def leaderboard(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -67,7 +72,9 @@ def _leaderboard(recipe: Recipe) -> dg.AssetsDefinition:
 
         tags, shown = run_tags(context), progress.open(context.log)
         with stage_errors(context):
-            result = make_leaderboard(recipe, attempt(context, store), tracking=tracking, progress=shown, run_tags=tags)
-        return materialization(context, store, {None: result})
+            result = make_leaderboard(
+                recipe, attempt(context, recipe, store), tracking=tracking, progress=shown, run_tags=tags
+            )
+        return materialization(context, recipe, store, result)
 
     return leaderboard

@@ -1,11 +1,13 @@
 """Group `models`: each architecture, pre-trained on video labels and fine-tuned on segment ratings."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
 from yt8m_assets.assets.failures import stage_errors
-from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, attempt, materialization, run_tags
+from yt8m_assets.assets.results import materializations
+from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, attempt, run_tags
 from yt8m_assets.partitions import beta_accepted, model_partitions
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
@@ -14,7 +16,7 @@ from yt8m_assets.tracking import Tracking
 
 def _options(recipe: Recipe, name: str, deps: list[str]) -> dict[str, Any]:
     options = {"partitions_def": model_partitions(recipe), "backfill_policy": dg.BackfillPolicy.multi_run(1)}
-    return asset_options(name, "models", {"pytorch", "mlflow"}, deps=deps, pool=GPU_POOL, **options)
+    return asset_options(recipe, name, "models", {"pytorch", "mlflow"}, deps=deps, pool=GPU_POOL, **options)
 
 
 FALLBACK_TAG = "yt8m/allow_fallback"
@@ -55,11 +57,11 @@ def _trained_model(recipe: Recipe, name: str, description: str, deps: list[str])
         store: dg.ResourceParam[ArtifactStore],
         tracking: dg.ResourceParam[Tracking],
         progress: dg.ResourceParam[ProgressSource],
-    ) -> dg.MaterializeResult:
+    ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
         from yt8m_assets.training.stages import finetune, pretrain
 
         train = pretrain if name == "pretrained_model" else finetune
-        results: dict[str | None, StageResult] = {}
+        results: dict[str, StageResult] = {}
         shown = progress.open(context.log)
         with stage_errors(context):
             for key in context.partition_keys:
@@ -68,7 +70,9 @@ def _trained_model(recipe: Recipe, name: str, description: str, deps: list[str])
                     "allow_fallback": has_tag(context, FALLBACK_TAG),
                     "start_afresh": has_tag(context, AFRESH_TAG),
                 }
-                results[key] = train(recipe, attempt(context, store), key, tracking=tracking, progress=shown, **options)
-        return materialization(context, store, results)
+                results[key] = train(
+                    recipe, attempt(context, recipe, store), key, tracking=tracking, progress=shown, **options
+                )
+        yield from materializations(context, recipe, store, results)
 
     return trained_model

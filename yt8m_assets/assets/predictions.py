@@ -1,13 +1,13 @@
 """Group `predictions`: every segment scored by every model at every shift, and a model's shifts fused by rank."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import dagster as dg
 
-from yt8m_assets.assets.display import manifest_metadata
 from yt8m_assets.assets.failures import stage_errors
-from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, attempt, materialization, run_tags
+from yt8m_assets.assets.results import materializations, published
+from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, attempt, run_tags
 from yt8m_assets.partitions import (
     backfill_policy,
     beta_accepted,
@@ -33,8 +33,8 @@ def build_prediction_assets(recipe: Recipe, backfill: str = "single_run") -> lis
     return [build(recipe, split, backfill) for build in (_predictions, _ranking) for split in splits]
 
 
-def _options(name: str, kinds: set[str], backfill: str, **options: Any) -> dict[str, Any]:
-    return asset_options(name, "predictions", kinds, backfill_policy=backfill_policy(backfill), **options)
+def _options(recipe: Recipe, name: str, kinds: set[str], backfill: str, **options: Any) -> dict[str, Any]:
+    return asset_options(recipe, name, "predictions", kinds, backfill_policy=backfill_policy(backfill), **options)
 
 
 def _predictions(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefinition:
@@ -51,7 +51,7 @@ def _predictions(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefini
     deps = [dg.AssetDep("finetuned_model", partition_mapping=by_model()), *map(dg.AssetDep, _SHARDS[split])]
     options = {"partitions_def": cell_partitions(recipe), "pool": GPU_POOL, "deps": deps, "description": description}
 
-    @dg.asset(**_options(f"{split}_predictions", {"pytorch", "parquet"}, backfill, **options))
+    @dg.asset(**_options(recipe, f"{split}_predictions", {"pytorch", "parquet"}, backfill, **options))
     def predictions(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -60,33 +60,19 @@ def _predictions(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefini
     ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
         from yt8m_assets.prediction.stages import predict_cells
 
-        keys = list(context.partition_keys)
-        cells = [parse_cell(key) for key in keys]
+        cells = [parse_cell(key) for key in context.partition_keys]
         made: dict[str, StageResult] = {}
         options: Any = {"tracking": tracking, "progress": progress.open(context.log), "run_tags": run_tags(context)}
         options["on_published"] = lambda cell, result: made.update({cell_key(*cell): result})
         try:
             with stage_errors(context):
-                predict_cells(recipe, attempt(context, store), split, cells, **options)
+                predict_cells(recipe, attempt(context, recipe, store), split, cells, **options)
         except dg.Failure:  # of some cells: the others are there
-            yield from published(context, store, made)
+            yield from published(context, recipe, store, made)
             raise
-        yield materialization(context, store, {key: made[key] for key in keys})
+        yield from materializations(context, recipe, store, made)
 
     return predictions
-
-
-def published(
-    context: dg.AssetExecutionContext, store: ArtifactStore, made: Mapping[str, StageResult]
-) -> Iterator[dg.AssetMaterialization]:
-    """The cells of a run that fails which are there all the same: shown as made, and not made again."""
-    for key, result in made.items():
-        yield dg.AssetMaterialization(
-            asset_key=context.asset_key,
-            partition=key,
-            metadata=manifest_metadata(store, result),
-            tags={"dagster/data_version": result.manifest.digest},
-        )
 
 
 def _ranking(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefinition:
@@ -98,20 +84,20 @@ def _ranking(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefinition
     deps = [dg.AssetDep(f"{split}_predictions", partition_mapping=by_model())]
     options = {"partitions_def": model_partitions(recipe), "deps": deps, "description": description}
 
-    @dg.asset(**_options(f"{split}_ranking", {"parquet"}, backfill, **options))
+    @dg.asset(**_options(recipe, f"{split}_ranking", {"parquet"}, backfill, **options))
     def ranking(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
         progress: dg.ResourceParam[ProgressSource],
-    ) -> dg.MaterializeResult:
+    ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
         from yt8m_assets.prediction.stages import rank_model
 
         shown = progress.open(context.log)
         with stage_errors(context):
             results = {
-                key: rank_model(recipe, attempt(context, store), split, key, progress=shown)
+                key: rank_model(recipe, attempt(context, recipe, store), split, key, progress=shown)
                 for key in context.partition_keys
             }
-        return materialization(context, store, results)
+        yield from materializations(context, recipe, store, results)
 
     return ranking

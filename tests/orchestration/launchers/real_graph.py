@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import dagster as dg
 
+from orchestration.assets import build_assets
 from orchestration.cluster import DeploymentOptions
-from orchestration.definitions import build_assets
 from orchestration.executors import executor_for
 from orchestration.hints import apply_hints
 from orchestration.resources import build_resources
