@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -54,6 +55,8 @@ run_retries:
 python_logs:
   managed_python_loggers: [models, yt8m_assets]
 """
+_UNSAYABLE = re.compile(r"\?|%[0-9A-Fa-f]{2}")
+"""In a path: the database would be made at another place, without a word, or not at all."""
 _NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 
 
@@ -107,6 +110,10 @@ def find_state(root: Path | None = None) -> State:
     """
     named = root or Path(os.environ.get("YT8M_STATE") or project_root() / STATE_FOLDER)
     folder = named.expanduser().resolve()
+    if _UNSAYABLE.search(str(folder)):
+        raise ConfigError(
+            f"state folder {folder}: an address of SQLite cannot say `?`, or `%` with two digits; choose another path"
+        )
     given = os.environ.get("DAGSTER_HOME")
     home = Path(given).expanduser().resolve() if given and root is None else folder / "dagster"
     return State(root=folder, dagster_home=home)

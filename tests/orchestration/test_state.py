@@ -24,6 +24,26 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.mark.parametrize("name", ["what?", "a%20b"])
+def test_a_path_that_an_address_of_sqlite_cannot_say_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="an address of SQLite cannot say"):
+        find_state(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a b", "#1", "[x]", "50% more", "\xe9t\xe9"])
+def test_other_odd_paths_reach_the_database_that_they_name(tmp_path: Path, name: str) -> None:
+    import sqlalchemy
+
+    state = find_state(tmp_path / name)
+    (state.root / "mlflow").mkdir(parents=True)
+    engine = sqlalchemy.create_engine(state.mlflow_database_uri)
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE t (x)"))
+    engine.dispose()
+    assert (state.root / "mlflow" / "mlflow.db").is_file()
+
+
 def test_everything_is_absolute_and_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     state = prepare_state(Path("here"))

@@ -148,16 +148,15 @@ class IndexedVideos:
         for row in np.flatnonzero(~located).tolist():
             frames[row] = self._parsed_frames(numbers[row])[firsts[row] : firsts[row] + count]
         rows = np.flatnonzero(located)
+        listed = rows.tolist()
         column = 0
         for starts, size, header in self._lists:
             stride = len(header) + size
             places = (starts[chosen[rows]] + np.asarray(firsts, np.int64)[rows] * stride).tolist()
-            contents = [reads[shards[row]](place, count * stride) for row, place in zip(rows, places, strict=True)]
+            contents = [reads[shards[row]](place, count * stride) for row, place in zip(listed, places, strict=True)]
             joined = b"".join(contents)
             if len(joined) != len(rows) * count * stride:
-                row = next(
-                    row for row, content in zip(rows.tolist(), contents, strict=True) if len(content) < count * stride
-                )
+                row = next(row for row, content in zip(listed, contents, strict=True) if len(content) < count * stride)
                 raise self._fault(numbers[row], _SHORT)
             lists = np.frombuffer(joined, np.uint8).reshape(len(rows), count, stride)
             wrong = (lists[:, :, : len(header)] != np.frombuffer(header, np.uint8)).any(axis=(1, 2))
