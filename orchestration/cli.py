@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("orchestration.cli_commands", "show what is materialised, stale or missing"),
     "explain": ("orchestration.cli_state", "say why something is stale: which field, file or parent has changed"),
     "verify": ("orchestration.cli_state", "read every published file again and name what is damaged"),
+    "gc": ("orchestration.cli_gc", "show what models no longer in the recipe have left behind, or remove it"),
     "doctor": ("orchestration.doctor", "try GPU, storage, database and MLflow: the first run on a new machine"),
     "ui": ("orchestration.ui", "serve the Dagster and MLflow pages on this machine"),
     "validate-submission": ("orchestration.cli_files", "check a submission file, line by line"),
@@ -94,6 +95,10 @@ def _add_graph_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
     parsers["explain"].add_argument("node", nargs="?", help=help_text)
     help_text = "remove what is damaged, and materialise it again"
     parsers["verify"].add_argument("--repair", action="store_true", help=help_text)
+    gc = parsers["gc"]
+    gc.add_argument("--delete", action="store_true", help="remove it (default: only show it)")
+    help_text = "another recipe whose models stay (may be given several times)"
+    gc.add_argument("--keep", metavar="RECIPE", action="append", default=[], help=help_text)
     predict = parsers["predict"]
     predict.add_argument("--split", choices=("oof", "test", "both"), default="both", help="which segments")
     predict.add_argument("--models", type=_names, default=(), help="models, separated by commas (default: all)")

@@ -163,3 +163,25 @@ def test_a_damaged_picture_is_named_and_no_reason_to_train_again(run: Run, own_g
     assert "weights.png" in out
     assert out.endswith("0 damaged\n")
     assert store.require("ensemble_weights") == manifest
+
+
+def test_gc_shows_first_and_removes_what_no_submission_was_made_from(
+    run: Run, own_graph: Graph, tmp_path: Path
+) -> None:
+    both = "from tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"
+    one = both.replace("tiny_recipe()", "tiny_recipe(models=tiny_recipe().models[:1])")
+    other = tmp_path / "both.py"
+    other.write_text(both)
+    root = own_graph.state.root / "artifacts"
+    assert run("gc", recipe=one)[:2] == (0, f"nothing in {root} is of models that tiny dropped\n")
+    before = files_of(own_graph)
+    with own_graph.store.publish("finetuned_model/two", fingerprint="another") as publication:
+        (publication.path / "weights").write_bytes(bytes(1_000_000))
+    after = files_of(own_graph)
+    line = "finetuned_model/two: 1 generation, 1.0 MB\n"
+    code, out, _ = run("gc", recipe=one)
+    assert (code, out.startswith(f"{line}1.0 MB of models that are not in tiny; --delete")) == (0, True)
+    assert "nothing" in run("gc", "--keep", str(other), recipe=one)[1]
+    assert files_of(own_graph) == after
+    assert run("gc", "--delete", recipe=one)[:2] == (0, f"{line}1.0 MB removed\n")
+    assert files_of(own_graph) == before
