@@ -11,7 +11,6 @@ from yt8m_assets.errors import SubmissionError
 from yt8m_assets.prediction.ranking import Ranking, RankingReader, write_ranking
 from yt8m_assets.submission import Problem, validate_submission, write_submission
 
-GOLDEN = Path(__file__).parent / "golden" / "metrics"
 CLASSES = [7, 3, 20]
 LISTS = {3: ["abcd:0", "-_Z9:295"], 7: ["abcdefghijk:15", "abcd:5", "abcd:10"], 20: ["abcd:0"]}
 TEXT = "Class,Segments\n7,abcdefghijk:15 abcd:5 abcd:10\n3,abcd:0 -_Z9:295\n20,abcd:0\n"

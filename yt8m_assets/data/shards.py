@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,12 +42,16 @@ def _list(pattern: str) -> dict[str, str]:
 
         return {uri: _version(found.size, found.crc32c) for uri, found in glob_uris(pattern).items()}
     names = map(os.path.abspath, glob.glob(_literal_start(pattern.removeprefix("file://")), recursive=True))
-    return {name: local_version(name) for name in names if Path(name).is_file() or not os.path.exists(name)}
+    found = {name: local_stat(name) for name in names}  # one look at each: there may be thousands, far away
+    return {name: _local_version(seen) for name, seen in found.items() if stat.S_ISREG(seen.st_mode)}
 
 
 def local_version(name: str) -> str:
     """Version of a local file. Raises MissingDataError where it is gone, or a link to what is not there."""
-    found = local_stat(name)
+    return _local_version(local_stat(name))
+
+
+def _local_version(found: os.stat_result) -> str:
     return f"{found.st_size} mtime_ns:{found.st_mtime_ns}"
 
 
@@ -100,19 +105,19 @@ def _folder_listing(pattern: str) -> str:
 def shard_size(uri: str) -> int:
     """Bytes of a shard. Raises MissingDataError where it does not exist."""
     if "://" in uri and not uri.startswith("file://"):
-        from yt8m_assets.data.remote import stat
+        from yt8m_assets.data import remote
 
-        return stat(uri).size
+        return remote.stat(uri).size
     return local_stat(uri).st_size
 
 
 def local_stat(uri: str) -> os.stat_result:
     """Size and times of a local file. Raises MissingDataError naming what its folder holds."""
-    path = Path(uri.removeprefix("file://"))
+    path = uri.removeprefix("file://")
     try:
-        return path.stat()
+        return os.stat(path)
     except OSError as error:
-        what = "it is a link to a file that" if path.is_symlink() else "it"
+        what = "it is a link to a file that" if os.path.islink(path) else "it"
         raise MissingDataError(
             f"{uri}: no such shard: {what} cannot be found or read ({error.strerror}); {_folder_listing(uri)}"
         ) from error
