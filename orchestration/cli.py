@@ -115,9 +115,12 @@ def _add_file_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
     score = parsers["score-submission"]
     score.add_argument("file", type=Path, help="submission.csv")
     score.add_argument(
-        "--ratings", type=Path, required=True, help="ratings.csv (segment id, class, 0 or 1), or a shard"
+        "--ratings",
+        type=Path,
+        required=True,
+        help="ratings.csv (video_id:start,class,0 or 1), or rated shards: one, a pattern, or a folder",
     )
-    report_help = "ratings of the test videos: a CSV as for score-submission, or a shard"
+    report_help = "ratings of the test videos: as for score-submission"
     parsers["report"].add_argument("--ratings", type=Path, required=True, help=report_help)
     timeline = parsers["timeline"]
     timeline.add_argument("video", help="id of a video of the segment or test shards")
@@ -127,7 +130,9 @@ def _add_file_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
         "file", type=Path, help="the recipe to be written, such as mine.json; --recipe is what it builds on"
     )
     init.add_argument(
-        "--data", default="/data", help="folder or gs:// URI of 2/, 3/ and the class files (default: /data)"
+        "--data",
+        default="/data",
+        help="folder or gs:// URI of 2/, 3/ and the class files, which is searched (default: /data)",
     )
     inspect = parsers["inspect"]
     inspect.add_argument("uri", nargs="+", help="TFRecord shards, patterns or folders: local paths or gs:// URIs")

@@ -19,6 +19,8 @@ from yt8m_assets.storage import ArtifactStore
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from orchestration.driver import Outcome
+
 MIN_WIDTH = 130
 """Columns of the widest table."""
 
@@ -61,14 +63,20 @@ def command_materialize(arguments: argparse.Namespace) -> int:
             "force": arguments.force,
         }
         outcome = driver.materialize(models=arguments.models, until=arguments.until, **options)
-    made = outcome.num_nodes - outcome.num_current
     elapsed = format_seconds(time.monotonic() - started)
-    progress.log(f"recipe {recipe.name}: {made} made, {outcome.num_current} were up to date, in {elapsed}")
+    progress.log(f"recipe {recipe.name}: {counts(outcome)}, in {elapsed}")
     if arguments.models:
         progress.log(where_it_stopped(recipe, arguments))
     elif arguments.until in (None, "leaderboard"):
         show_result(recipe, open_store(settings))
     return 0
+
+
+def counts(outcome: "Outcome") -> str:
+    """What a pass made, found made before, and left alone, in words."""
+    found = outcome.num_nodes - outcome.num_current - outcome.num_made
+    again = f", {found} found, made before" if found else ""
+    return f"{outcome.num_made} made{again}, {outcome.num_current} were up to date"
 
 
 def where_it_stopped(recipe: Recipe, arguments: argparse.Namespace) -> str:
@@ -105,7 +113,7 @@ def command_predict(arguments: argparse.Namespace) -> int:
     with open_driver(recipe, state, settings, progress) as driver:
         assets = [f"{split}_predictions" for split in splits]
         outcome = driver.predict(assets, arguments.models or recipe.model_keys, shifts)
-    progress.log(f"{outcome.num_nodes - outcome.num_current} cells made, {outcome.num_current} were up to date")
+    progress.log(f"cells: {counts(outcome)}")
     return 0
 
 

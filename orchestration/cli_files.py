@@ -19,7 +19,7 @@ MAX_PROBLEMS = 20
 def require_file(path: Path) -> Path:
     """The path, or MissingDataError."""
     if not path.is_file():
-        raise MissingDataError(f"{path}: no such file")
+        raise MissingDataError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     return path
 
 
@@ -141,7 +141,7 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
             raise
         known = next((text for endings, text in FORMATS if path.name.endswith(endings)), "")
         cure = "docs/import-checkpoint.md has the lines that write its variables to an .npz file"
-        text = f"{known}; {cure}" if known else f"not an NPZ file of plain arrays: {error}"
+        text = f"{known}; {cure}" if known else f"not an NPZ file of plain arrays; {cure}"
         raise DataError(f"{path}: {text}") from error
 
 

@@ -1,11 +1,25 @@
 """The command that begins a recipe of one's own."""
 
 import argparse
+import glob
 import json
+import os
 import sys
+from pathlib import Path
+from typing import Any
 
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.recipes import load_recipe
+from yt8m_assets.recipes import KNOWN_RECIPES, load_recipe
+
+LAYOUTS = (
+    "frame/{split}/{split}*.tfrecord",
+    "{split}*.tfrecord",
+    "{split}/{split}*.tfrecord",
+    "frame/{split}*.tfrecord",
+)
+"""Where shards may lie below 2/ and 3/: as in the public buckets, or flat, as they are often downloaded."""
+NUM_CLASSES = 3862
+"""Of the data set's vocabulary; a vocabulary of one's own is counted."""
 
 
 def command_init_recipe(arguments: argparse.Namespace) -> int:
@@ -15,26 +29,54 @@ def command_init_recipe(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{path}: give a name that ends in .json")
     if path.exists():
         raise ConfigError(f"{path}: exists; give another name, or delete it")
-    folder = arguments.data.rstrip("/")
+    keys = list(load_recipe(base).model_keys)
+    folder = arguments.data if "://" in arguments.data else os.path.abspath(os.path.expanduser(arguments.data))
+    data = describe_data(folder.rstrip("/"))
     recipe = {
-        "base": base,
-        "data": {
-            "simulation": None,
-            "pretraining": [f"{folder}/2/train*.tfrecord", f"{folder}/2/validate*.tfrecord"],
-            "segments": [f"{folder}/3/validate*.tfrecord"],
-            "test": [f"{folder}/3/test*.tfrecord"],
-            "segment_classes_uri": f"{folder}/segment_label_ids.csv",
-            "vocabulary_uri": f"{folder}/vocabulary.csv",
-            "num_classes": 3862,
-            "holdout": {"rule": "seeded", "fraction": 0.3333},
-        },
-        "model_keys": list(load_recipe(base).model_keys),
+        "base": base if base in KNOWN_RECIPES else os.path.relpath(base, path.parent),
+        "data": data,
+        "model_keys": keys,
         "models": {},
     }
-    path.write_text(json.dumps(recipe, indent=1) + "\n")
+    try:
+        path.write_text(json.dumps(recipe, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    missing = [] if "://" in folder else [name for name in named_paths(data) if not glob.glob(name)]
+    sys.stdout.write("".join(f"nothing there yet: {name}\n" for name in missing))
+    what = "put your paths in" if missing else "look at the paths"
     sys.stdout.write(
-        f"{path}: put your paths in, take out models you do not want, then\n"
+        f"{path}: {what}, take out models you do not want, then\n"
         f"yt8m inspect '{folder}' --recipe {path}    (what the shards hold)\n"
         f"yt8m materialize --recipe {path}\n"
     )
     return 0
+
+
+def describe_data(folder: str) -> dict[str, Any]:
+    """The field `data` of a recipe for a folder or gs:// URI: its patterns as shards are found, its classes counted."""
+    from yt8m_assets.data.vocabulary import load_vocabulary
+
+    vocabulary = f"{folder}/vocabulary.csv"
+    return {
+        "simulation": None,
+        "pretraining": [find_pattern(f"{folder}/2", "train"), find_pattern(f"{folder}/2", "validate")],
+        "segments": [find_pattern(f"{folder}/3", "validate")],
+        "test": [find_pattern(f"{folder}/3", "test")],
+        "segment_classes_uri": f"{folder}/segment_label_ids.csv",
+        "vocabulary_uri": vocabulary,
+        "num_classes": max(load_vocabulary(vocabulary)) + 1 if Path(vocabulary).is_file() else NUM_CLASSES,
+        "holdout": {"rule": "seeded", "fraction": 0.3333},
+    }
+
+
+def find_pattern(release: str, split: str) -> str:
+    """The pattern of a split's shards below a release: the first layout that matches any, else that of the buckets."""
+    patterns = [f"{release}/{layout.format(split=split)}" for layout in LAYOUTS]
+    return next((each for each in patterns if glob.glob(each)), patterns[0])
+
+
+def named_paths(data: dict[str, Any]) -> list[str]:
+    """Every path and pattern of the field `data`."""
+    patterns = [name for field in ("pretraining", "segments", "test") for name in data[field]]
+    return [*patterns, data["segment_classes_uri"], data["vocabulary_uri"]]

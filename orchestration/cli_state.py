@@ -7,6 +7,7 @@ from orchestration.cli_commands import open_store, prepare
 from yt8m_assets.errors import ConfigError, CorruptArtifactError
 from yt8m_assets.explain import causes, explain, state
 from yt8m_assets.lineage import ASSETS, Lineage, Node, nodes
+from yt8m_assets.partitions import partition_key
 from yt8m_assets.progress import Progress, default_progress
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
 from yt8m_assets.soundness import content_files
@@ -26,10 +27,12 @@ def known_nodes(recipe: Recipe) -> list[Node]:
 def named_nodes(recipe: Recipe, name: str) -> list[Node]:
     """The nodes of that key, or of that asset or model of it. Raises ConfigError naming the assets."""
     name = name.rstrip("/")
-    found = [node for node in known_nodes(recipe) if node.key == name]
+    found = [node for node in known_nodes(recipe) if name in (node.key, f"{node.asset}/{partition_key(node)}")]
     found = found or [n for asset in ASSETS for n in nodes(recipe, asset) if n.key.startswith(f"{name}/")]
     if not found:
-        raise ConfigError(f"{name!r} is nothing of recipe {recipe.name!r}; known: {', '.join(ASSETS)}, with /MODEL")
+        raise ConfigError(
+            f"{name!r} is nothing of recipe {recipe.name!r}; known: {', '.join(ASSETS)}, with /MODEL or /MODEL|SHIFT"
+        )
     return found
 
 
@@ -71,7 +74,7 @@ def command_verify(arguments: argparse.Namespace) -> int:
 
     with open_driver(recipe, state_, settings, progress) as driver:
         outcome = driver.make(list(dict.fromkeys(node for node, _, _ in damaged)))
-    sys.stdout.write(f"{outcome.num_nodes - outcome.num_current} made again\n")
+    sys.stdout.write(f"{len(damaged)} damaged removed, {outcome.num_made} made again\n")
     return 0
 
 

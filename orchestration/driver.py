@@ -42,6 +42,8 @@ class Outcome:
     """Nodes that were required."""
     num_current: int
     """Nodes that were up to date and left alone."""
+    num_made: int
+    """Nodes whose artifact is new; the others had been made before, by an earlier recipe for one, and were found."""
     runs: tuple[str, ...]
     """Ids of the Dagster runs it made."""
 
@@ -115,16 +117,21 @@ class Driver:
     def _materialize(self, required: Sequence[Node]) -> Outcome:
         suspects = self.records.unproven(self._blocking_checks())
         runs: list[str] = []
-        num_current = 0
+        num_current = num_made = 0
         for group in groups(self.recipe, required):
             self.lineage.forget()
             outdated = {node for node in group if node in suspects or node in self.forced or not self.up_to_date(node)}
             outdated = with_dependents(self.recipe, group, outdated)
             num_current += len(group) - len(outdated)
+            before = {node: self._newest(node) for node in outdated}
             for step in steps(self.recipe, [node for node in group if node in outdated]):
                 self.progress.log(f"-- {step.title}")
                 runs.append(self.run(step, force=bool(self.forced.intersection(group))))
-        return Outcome(num_nodes=len(required), num_current=num_current, runs=tuple(runs))
+            num_made += sum(self._newest(node) != number for node, number in before.items())
+        return Outcome(num_nodes=len(required), num_current=num_current, num_made=num_made, runs=tuple(runs))
+
+    def _newest(self, node: Node) -> int:
+        return max(self.store.numbers(node.key), default=0)
 
     def up_to_date(self, node: Node) -> bool:
         """Whether the node is published, current, and recorded by Dagster with that content."""

@@ -80,7 +80,7 @@ def test_ratings_come_from_any_file_of_the_project(tmp_path):
     Ratings.from_dict(expected).write_csv(plain)
     simulated.write_text(",".join(TRUTH_HEADER) + "\nabcd,5,3,1\nabcd,10,1,0\n")
     write_shard(shard, [make_video("abcd", 20, ratings=[(5, 3, 1.0), (10, 1, 0.0)], sizes=SIZES)], SIZES)
-    for path in (plain, simulated, shard):
+    for path in (plain, simulated, shard, tmp_path / "validate*.tfrecord", tmp_path):
         assert read_ratings(path, RECIPE.data).to_dict() == expected
 
 
@@ -89,10 +89,10 @@ def test_what_holds_no_ratings_is_named(tmp_path):
     with pytest.raises(MissingDataError, match="some file: no such file"):
         read_ratings(path, RECIPE.data)
     path.write_bytes(struct.pack("<Q", 3) + bytes(40))
-    with pytest.raises(DataError, match="some file: neither a CSV of ratings nor a shard"):
+    with pytest.raises(DataError, match="some file: neither a CSV of ratings nor shards"):
         read_ratings(path, RECIPE.data)
     write_shard(path, [make_video("abcd", 20, sizes=SIZES)], SIZES)
-    with pytest.raises(DataError, match="some file: the shard holds no segment ratings"):
+    with pytest.raises(DataError, match="some file: holds no segment ratings"):
         read_ratings(path, RECIPE.data)
     path.write_bytes(b"abcd:5,3,1\n\xff\n")
     with pytest.raises(DataError, match="some file: not a CSV of ratings: byte 11 is no text"):

@@ -38,6 +38,10 @@ _BY_MODEL = ("pretrained_model", "finetuned_model", "oof_ranking", "test_ranking
 _BY_CELL = ("oof_predictions", "test_predictions")
 
 
+_LONGEST_REASONS = 400
+"""Characters of reasons in one message: of another recipe, say, every field differs."""
+
+
 @dataclass(frozen=True, order=True)
 class Node:
     """One artifact: an asset, with its model and shift where it is partitioned."""
@@ -286,6 +290,7 @@ def require_current(recipe: Recipe, store: ArtifactStore, node: Node) -> Manifes
         )
     from yt8m_assets.explain import causes
 
-    raise ParentMismatchError(
-        f"{node.key} is not up to date ({'; '.join(causes(lineage, node))}); materialise it first"
-    )
+    reasons = "; ".join(causes(lineage, node))
+    if len(reasons) > _LONGEST_REASONS:
+        reasons = f"{reasons[:_LONGEST_REASONS]}..., `yt8m explain {node.key}` says all"
+    raise ParentMismatchError(f"{node.key} is not up to date ({reasons}); materialise it first")

@@ -49,7 +49,7 @@ class LocalBackend:
     """Artifacts in a folder of this machine (or a network file system that honours link and rename)."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+        self.root = Path(os.path.abspath(root))  # without `..`: listings are, and URIs are compared with theirs
         self.root_uri = str(self.root)
 
     def names(self, folder: str) -> list[str]:

@@ -45,7 +45,7 @@ def test_a_missing_file_that_the_recipe_names_makes_its_list_stale_in_words(
     node = Node("segment_shards")
     assert current_manifest(recipe, store, node) is None
     (reason,) = explain(Lineage(recipe, store), node)
-    assert reason == f"{path}: the recipe names this file, and it cannot be read: No such file or directory"
+    assert reason == f"data.segment_classes_uri = '{path}': cannot be read: No such file or directory"
     with pytest.raises(MissingDataError):
         make_shards(recipe, store, "segment_shards", progress=QUIET)
     path.mkdir()

@@ -218,12 +218,38 @@ def test_a_recipe_for_data_of_ones_own(run: Run, tmp_path: Path) -> None:
     assert f"yt8m materialize --recipe {path}" in out
     recipe = load_recipe(path)
     assert recipe.data.simulation is None
-    assert recipe.data.test == ("gs://bucket/yt8m/3/test*.tfrecord",)
+    assert recipe.data.test == ("gs://bucket/yt8m/3/frame/test/test*.tfrecord",)
     assert recipe.models == load_recipe("demo").models
     code, _, error = run("init-recipe", path, recipe="")
     assert code == 1
     assert "mine.json: exists" in error
     assert "ends in .json" in run("init-recipe", tmp_path / "mine.txt", recipe="")[2]
+    code, _, error = run("init-recipe", tmp_path / "no" / "mine.json", recipe="")
+    assert (code, error) == (1, f"yt8m: {tmp_path}/no/mine.json: cannot be written: No such file or directory\n")
+
+
+@pytest.mark.parametrize("layout", ["{release}/frame/{split}", "{release}"])
+def test_init_recipe_finds_shards_and_counts_classes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    data, recipes = tmp_path / "data", tmp_path / "recipes"
+    for release, split in (("2", "train"), ("2", "validate"), ("3", "validate"), ("3", "test")):
+        folder = data / layout.format(release=release, split=split)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{split}00.tfrecord").touch()
+    (data / "vocabulary.csv").write_text("Index,Name\n0,A\n6,B\n")
+    recipes.mkdir()
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("init-recipe", "recipes/mine.json", "--data", "data", recipe="tiny.py")
+    assert code == 0
+    assert [line for line in out.splitlines() if "nothing there" in line] == [
+        f"nothing there yet: {data}/segment_label_ids.csv"
+    ]
+    monkeypatch.chdir(recipes)
+    found = load_recipe("mine.json").data
+    assert found.num_classes == 7
+    for pattern in (*found.pretraining, *found.segments, *found.test):
+        assert list(Path("/").glob(pattern.removeprefix("/"))), pattern
 
 
 def test_submission_commands(run: Run, graph: Graph, tmp_path: Path) -> None:
@@ -364,7 +390,9 @@ def test_import_checkpoint(run: Run, own_graph: Graph, tmp_path: Path) -> None:
     assert "weights.npz: " in error
     assert next(iter(variables)) in error
     path.write_bytes(b"not an archive")
-    assert "not an NPZ file" in run(*arguments, "--model", "two")[2]
+    error = run(*arguments, "--model", "two")[2]
+    assert "not an NPZ file" in error
+    assert "allow_pickle" not in error
     index = tmp_path / "model.ckpt-9.index"
     index.write_bytes(b"not an archive")
     error = run("import-checkpoint", index, "--as", "finetuned", "--model", "two", "--state", state)[2]

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestration.cli import main
 from tests.orchestration.conftest import Graph
+from tests.tiny import SIMULATION
 from yt8m_assets.data.stages import simulated_folder
-from yt8m_assets.lineage import Node, current_manifest
+from yt8m_assets.errors import ParentMismatchError
+from yt8m_assets.lineage import Node, current_manifest, require_current
 
 Run = Callable[..., tuple[int, str, str]]
 CHANGED_MODEL = """from dataclasses import replace
@@ -122,8 +125,9 @@ def test_what_is_damaged_is_not_current_and_materialising_repairs_it(run: Run, o
     assert again is not None
     assert (again.generation, again.digest) == (manifest.generation + 1, manifest.digest)
     assert run("explain")[0] == 0, "the same content: nothing below had to be made again"
-    assert run("verify", "--repair")[0] == 0, "the damaged generation goes, the sound one stays"
-
+    code, out, _ = run("verify", "--repair")
+    assert code == 0, "the damaged generation goes, the sound one stays"
+    assert out.endswith("1 damaged removed, 0 made again\n")
     assert run("verify")[0] == 0
 
 
@@ -134,7 +138,7 @@ def test_verify_repairs_what_it_finds(run: Run, own_graph: Graph) -> None:
     code, out, _ = run("verify", "--repair")
     assert code == 0, out
     assert "ratings.csv: is missing" in out
-    assert out.endswith("1 made again\n")
+    assert out.endswith("1 damaged removed, 1 made again\n")
     assert run("verify")[:2] == (0, "0 damaged\n")
     again = store.require("holdout_ratings")
     assert again.digest == manifest.digest
@@ -185,3 +189,20 @@ def test_gc_shows_first_and_removes_what_no_submission_was_made_from(
     assert files_of(own_graph) == after
     assert run("gc", "--delete", recipe=one)[:2] == (0, f"{line}1.0 MB removed\n")
     assert files_of(own_graph) == before
+
+
+def test_cells_are_also_named_as_dagster_names_them(run: Run) -> None:
+    for name in ("oof_predictions/one|0", "oof_predictions/one/shift+0"):
+        assert run("explain", name)[:2] == (0, "oof_predictions/one/shift+0: current\n")
+
+
+def test_a_refusal_stays_short_and_says_where_the_rest_is(own_graph: Graph) -> None:
+    data = replace(
+        own_graph.recipe.data, simulation=replace(SIMULATION, **dict.fromkeys(("num_train_videos", "min_seconds"), 14))
+    )
+    many = {"max_seconds": 99, "num_validate_videos": 30, "num_test_videos": 9, "num_groups": 2, "seed": 5}
+    data = replace(data, simulation=replace(data.simulation, **many))
+    with pytest.raises(ParentMismatchError) as caught:
+        require_current(replace(own_graph.recipe, data=data), own_graph.store, Node("leaderboard"))
+    assert len(str(caught.value)) < 600
+    assert "`yt8m explain leaderboard` says all" in str(caught.value)

@@ -14,6 +14,7 @@ import dagster as dg
 import pytest
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from orchestration.cli_commands import counts
 from orchestration.failures import CheckFailedError
 from orchestration.instance import driver_instance
 from orchestration.plan import Step, required_nodes
@@ -176,8 +177,10 @@ def test_what_dagster_has_not_recorded_is_recorded(own_graph: Graph) -> None:
         instance.wipe_assets([dg.AssetKey("test_ranking")])
     progress = RecordingProgress()
     with own_graph.open(progress=progress) as driver:
-        driver.materialize(until="test_ranking")
+        outcome = driver.materialize(until="test_ranking")
     assert progress.steps == ["test_ranking  one ... two"]
+    assert (outcome.num_nodes - outcome.num_current, outcome.num_made) == (2, 0)
+    assert counts(outcome) == f"0 made, 2 found, made before, {outcome.num_current} were up to date"
     assert own_graph.store.require("test_ranking/two") == before
 
 
@@ -185,7 +188,8 @@ def test_a_wider_rectangle_of_cells(own_graph: Graph) -> None:
     progress = RecordingProgress()
     with own_graph.open(progress=progress) as driver:
         outcome = driver.predict(["oof_predictions"], ["one", "two"], [-2, -1])
-        assert (outcome.num_nodes, outcome.num_current) == (4, 1)
+        assert (outcome.num_nodes, outcome.num_current, outcome.num_made) == (4, 1, 3)
+        assert counts(outcome) == "3 made, 1 were up to date"
         assert progress.steps == ["oof_predictions  one|-2 ... one|-1", "oof_predictions  two|-2"]
         assert not driver.predict(["oof_predictions"], ["one", "two"], [-2, -1]).runs
     assert not stale_causes(own_graph, "leaderboard", None)

@@ -171,4 +171,28 @@ def test_data_of_ones_own_on_a_simulated_base(tmp_path: Path) -> None:
         load_recipe(write(tmp_path / "mine.json", base="demo", data=own))
     recipe = load_recipe(write(tmp_path / "mine.json", base="demo", data={**own, "simulation": None}))
     assert recipe.data.simulation is None
-    assert recipe.data.segments == ("b*",)
+    assert recipe.data.segments == (f"{tmp_path}/b*",)
+
+
+def test_paths_of_data_are_meant_from_the_recipes_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, elsewhere = tmp_path / "recipes", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    data = {"simulation": None, "segments": ["../data/3/validate*.tfrecord", "gs://bucket/v*"], "test": ["/data/t*"]}
+    (folder / "own.json").write_text(json.dumps({"base": "challenge", "data": data}))
+    (elsewhere / "variant.json").write_text(json.dumps({"base": "../recipes/own.json"}))
+    monkeypatch.chdir(tmp_path)
+    for name in ("recipes/own.json", "elsewhere/variant.json"):
+        found = load_recipe(name).data
+        assert found.segments == (f"{tmp_path}/data/3/validate*.tfrecord", "gs://bucket/v*")
+        assert found.test == ("/data/t*",)
+
+
+def test_a_field_given_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"base": "demo", "prediction": {"top_k": 3, "top_k": 4}}')
+    with pytest.raises(ConfigError, match=r"mine.json'.*the field 'top_k' is given twice"):
+        load_recipe(path)
+    path.write_text('{"base": "demo", "modls": {}}')
+    with pytest.raises(ConfigError, match=r"known: .*; in a JSON recipe also base and model_keys"):
+        load_recipe(path)

@@ -85,7 +85,7 @@ def data_slice(recipe: Recipe, store: ArtifactStore, asset: str) -> dict[str, An
         held_out = held_out_shards(recipe, rated)  # what is left out of pre-training is known by the ids in them
         found["held_out"] = listing_digest(store, {uri: rated[uri] for uri in held_out}, shard_names(rated))
     if asset == "segment_shards":
-        found["segment_classes"] = file_digest(data.segment_classes_uri)
+        found["segment_classes"] = file_digest(data.segment_classes_uri, "data.segment_classes_uri")
         found["vocabulary"] = vocabulary_digest(recipe)
     return found
 
@@ -114,17 +114,17 @@ def held_out_shards(recipe: Recipe, segment_uris: Iterable[str]) -> set[str]:
 
 def vocabulary_digest(recipe: Recipe) -> str | None:
     """Content of the file with the classes' names; None without one."""
-    return file_digest(recipe.data.vocabulary_uri) if recipe.data.vocabulary_uri else None
+    uri = recipe.data.vocabulary_uri
+    return file_digest(uri, "data.vocabulary_uri") if uri else None
 
 
-def file_digest(uri: str) -> str:
-    """Hex sha256 of a small file, local or in a bucket. Raises MissingDataError where it cannot be read."""
-    path = local_file(uri)
+def file_digest(uri: str, field: str) -> str:
+    """Hex sha256 of a small file, local or in a bucket. Raises MissingDataError naming the recipe's field."""
     try:
-        with path.open("rb") as file:
+        with local_file(uri).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise MissingDataError(f"{uri}: the recipe names this file, and it cannot be read: {error.strerror}") from error
+        raise MissingDataError(f"{field} = {uri!r}: cannot be read: {error.strerror or error}") from error
 
 
 def read_shards(recipe: Recipe, store: ArtifactStore, shards: Manifest | str) -> ShardManifest:

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ KNOWN_RECIPES = ("demo", "challenge")
 """The recipes of this package, by name."""
 MAX_FILE_SIZE = 2**20
 """Bytes a recipe file may have."""
+PATH_FIELDS = ("pretraining", "segments", "test", "segment_classes_uri", "vocabulary_uri")
+"""Fields of `data` that name files."""
 MAX_DEPTH = 8
 """Recipe files that may build on one another."""
 
@@ -87,7 +90,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 def _load_json(path: Path, depth: int) -> Recipe:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"recipe {str(path)!r}: not JSON: {error}") from error
     except OSError as error:
@@ -98,6 +101,7 @@ def _load_json(path: Path, depth: int) -> Recipe:
     if base_name not in KNOWN_RECIPES:
         base_name = str(path.parent / base_name)
     base = _load(base_name, depth + 1)
+    values = _absolute_paths(values, path.parent)
     values.setdefault("name", path.stem)
     try:
         recipe = base
@@ -110,6 +114,30 @@ def _load_json(path: Path, depth: int) -> Recipe:
         return apply_overrides(recipe, values, "")
     except ConfigError as error:
         raise ConfigError(f"recipe {str(path)!r}: {error}") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; the parser alone would keep the last of two fields of one name, without a word."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found
+
+
+def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The recipe's values with paths of data made absolute: they are meant from the file's own folder."""
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return values
+
+    def absolute(path: Any) -> Any:
+        if isinstance(path, list):
+            return [absolute(each) for each in path]
+        return os.path.abspath(folder / path) if isinstance(path, str) and path and "://" not in path else path
+
+    found = {name: absolute(value) if name in PATH_FIELDS else value for name, value in data.items()}
+    return {**values, "data": found}
 
 
 def _override_models(recipe: Recipe, models: Any) -> Recipe:

@@ -30,7 +30,8 @@ def _field_values(cls: type, values: Any, name: str, current: Any) -> dict[str, 
     for field, value in values.items():
         path = f"{name}.{field}" if name else field
         if field not in known:
-            raise ConfigError(f"unknown field {path!r}; known: {', '.join(known)}")
+            extra = "" if name else "; in a JSON recipe also base and model_keys"
+            raise ConfigError(f"unknown field {path!r}; known: {', '.join(known)}{extra}")
         changes[field] = _convert(hints[field], value, path, getattr(current, field, None))
     return changes
 
