@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ablate": ("orchestration.cli_commands", "show what each switch of the recipe is worth, with intervals"),
     "status": ("orchestration.cli_commands", "show what is materialised, stale or missing"),
     "explain": ("orchestration.cli_state", "say why something is stale: which field, file or parent has changed"),
+    "lineage": ("orchestration.cli_state", "show what an artifact is made from: digest and folder of each"),
     "verify": ("orchestration.cli_state", "read every published file again and name what is damaged"),
     "gc": ("orchestration.cli_gc", "show what models no longer in the recipe have left behind, or remove it"),
     "doctor": ("orchestration.doctor", "try GPU, storage, database and MLflow: the first run on a new machine"),
@@ -93,6 +94,8 @@ def _add_graph_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
     materialize.add_argument("--force", action="store_true", help=help_text)
     help_text = "such as finetuned_model, or finetuned_model/bert_l2h12 (default: where staleness begins)"
     parsers["explain"].add_argument("node", nargs="?", help=help_text)
+    help_text = "such as submission, or finetuned_model/bert_l2h12 (default: submission)"
+    parsers["lineage"].add_argument("node", nargs="?", default="submission", help=help_text)
     help_text = "remove what is damaged, and materialise it again"
     parsers["verify"].add_argument("--repair", action="store_true", help=help_text)
     gc = parsers["gc"]

@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 
 from orchestration.cli_commands import open_store, prepare
 from yt8m_assets.errors import ConfigError, CorruptArtifactError
 from yt8m_assets.explain import causes, explain, state
-from yt8m_assets.lineage import ASSETS, Lineage, Node, nodes
+from yt8m_assets.lineage import ASSETS, Lineage, Node, nodes, parents
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.progress import Progress, default_progress
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
@@ -52,6 +53,27 @@ def command_explain(arguments: argparse.Namespace) -> int:
         begins = [cause for cause in causes(lineage, node) if not cause.startswith(f"{node.key}:")]
         sys.stdout.write("".join(f"  begins at {cause}\n" for cause in begins))
     return 1 if any(state(lineage, node) != "current" for node in asked) else 0
+
+
+def command_lineage(arguments: argparse.Namespace) -> int:
+    """Show what artifacts are made from, down to the shards: digest and folder of each; exit code 1 if one is stale."""
+    recipe, _, settings = prepare(arguments)
+    lineage = Lineage(recipe, open_store(settings))
+    seen: set[Node] = set()
+    for node in named_nodes(recipe, arguments.node):
+        sys.stdout.writelines(f"{line}\n" for line in chain(lineage, node, seen))
+    return 1 if any(state(lineage, node) != "current" for node in seen) else 0
+
+
+def chain(lineage: Lineage, node: Node, seen: set[Node], depth: int = 0) -> Iterator[str]:
+    """A line for a node, and below it, further in, those of its parents; what was shown above is only named."""
+    manifest = lineage.current(node)
+    where = f"{manifest.digest[:16]}  {lineage.store.uri(manifest)}" if manifest else state(lineage, node)
+    yield f"{'  ' * depth}{node.key}  {'as above' if node in seen else where}"
+    if node not in seen:
+        seen.add(node)
+        for parent in parents(lineage.recipe, node):
+            yield from chain(lineage, parent, seen, depth + 1)
 
 
 def command_verify(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from orchestration.catch_up import catch_up_job
 from orchestration.doctor import doctor_job
 from yt8m_assets.assets.shell import ProgressSource
 from yt8m_assets.recipes.schema import Recipe
@@ -26,9 +27,11 @@ MAX_RUNTIME_SECONDS = {
 def build_jobs(recipe: Recipe, tags: Callable[[str], Mapping[str, Any]] = lambda _: {}) -> list[Any]:
     """The jobs; their partitions are those of their assets. `ablate` makes no asset: its table is its output.
 
-    `tags` gives the op tags of a step that is no asset: `ablate`, and `doctor`, which runs where a GPU step would.
+    `tags` gives the op tags of a step that is no asset: `ablate`, and `doctor` and
+    `bring_up_to_date`, which run where a GPU step would.
     """
     return [
+        catch_up_job(recipe, tags("finetuned_model")),
         _job("prepare_data", ["pretraining_shards", "segment_shards", "test_shards", "holdout_ratings"],
              "List (or simulate) the shards and extract the hold-out ratings."),
         _job("train_one_model", ["pretrained_model", "finetuned_model"],

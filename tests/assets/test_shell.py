@@ -127,3 +127,21 @@ def test_dagster_compares_what_of_the_recipe_concerns_an_asset() -> None:
         "renamed": {"leaderboard"},
     }
     assert recipe_mark(fused) != recipe_mark(recipe)
+
+
+def test_what_an_artifact_is_made_from_is_linked(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    made_from = {"oof_predictions/one/shift+0": "a" * 64, "segment_shards": "b" * 64}
+    with store.publish("thing", fingerprint="f", parents=made_from) as publication:
+        (publication.path / "a.txt").write_text("a")
+    assert publication.manifest is not None
+    result = StageResult(publication.manifest)
+
+    @dg.asset
+    def thing(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        return materialization(context, tiny_recipe(), store, result)
+
+    (made,) = run(thing).asset_materializations_for_node("thing")
+    shown = str(made.metadata["made_from"].value)
+    assert "[oof_predictions/one/shift+0](/assets/oof_predictions?view=partitions&partition=one%7C0)" in shown
+    assert f"[segment_shards](/assets/segment_shards) | `{'b' * 16}`" in shown

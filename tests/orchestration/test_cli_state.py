@@ -206,3 +206,21 @@ def test_a_refusal_stays_short_and_says_where_the_rest_is(own_graph: Graph) -> N
         require_current(replace(own_graph.recipe, data=data), own_graph.store, Node("leaderboard"))
     assert len(str(caught.value)) < 600
     assert "`yt8m explain leaderboard` says all" in str(caught.value)
+
+
+def test_lineage_shows_the_way_from_the_submission_to_the_shards(run: Run, own_graph: Graph) -> None:
+    code, out, _ = run("lineage")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("submission  ")
+    found = {line.split()[0]: line for line in lines if "as above" not in line}
+    above = {"submission", "ensemble_weights", "test_ranking/one", "finetuned_model/two", "pretraining_shards"}
+    assert above <= set(found)
+    for key, line in found.items():
+        manifest = own_graph.store.require(key)
+        assert line.split()[1:] == [manifest.digest[:16], own_graph.store.uri(manifest)]
+        assert Path(line.split()[2]).is_dir()
+    own_graph.store.delete("finetuned_model/two")
+    code, out, _ = run("lineage", "test_ranking/two")
+    assert code == 1
+    assert "finetuned_model/two  missing" in out

@@ -98,6 +98,7 @@ def test_every_job_has_a_limit(tmp_path: Path) -> None:
     """RELIABILITY F33: a worker that dies unseen does not leave a run for ever."""
     resolved = definitions(tmp_path, tiny_recipe())
     names = {"prepare_data", "train_one_model", "predict_rectangle", "rank_models", "ensemble", "ablate", "doctor"}
+    names |= {"bring_up_to_date"}
     assert {job.name for job in resolved.resolve_all_job_defs() if not job.name.startswith("__")} == names
     for name in names:
         job = resolved.resolve_job_def(name)

@@ -72,3 +72,6 @@ def test_the_pages_over_a_finished_graph(own_graph: Graph, dagster: Dagster) -> 
         report_verdict(instance, Node("oof_ranking", "one"), "coverage", passed=False)
     refused = dagster.run("__ASSET_JOB", {}, ["ensemble_weights"])
     assert dagster.wait_for_run(refused, 180) == "FAILURE"
+    with driver_instance(own_graph.state) as instance:
+        logged = "".join(str(entry) for entry in instance.all_logs(refused))
+    assert "oof_ranking/one: coverage: found wanting" in logged

@@ -19,7 +19,7 @@ def runs_in_driver(run: dg.DagsterRun) -> bool:
     return DRIVER_TAG in run.tags and run.parent_run_id is None
 
 
-def wanted(context: dg.AssetExecutionContext) -> bool:
+def wanted(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> bool:
     """Whether a run that a signal interrupted is to go on: not when a person canceled it or pressed Ctrl-C.
 
     A worker whose machine is taken away gets the same signal; there the run goes on, on another machine.
@@ -30,7 +30,7 @@ def wanted(context: dg.AssetExecutionContext) -> bool:
 
 
 @contextmanager
-def stage_errors(context: dg.AssetExecutionContext) -> Iterator[None]:
+def stage_errors(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Iterator[None]:
     """Let transient errors reach the retry policy; turn every other one into a failure that is not retried.
 
     Dagster's policy also retries what a signal interrupted, even where the signal was meant to end the run: a canceled

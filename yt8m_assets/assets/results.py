@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 from dagster._core.definitions.assets.definition.asset_spec import AssetExecutionType
@@ -9,10 +10,10 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 from dagster._core.execution.plan.execute_step import _get_output_asset_events
 
 from yt8m_assets.assets.display import manifest_metadata
-from yt8m_assets.lineage import plain
-from yt8m_assets.partitions import beta_accepted
+from yt8m_assets.lineage import ASSETS, Node, nodes, plain
+from yt8m_assets.partitions import beta_accepted, partition_key
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.storage import ArtifactStore, StageResult, canonical_json, sha256_text
+from yt8m_assets.storage import ArtifactStore, Manifest, StageResult, canonical_json, sha256_text
 
 
 def recipe_mark(recipe: Recipe) -> str:
@@ -60,5 +61,17 @@ def _shown(
 ) -> dict[str, Any]:
     if result.reused:
         context.log.info("%s: up to date, nothing done", result.manifest.key)
-    metadata = {**manifest_metadata(store, result), "recipe": recipe_mark(recipe)}
+    metadata = {**manifest_metadata(store, result), "recipe": recipe_mark(recipe), **_parents(recipe, result.manifest)}
     return {"metadata": metadata, "data_version": dg.DataVersion(result.manifest.digest)}
+
+
+def _parents(recipe: Recipe, manifest: Manifest) -> dict[str, dg.MetadataValue]:
+    """What the artifact was made from: links to the pages, and the digests."""
+    known = {node.key: node for asset in ASSETS for node in nodes(recipe, asset)}
+    rows = []
+    for key, digest in manifest.parents.items():
+        node = known.get(key, Node(key.split("/")[0]))
+        partition = partition_key(node)
+        where = f"?view=partitions&partition={quote(partition, safe='')}" if partition else ""
+        rows.append(f"| [{key}](/assets/{node.asset}{where}) | `{digest[:16]}` |")
+    return {"made_from": dg.MetadataValue.md("\n".join(["| artifact | digest |", "|---|---|", *rows]))} if rows else {}
