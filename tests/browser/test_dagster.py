@@ -35,7 +35,7 @@ def test_the_lineage_shows_every_asset_in_its_group(page: Page, sites: Sites, pi
     page.wait_for_load_state("networkidle")
     picture(page, "lineage")
     drawing.get_by_text("ensemble_weights", exact=True).first.click()
-    expect(page.get_by_text("found by Bayesian optimisation").first).to_be_visible()
+    expect(page.get_by_text("shrunk by what unseen videos say").first).to_be_visible()
 
 
 def test_an_asset_is_materialised(page: Page, sites: Sites) -> None:
