@@ -183,8 +183,13 @@ def report(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
         return EXIT_ERROR
-    known = isinstance(error, Yt8mError)
-    text = str(error) if known else f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+    if isinstance(error, Yt8mError):
+        text = str(error)
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    else:
+        reason = (str(error).strip() or "without a message").splitlines()[0]
+        text = f"unexpected {type(error).__name__}: {reason} (--debug shows where)"
     sys.stderr.write(f"yt8m: {text}\n")
     return int(getattr(error, "exit_code", EXIT_ERROR))
 

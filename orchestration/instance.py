@@ -1,5 +1,6 @@
 """Dagster's instance as the command line uses it, and what is recorded there."""
 
+import os
 import warnings
 from collections.abc import Iterable
 
@@ -8,12 +9,15 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from orchestration.state import DRIVER_CONFIG, State
 from yt8m_assets.assets.shell import code_version
+from yt8m_assets.errors import StorageError
 from yt8m_assets.lineage import Lineage, Node
 from yt8m_assets.partitions import node_of, partition_key
 
 
 def driver_instance(state: State) -> dg.DagsterInstance:
-    """The instance of the state folder, without capture of the terminal's output."""
+    """The instance of the state folder, without capture of the terminal's output. Raises StorageError."""
+    if not os.access(state.dagster_home, os.W_OK):
+        raise StorageError(f"{state.dagster_home}: cannot write Dagster's records; choose another folder with --state")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         own = (state.dagster_home / DRIVER_CONFIG).is_file()

@@ -8,6 +8,8 @@ import logging
 import sqlite3
 from pathlib import Path
 
+from yt8m_assets.errors import StorageError
+
 logger = logging.getLogger(__name__)
 _COLUMNS = {
     "experiments": ("artifact_location",),
@@ -43,6 +45,8 @@ def relocate_tracking(database: Path, artifacts: Path) -> int:
                 if table in tables
                 for column in columns
             )
+    except sqlite3.Error as error:
+        raise StorageError(f"{database}: {error}; choose another folder with --state") from error
     finally:
         connection.close()
     for place in old:

@@ -117,6 +117,16 @@ def test_storage_that_cannot_be_written(run: Run, tmp_path: Path, monkeypatch: p
     assert "use a local path or a gs:// URI" in run("status", "--state", tmp_path / "state")[2]
 
 
+def test_an_error_of_the_system_is_one_line_that_names_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    for error, line in (
+        (OSError(30, "Read-only file system", "/x/timeline.json"), "yt8m: /x/timeline.json: Read-only file system\n"),
+        (ValueError("first\n[SQL: second]"), "yt8m: unexpected ValueError: first (--debug shows where)\n"),
+        (RuntimeError(), "yt8m: unexpected RuntimeError: without a message (--debug shows where)\n"),
+    ):
+        assert report(error) == 1
+        assert capsys.readouterr().err == line
+
+
 def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert report(TrainingPreempted(3)) == PREEMPTED_EXIT_CODE == 75
     assert report(KeyboardInterrupt()) == 130

@@ -2,14 +2,17 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestration.cli import main
+from orchestration.instance import driver_instance
 from orchestration.relocation import relocate_tracking
 from orchestration.state import prepare_state
 from tests.orchestration.conftest import Graph
+from yt8m_assets.errors import StorageError
 from yt8m_assets.lineage import ASSETS, Lineage, nodes
 from yt8m_assets.storage import ArtifactStore
 
@@ -79,3 +82,13 @@ def test_a_database_of_another_kind_of_place_is_left_alone(tmp_path: Path, migra
     places = {e.name: e.artifact_location for e in MlflowClient(f"sqlite:///{database}").search_experiments()}
     assert places["ours"] == (tmp_path / "mlflow" / "artifacts").as_uri()
     assert places["in a bucket"] == "gs://bucket/folder"
+
+
+def test_a_database_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    state = prepare_state(tmp_path / "state")
+    database = state.root / "mlflow" / "mlflow.db"
+    database.write_text("no database" * 100)
+    with pytest.raises(StorageError, match=rf"{database}: file is not a database; choose another folder"):
+        prepare_state(state.root)
+    with pytest.raises(StorageError, match="gone: cannot write Dagster's records; choose another folder with --state"):
+        driver_instance(replace(state, dagster_home=tmp_path / "gone"))
