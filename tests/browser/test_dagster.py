@@ -100,6 +100,41 @@ def test_the_metadata_leads_to_the_mlflow_run_and_back(page: Page, sites: Sites)
         link.click()
     run_page = opened.value
     expect(run_page.get_by_role("heading", name="BERT (L2 H12) finetuning")).to_be_visible()
-    best = f"{recorded['metadata']['map_at_100000']:.4f}"
-    expect(run_page.get_by_role("row", name="holdout/best_map_at_100000").first).to_contain_text(best)
+    shown = run_page.get_by_role("row", name="holdout/best_map_at_100000").first.get_by_role("cell").last.inner_text()
+    assert float(shown) == pytest.approx(recorded["metadata"]["map_at_100000"], rel=1e-5)  # six digits are kept
     expect(run_page.get_by_text(recorded["runId"][:16]).first).to_be_visible()
+
+
+def test_the_submission_is_downloaded_and_the_report_opens_from_their_pages(page: Page, sites: Sites) -> None:
+    page.goto(f"{sites.dagster}/assets/submission")
+    with page.expect_download() as download:
+        metadata_row(page, "submission.csv").get_by_role("link").first.click()
+    assert download.value.suggested_filename == "submission.csv"
+    assert download.value.path().read_text().startswith("Class,Segments\n")
+    page.goto(f"{sites.dagster}/assets/leaderboard")
+    with page.context.expect_page() as opened:
+        metadata_row(page, "leaderboard.html").get_by_role("link").first.click()
+    report = opened.value
+    expect(report.get_by_role("heading", name="Leaderboard: recipe browser")).to_be_visible()
+    assert report.get_by_role("img").first.evaluate("image => image.naturalWidth") > 400
+    report.get_by_role("link").last.click()
+    expect(report.get_by_role("heading", name="leaderboard")).to_be_visible()
+
+
+def test_a_page_of_another_site_reaches_nothing(page: Page, sites: Sites) -> None:
+    """A page of MLflow's server is one: same machine, another port."""
+    refused = []
+    page.on("response", lambda answer: refused.append(answer.status) if sites.dagster in answer.url else None)
+    page.goto(f"{sites.mlflow}/version")
+    page.evaluate(
+        """async site => {
+          const image = new Image(), query = encodeURIComponent("mutation { reloadWorkspace { __typename } }")
+          await new Promise(done => {
+            image.onload = image.onerror = done
+            image.src = `${site}/graphql?query=${query}`
+          })
+          await fetch(`${site}/graphql`, { method: "POST", mode: "no-cors", body: '{"query": "{version}"}' })
+        }""",
+        sites.dagster,
+    )
+    assert refused == [403, 403]

@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Sites
 from tests.browser.recipe import RECIPE
+from yt8m_assets.tracking_view import EXPERIMENT_TAGS, runs_page
 
 pytestmark = pytest.mark.browser
 Picture = Callable[[Page, str], Path]
@@ -59,11 +60,20 @@ def test_the_nine_runs_are_ticked_and_compared(page: Page, sites: Sites, picture
     assert len(set(re.findall("[0-9a-f]{32}", address))) == len(RECIPE.models)
 
 
+def test_the_runs_open_with_the_columns_that_matter(page: Page, sites: Sites) -> None:
+    page.goto(runs_page(sites.mlflow, "1", EXPERIMENT_TAGS))
+    tidy(page)
+    for name in ("ensemble/map_at_100000", "holdout/best_gap_at_20", MAP, "holdout/map_at_100000"):
+        expect(page.get_by_role("columnheader", name=name, exact=True).first).to_be_visible()
+    expect(page.get_by_text("YouTube-8M segment classification").first).to_be_visible()
+
+
 def test_the_curves_of_the_nine_runs_are_drawn_together(page: Page, sites: Sites, picture: Picture) -> None:
     page.goto(f"{sites.mlflow}/#/experiments/1/runs?searchFilter={FINETUNING}&compareRunsMode=CHART")
     tidy(page)
     expect(page.get_by_role("heading", name=MAP, exact=True)).to_be_visible()
     for model in RECIPE.models:
-        expect(page.get_by_text(f"{model.title} finetuning ({MAP})", exact=True)).to_be_attached()
+        name = re.compile(rf"^{re.escape(model.title)} finetuning, {RECIPE.name} [0-9a-f]{{6}} \({MAP}\)$")
+        expect(page.get_by_text(name)).to_be_attached()
     page.wait_for_timeout(SETTLE_MILLISECONDS)
     picture(page, "mlflow-charts")
