@@ -69,7 +69,10 @@ def test_a_sample_is_drawn_by_its_seed_and_grows_without_changing() -> None:
     [
         ("yt8m_assets/data/remote.py", ["tests/data/test_remote.py", "tests/faults/test_buckets.py"]),
         ("models/bert.py", ["tests/models/test_bert.py"]),
-        ("yt8m_assets/storage_backend.py", ["tests/storage/test_conformance.py", "tests/test_storage.py"]),
+        (
+            "yt8m_assets/storage_backend.py",
+            ["tests/storage/test_collection.py", "tests/storage/test_conformance.py", "tests/test_storage.py"],
+        ),
         ("yt8m_assets/recipes/demo.py", []),
     ],
 )
