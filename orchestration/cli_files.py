@@ -86,7 +86,7 @@ def command_report(arguments: argparse.Namespace) -> int:
     page = report_on_ratings(recipe, open_store(settings), ratings, arguments.ratings.name, folder)
     console = make_console()
     console.print(figures_table(json.loads((folder / LEADERBOARD_FILE).read_text(encoding="utf-8"))))
-    console.print(str(page), soft_wrap=True)
+    console.print(str(page), soft_wrap=True, markup=False)
     return 0
 
 
@@ -101,7 +101,7 @@ def command_timeline(arguments: argparse.Namespace) -> int:
         recipe.model(key)
     folder = state.root / "timelines" / safe_join(arguments.video)
     path = make_timeline(recipe, open_store(settings), arguments.video, folder, model_keys=arguments.models)
-    Console(soft_wrap=True, highlight=False).print(str(path))
+    Console(soft_wrap=True, highlight=False, markup=False).print(str(path))
     return 0
 
 
@@ -161,5 +161,5 @@ def command_import_checkpoint(arguments: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise DataError(f"{arguments.file}: {error}") from error
-    Console(soft_wrap=True, highlight=False).print(f"{result.manifest.key}: {store.uri(result.manifest)}")
+    Console(soft_wrap=True, highlight=False, markup=False).print(f"{result.manifest.key}: {store.uri(result.manifest)}")
     return 0

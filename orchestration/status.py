@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from yt8m_assets import explain
@@ -55,7 +56,7 @@ def status_table(lineage: Lineage, found: dict[Node, str]) -> Table:
     """A row per model, and one per asset without partitions."""
     recipe = lineage.recipe
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column(f"recipe {recipe.name}", no_wrap=True)
+    table.add_column(escape(f"recipe {recipe.name}"), no_wrap=True)
     for name in COLUMNS:
         table.add_column(name, no_wrap=True)
     table.add_column("best MAP", justify="right", no_wrap=True)

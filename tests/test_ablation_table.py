@@ -38,6 +38,7 @@ def test_every_figure_is_in_the_plain_table() -> None:
     assert "shifts: gated_netvlad_h1024c16" in text
     assert "off *" in text
     assert "1: a bound" in text
+    assert "recipe tiny [red]" in text
     assert '2: needs {"models": ["one"]}' in text
 
 

@@ -1,6 +1,7 @@
 """The leaderboard over a whole tiny graph: figures that agree with the artifacts, one page, one table."""
 
 import io
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -201,6 +202,47 @@ def test_real_data_has_no_ceiling_to_show(finished_graph, tmp_path):
     assert "&lt;b&gt;Tom &amp; Jerry&lt;/b&gt;" in (tmp_path / "page.html").read_text()
 
 
+def test_names_are_taken_for_nothing_but_names(finished_graph, tmp_path):
+    """A console's markup, a picture's formulas and Markdown's columns: a title or a class may hold their signs."""
+    from rich.console import Console
+
+    from yt8m_assets.leaderboard_plots import draw_leaderboard
+
+    figures = read_leaderboard(*finished_graph)
+    title = r"A$AP [/x] $\frac [red] | b"
+    figures |= {"recipe": "mine [/x]", "models": [row | {"title": title} for row in figures["models"]]}
+    figures["classes"] = [row | {"name": title} for row in figures["classes"]]
+    console = Console(width=250, file=io.StringIO())
+    console.print(figures_table(figures))
+    assert console.file.getvalue().count(title) == 4  # two models, and two remarks
+    assert "recipe mine [/x]" in console.file.getvalue()
+    assert len({line.replace(r"\|", "").count("|") for line in markdown_table(figures).splitlines()}) == 1
+    assert all(path.stat().st_size for path in draw_leaderboard(figures, tmp_path).values())
+
+
+def test_only_what_was_compared_counts_as_picked(finished_graph):
+    """With keep_best=False the last weights are published, or an average: the other evaluations chose nothing."""
+    from yt8m_assets.leaderboard_figures import _candidates
+    from yt8m_assets.training.artifacts import TRAINING
+
+    _, store = finished_graph
+    manifest = store.require("finetuned_model/one")
+    assert len(_candidates(store, manifest)) == 2
+    training = json.loads((store.fetch(manifest) / TRAINING).read_text())
+    last, ema = {"map": 0.5, "half_0a": 0.5, "half_0b": 0.58}, {"map": 0.4}
+    training["candidates"] = {"last": last, "ema": ema, "swa": None}
+    with store.publish("finetuned_model/last", fingerprint="") as publication:
+        (publication.path / TRAINING).write_text(json.dumps(training))
+    assert _candidates(store, publication.manifest) == [last, ema]
+
+
+def test_where_nothing_can_be_compared_the_agreement_is_0():
+    names = [f"video{number}:0" for number in range(3)]
+    rankings = {key: Ranking.from_dict({0: names[:1], 1: names[1:2], 2: names[2:]}) for key in "ab"}
+    ratings = Ratings.from_dict({(name, class_id): 1 for class_id, name in enumerate(names)})
+    np.testing.assert_array_equal(agreement(rankings, ratings, 100), np.eye(2))
+
+
 def test_agreement_of_equal_and_reversed_rankings():
     names = [f"video{number}:0" for number in range(6)]
     ratings = Ratings.from_dict({(name, class_id): 1 for name in names for class_id in (3, 7)})
@@ -211,8 +253,6 @@ def test_agreement_of_equal_and_reversed_rankings():
 
 
 def test_timeline_shows_the_probabilities_of_each_second(graph, tmp_path):
-    import json
-
     from yt8m_assets.data.stages import read_segment_classes, read_shards
 
     recipe, store = graph
@@ -239,8 +279,6 @@ def test_timeline_shows_the_probabilities_of_each_second(graph, tmp_path):
 
 def test_ratings_from_outside_have_a_column_of_their_own(finished_graph, tmp_path):
     """The hidden ratings of the simulated test videos, given as a file would be: the figures of the simulation."""
-    import json
-
     from rich.console import Console
 
     from orchestration.cli_commands import MIN_WIDTH

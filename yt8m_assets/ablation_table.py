@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from yt8m_assets.verbatim import for_markdown
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -50,7 +52,7 @@ def ablation_table(figures: Mapping[str, Any]) -> "Table":
 
     rows, notes = table_rows(figures)
     caption = "\n".join([CAPTION.format(**figures), *(f"{n}: {note}" for n, note in enumerate(notes, 1))])
-    title = f"What each switch is worth, recipe {figures['recipe']}"
+    title = escape(f"What each switch is worth, recipe {figures['recipe']}")
     table = Table(title=title, caption=escape(caption), caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for place, name in enumerate(COLUMNS):
         justify: Literal["left", "right"] = "right" if place in _NUMBERS else "left"
@@ -71,6 +73,6 @@ def markdown_table(figures: Mapping[str, Any]) -> str:
     """The same as Markdown, with caption and notes below."""
     rows, notes = table_rows(figures)
     lines = [list(COLUMNS), ["---:" if place in _NUMBERS else "---" for place in range(len(COLUMNS))], *rows]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    table = "\n".join(f"| {' | '.join(map(for_markdown, cells))} |" for cells in lines)
     numbered = "".join(f"\n{number}. {note}" for number, note in enumerate(notes, 1))
     return f"{table}\n\n{CAPTION.format(**figures)}\n{numbered}"

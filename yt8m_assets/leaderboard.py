@@ -13,6 +13,7 @@ from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking
 from yt8m_assets.tracking_system import code_tags
+from yt8m_assets.verbatim import for_markdown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -113,7 +114,8 @@ def markdown_table(figures: Mapping[str, Any]) -> str:
     from yt8m_assets.leaderboard_page import table_columns, table_rows
 
     columns = table_columns(figures)
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *table_rows(figures)]
+    rows = [[for_markdown(cell) for cell in row] for row in table_rows(figures)]
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -124,15 +126,17 @@ def leaderboard_table(store: ArtifactStore, recipe: Recipe) -> "Table":
 
 def figures_table(figures: Mapping[str, Any]) -> "Table":
     """The figures of a leaderboard as a table for a terminal, with the remarks below."""
+    from rich.markup import escape
     from rich.table import Table
 
     from yt8m_assets.leaderboard_page import remarks, table_columns, table_rows
 
-    table = Table(title=f"Leaderboard of recipe {figures['recipe']}", caption="\n".join(remarks(figures)))
+    caption = escape("\n".join(remarks(figures)))
+    table = Table(title=escape(f"Leaderboard of recipe {figures['recipe']}"), caption=caption)
     table.caption_justify = "left"
     for place, name in enumerate(table_columns(figures)):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
-    *models, ensemble = table_rows(figures)
+    *models, ensemble = ([escape(cell) for cell in row] for row in table_rows(figures))
     for row in models:
         table.add_row(*row)
     table.add_section()

@@ -104,8 +104,10 @@ def _candidates(store: ArtifactStore, model: Manifest) -> list[dict[str, float]]
     from yt8m_assets.training.artifacts import TRAINING, read_json
 
     training = read_json(store.fetch(model, (TRAINING,)) / TRAINING)
-    averages = [scores for name, scores in training["candidates"].items() if name in ("ema", "swa") and scores]
-    return [{name: row[name] for name in row if name != "step"} for row in [*training["evaluations"], *averages]]
+    compared = training["candidates"]
+    points = [compared["last"]] if compared.get("last") else training["evaluations"]  # where the best was not kept
+    averages = [scores for name, scores in compared.items() if name in ("ema", "swa") and scores]
+    return [{name: row[name] for name in row if name != "step"} for row in [*points, *averages]]
 
 
 def _classes(store: ArtifactStore, inputs: Inputs, quality: MapResult, ratings: Ratings) -> list[dict[str, Any]]:
@@ -131,9 +133,17 @@ def _classes(store: ArtifactStore, inputs: Inputs, quality: MapResult, ratings: 
 
 
 def agreement(rankings: Mapping[str, Any], ratings: Ratings, k: int) -> np.ndarray:
-    """Rank correlation of each two models over the rated segments, within classes: float64 [M, M]."""
+    """Rank correlation of each two models over the rated segments, within classes: float64 [M, M].
+
+    0 between models of which no class has two rated segments to compare.
+    """
     columns = [_centred_ranks(rated_places(ranking, ratings, k), ratings.class_id) for ranking in rankings.values()]
-    return np.corrcoef(np.stack(columns)) if len(columns) > 1 else np.ones((1, 1))
+    if len(columns) == 1:
+        return np.ones((1, 1))
+    with np.errstate(invalid="ignore"):
+        found = np.nan_to_num(np.corrcoef(np.stack(columns)))
+    np.fill_diagonal(found, 1)
+    return found
 
 
 def _centred_ranks(places: np.ndarray, class_id: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from yt8m_assets.verbatim import for_picture
+
 NUM_NAMED_CLASSES = 8
 BLUE, ORANGE, VERMILION = "#0072B2", "#E69F00", "#D55E00"
 """Of Okabe and Ito's colours, which those who see no red or no green can tell apart."""
@@ -62,7 +64,7 @@ def _overview(figure: Any, figures: Mapping[str, Any]) -> None:
         for name, style in (("random", ":"), ("oracle", "--")):
             value = figures["simulated"]["holdout"][name]
             left.axvline(value, color="tab:gray", linestyle=style, label=f"{name} {value:.3f}")
-    left.set_yticks(range(len(rows) + 1), [row["title"] for row in rows] + ["ensemble"])
+    left.set_yticks(range(len(rows) + 1), [for_picture(row["title"]) for row in rows] + ["ensemble"])
     left.set(xlabel="hold-out MAP (95 % interval over videos)")
     left.legend(fontsize=8, loc="lower right")
     right.barh(places, [100 * row["weight"] for row in rows], color=ORANGE)
@@ -76,7 +78,10 @@ def _shifts(figure: Any, figures: Mapping[str, Any]) -> None:
         shifts = sorted(row["map_by_shift"], key=int)
         gains = [row["map_by_shift"][shift] - row["map_without_tta"] for shift in shifts]
         (line,) = axes.plot(
-            [int(shift) for shift in shifts], gains, marker=MARKERS[number % len(MARKERS)], label=row["title"]
+            [int(shift) for shift in shifts],
+            gains,
+            marker=MARKERS[number % len(MARKERS)],
+            label=for_picture(row["title"]),
         )
         axes.axhline(row["gain_of_tta"], color=line.get_color(), linewidth=0.8, linestyle=":")
     axes.axhline(0, color="black", linewidth=0.8)
@@ -109,7 +114,7 @@ def _extremes(figure: Any, figures: Mapping[str, Any]) -> None:
     axes.barh(range(num_best), values[:num_best], color=BLUE, label="best")
     axes.barh(range(num_best, len(shown)), values[num_best:], color=ORANGE, hatch="//", label="worst")
     axes.legend(fontsize=8)
-    names = [f"{row['name'][:32]} ({row['num_positives']})" for row in shown]
+    names = [f"{for_picture(row['name'][:32])} ({row['num_positives']})" for row in shown]
     axes.set_yticks(range(len(shown)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="average precision (positives in brackets)", xlim=(0, 1))
@@ -118,7 +123,7 @@ def _extremes(figure: Any, figures: Mapping[str, Any]) -> None:
 def _agreement(figure: Any, figures: Mapping[str, Any]) -> None:
     """Rank correlation between the models on the rated segments."""
     axes = figure.subplots()
-    titles = [row["title"] for row in figures["models"]]
+    titles = [for_picture(row["title"]) for row in figures["models"]]
     matrix = figures["agreement"]["matrix"]
     lowest = min(min(row) for row in matrix)
     picture = axes.imshow(matrix, vmin=lowest, vmax=1, cmap="viridis")

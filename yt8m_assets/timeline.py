@@ -11,6 +11,7 @@ from yt8m_assets.errors import DataError
 from yt8m_assets.lineage import Node, current_manifest, require_current
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, Manifest
+from yt8m_assets.verbatim import for_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,7 +162,8 @@ def draw_timeline(content: dict[str, Any], path: Path) -> None:
             look = {"facecolor": "#0072b2"} if score else {"facecolor": "#e69f00", "hatch": "////"}
             panel.axvspan(start, start + _WINDOW, ymax=0.12, edgecolor="black", linewidth=0.5, **look)
         panel.set(ylim=(0, 1), yticks=(0, 1))
-        panel.set_ylabel(row["name"][:24], rotation=0, ha="right", va="center", fontsize=8)
-    panels[0].set_title(f"{content['video_id']}: probability by second; raters: blue yes, hatched no", fontsize=9)
+        panel.set_ylabel(for_picture(row["name"][:24]), rotation=0, ha="right", va="center", fontsize=8)
+    name = for_picture(content["video_id"])
+    panels[0].set_title(f"{name}: probability by second; raters: blue yes, hatched no", fontsize=9)
     panels[-1].set(xlabel="second", xlim=(0, content["seconds"]))
     figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from yt8m_assets.verbatim import for_picture
+
 TITLES = {"map": "MAP", "gap_at_20": "GAP@20"}
 
 
@@ -30,7 +32,7 @@ def plot_curves(path: Path, summary: Mapping[str, Any], title: str) -> None:
     steps = [point["step"] for point in summary["history"]]
     panels[0].plot(steps, [point["loss"] for point in summary["history"]], color="tab:blue", label="loss")
     figure.subplots_adjust(left=0.08, right=0.97 if evaluations else 0.86, bottom=0.14, wspace=0.42)
-    panels[0].set(xlabel="step", ylabel="training loss", title=title)
+    panels[0].set(xlabel="step", ylabel="training loss", title=for_picture(title))
     rates = panels[0].twinx()
     rates.plot(steps, [point["learning_rate"] for point in summary["history"]], color="tab:gray", linestyle=":")
     rates.set(ylabel="learning rate (dotted)", ylim=(0, None))
