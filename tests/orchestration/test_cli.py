@@ -196,14 +196,14 @@ def test_materialize_again_says_that_nothing_was_to_do_and_shows_the_result(run:
     assert Path(report).read_text().lower().startswith("<!doctype html")
 
 
-def test_a_choice_of_models_says_where_it_stops(run: Run, graph: Graph, tmp_path: Path) -> None:
-    code, out, error = run("materialize", "--models", "two", "--state", graph.state.root)
+def test_a_choice_of_models_says_where_it_stops(run: Run, own_graph: Graph, tmp_path: Path) -> None:
+    code, out, error = run("materialize", "--models", "two", "--state", own_graph.state.root)
     assert (code, out) == (0, "")
     assert "stopped after test_ranking: weights, submission and leaderboard are made of all models" in error
     assert f'{{"base": "{tmp_path}/tiny.py", "model_keys": ["two"]}}' in error
     own = tmp_path / "own.json"
     own.write_text(json.dumps({"base": "tiny.py", "model_keys": ["two"]}))
-    code, _, error = run("materialize", "--until", "test_ranking", "--state", graph.state.root, recipe=str(own))
+    code, _, error = run("materialize", "--until", "test_ranking", "--state", own_graph.state.root, recipe=str(own))
     assert code == 0
     assert "0 made" in error
 
