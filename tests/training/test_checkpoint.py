@@ -107,3 +107,12 @@ def test_a_single_damaged_checkpoint_says_how_to_start_again(tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CorruptArtifactError, match=r"there is no older one: delete .*checkpoints/a/m to start again"):
         open_checkpoints(tmp_path).latest(allow_fallback=True)
+
+
+def test_damaged_best_weights_say_how_to_start_again(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save_best(checkpoint(1))
+    (file,) = tmp_path.glob("checkpoints/a/m/best/*/model.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(CorruptArtifactError, match=r"best weights .*; delete .*checkpoints/a/m to start this training"):
+        open_checkpoints(tmp_path).best()

@@ -99,8 +99,12 @@ class CheckpointStore:
         self._write("best", checkpoint)
 
     def best(self) -> Checkpoint | None:
-        """The best weights so far, or None. Raises CorruptArtifactError when they are damaged."""
-        return self._read(f"{self.key}/best") if self.store.manifest(f"{self.key}/best") else None
+        """The best weights so far, or None. Raises CorruptArtifactError, with the way out, when they are damaged."""
+        try:
+            return self._read(f"{self.key}/best") if self.store.manifest(f"{self.key}/best") else None
+        except CorruptArtifactError as error:
+            way_out = f"delete {self.store.root_uri}/{self.key} to start this training again"
+            raise CorruptArtifactError(f"best weights {self.key}/best: {error}; {way_out}") from error
 
     def latest(self, allow_fallback: bool = False) -> Checkpoint | None:
         """The newest checkpoint, or None where there is none.
