@@ -129,7 +129,10 @@ class MlflowRun:
         """Wait until `ready`, the server is found gone, or the run's budget is spent; uploads that move are free."""
         budget = self.tracking.patience_seconds
         while not ready():
-            if self.offline or self._done.is_set() or self._spent > budget:
+            gone = (
+                self.offline and not self._closing
+            )  # a closed run is done once its journal is free for the next process
+            if gone or self._done.is_set() or self._spent > budget:
                 return False
             time.sleep(0.02)
             if not (self.sender and self.sender.uploading):

@@ -134,6 +134,18 @@ def test_f40_down_at_the_end_is_completed_later(server: FaultyServer, tmp_path: 
     assert losses(mlflow_uri, run.run_id) == list(range(10))
 
 
+def test_f40_a_closed_run_leaves_a_journal_that_anybody_can_send(
+    server: FaultyServer, tmp_path: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+):
+    release = Journal.release
+    monkeypatch.setattr(Journal, "release", lambda self: (time.sleep(0.3), release(self))[1])
+    server.mode, server.only = "lost", "runs/log-batch"
+    train(open_tracking(server.uri, tmp_path), range(5))
+    server.mode = "up"
+    open_tracking(server.uri, tmp_path).replay()
+    assert only_run(mlflow_uri).info.status == "FINISHED"
+
+
 @pytest.mark.slow
 def test_f40_a_locked_database_is_waited_for(mlflow_uri: str, tmp_path: Path):
     import sqlite3
