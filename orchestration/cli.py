@@ -46,7 +46,7 @@ class _Version(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, **options)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from yt8m_assets.tracking_system import code_tags
+        from yt8m_assets.tracking.system import code_tags
 
         tags = code_tags()
         sys.stdout.write(f"yt8m {tags['package_version']} {tags.get('mlflow.source.git.commit', '')}".rstrip() + "\n")

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 from orchestration.settings import Settings, is_database
 from yt8m_assets.tracking import public_uri
-from yt8m_assets.tracking_view import EXPERIMENT_TAGS, runs_page
+from yt8m_assets.tracking.view import EXPERIMENT_TAGS, runs_page
 
 HOST = "127.0.0.1"
 """Neither server knows users: never another address. SECURITY.md says how to publish them behind a proxy."""

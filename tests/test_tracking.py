@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from yt8m_assets.tracking import MemoryTracking, MlflowTracking, NullTracking
-from yt8m_assets.tracking_sender import mlflow_name
-from yt8m_assets.tracking_spool import Spool
+from yt8m_assets.tracking.mirror import mlflow_name
+from yt8m_assets.tracking.spool import Spool
 from yt8m_assets.training.interruption import TrainingPreempted
 
 
@@ -129,7 +129,7 @@ def test_a_preempted_run_is_killed_and_resumed_by_its_id(kind: str, tracking: Ml
 def test_system_metrics_are_logged(tracking: MlflowTracking, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch):
     from mlflow import MlflowClient
 
-    monkeypatch.setattr("yt8m_assets.tracking_run.SYSTEM_SECONDS", 0.0)
+    monkeypatch.setattr("yt8m_assets.tracking.run.SYSTEM_SECONDS", 0.0)
     with tracking.run("name", kind="pretraining") as run:
         run.log_metrics({"a": 1.0}, 0)
     metrics = MlflowClient(mlflow_uri).get_run(run.run_id).data.metrics

@@ -12,7 +12,7 @@ from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking
-from yt8m_assets.tracking_system import code_tags
+from yt8m_assets.tracking.system import code_tags
 from yt8m_assets.verbatim import for_markdown
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Sites
 from tests.browser.recipe import RECIPE
-from yt8m_assets.tracking_view import EXPERIMENT_TAGS, runs_page
+from yt8m_assets.tracking.view import EXPERIMENT_TAGS, runs_page
 
 pytestmark = pytest.mark.browser
 Picture = Callable[[Page, str], Path]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.tracking_server import FaultyServer, faulty_server
 from yt8m_assets.tracking import MlflowTracking
-from yt8m_assets.tracking_spool import Journal, Spool
+from yt8m_assets.tracking.spool import Journal, Spool
 
 BUDGET = 6.0
 
@@ -103,8 +103,8 @@ def test_f40_down_at_start_is_replayed_by_the_next_run(server: FaultyServer, tmp
 def test_f40_down_in_the_middle_loses_and_repeats_nothing(
     server: FaultyServer, tmp_path: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("yt8m_assets.tracking_run.FLUSH_SECONDS", 0.1)
-    monkeypatch.setattr("yt8m_assets.tracking_run._RETRY_SECONDS", (0.1,))
+    monkeypatch.setattr("yt8m_assets.tracking.run.FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr("yt8m_assets.tracking.run._RETRY_SECONDS", (0.1,))
     tracking = open_tracking(server.uri, tmp_path)
     with tracking.run("tiny", kind="pretraining") as run:
         assert not run.run_id.startswith("spooled-")

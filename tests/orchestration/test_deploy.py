@@ -201,7 +201,7 @@ def test_production_has_no_test_tools_and_everything_it_has_is_locked():
 
 
 def test_runs_in_an_image_carry_its_commit(monkeypatch: pytest.MonkeyPatch):
-    from yt8m_assets.tracking_system import code_tags
+    from yt8m_assets.tracking.system import code_tags
 
     monkeypatch.setenv("YT8M_COMMIT", "0123abc")
     assert getattr(code_tags, "__wrapped__", code_tags)()["mlflow.source.git.commit"] == "0123abc"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from yt8m_assets.tracking_errors import is_refusal
+from yt8m_assets.tracking.errors import is_refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

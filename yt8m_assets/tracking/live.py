@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from yt8m_assets.storage import sha256_text
-from yt8m_assets.tracking_errors import DeletedExperimentError, is_refusal
-from yt8m_assets.tracking_run import MlflowRun, now_milliseconds
-from yt8m_assets.tracking_sender import MAX_PARAM, MAX_TAG, SPOOLED, Sender, mlflow_name
-from yt8m_assets.tracking_spool import Journal, Spool
-from yt8m_assets.tracking_system import code_tags
-from yt8m_assets.tracking_view import EXPERIMENT, EXPERIMENT_TAGS, NOTE_TAG
+from yt8m_assets.tracking.errors import DeletedExperimentError, is_refusal
+from yt8m_assets.tracking.mirror import MAX_PARAM, MAX_TAG, SPOOLED, Sender, mlflow_name
+from yt8m_assets.tracking.run import MlflowRun, now_milliseconds
+from yt8m_assets.tracking.spool import Journal, Spool
+from yt8m_assets.tracking.system import code_tags
+from yt8m_assets.tracking.view import EXPERIMENT, EXPERIMENT_TAGS, NOTE_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yt8m_assets.tracking_champion import METRIC_TAG, crown, ensure_registered
-from yt8m_assets.tracking_errors import describe, is_refusal
-from yt8m_assets.tracking_spool import Journal
+from yt8m_assets.tracking.errors import describe, is_refusal
+from yt8m_assets.tracking.registry import METRIC_TAG, crown, ensure_registered
+from yt8m_assets.tracking.spool import Journal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,6 +1,6 @@
 """What the core asks of experiment tracking: a small protocol, with a null and an in-memory implementation.
 
-`MlflowTracking` (tracking_mlflow.py) is the real one; it imports MLflow only when a run starts.
+`MlflowTracking` (tracking/live.py) is the real one; it imports MLflow only when a run starts.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from yt8m_assets.tracking_mlflow import MlflowTracking, public_uri, status_of
-from yt8m_assets.tracking_view import EXPERIMENT
+from yt8m_assets.tracking.live import MlflowTracking, public_uri, status_of
+from yt8m_assets.tracking.view import EXPERIMENT
 
 __all__ = [
     "EXPERIMENT", "MemoryRun", "MemoryTracking", "MlflowTracking", "NullTracking", "TrackedRun", "Tracking",

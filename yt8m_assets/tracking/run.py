@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yt8m_assets.tracking_errors import DeletedExperimentError, describe, is_unauthorised
-from yt8m_assets.tracking_sender import MAX_PARAM, MAX_TAG, SPOOLED, Sender, mlflow_name, split_finite
-from yt8m_assets.tracking_spool import Journal
-from yt8m_assets.tracking_system import system_metrics
-from yt8m_assets.tracking_view import NOTE_TAG
+from yt8m_assets.tracking.errors import DeletedExperimentError, describe, is_unauthorised
+from yt8m_assets.tracking.mirror import MAX_PARAM, MAX_TAG, SPOOLED, Sender, mlflow_name, split_finite
+from yt8m_assets.tracking.spool import Journal
+from yt8m_assets.tracking.system import system_metrics
+from yt8m_assets.tracking.view import NOTE_TAG
 
 if TYPE_CHECKING:
-    from yt8m_assets.tracking_mlflow import MlflowTracking
+    from yt8m_assets.tracking.live import MlflowTracking
 
 logger = logging.getLogger(__name__)
 
