@@ -130,8 +130,8 @@ def command_status(arguments: argparse.Namespace) -> int:
 
 def command_ablate(arguments: argparse.Namespace) -> int:
     """Show what each switch of the recipe is worth on the out-of-fold rankings."""
-    from yt8m_assets.ablation import ablate
-    from yt8m_assets.ablation_table import ablation_table
+    from yt8m_assets.reports.ablation import ablate
+    from yt8m_assets.reports.ablation_table import ablation_table
     from yt8m_assets.tracking import NullTracking, Tracking
 
     recipe, _, settings = prepare(arguments)

@@ -27,9 +27,9 @@ def command_validate_submission(arguments: argparse.Namespace) -> int:
     """Name what is wrong with a submission; exit code 1 if anything is."""
     from rich.console import Console
 
-    from yt8m_assets.audit import test_video_ids
-    from yt8m_assets.data.stages import read_segment_classes
-    from yt8m_assets.data.vocabulary import load_segment_classes
+    from yt8m_assets.data.records.vocabulary import load_segment_classes
+    from yt8m_assets.stages.audit import test_video_ids
+    from yt8m_assets.stages.data import read_segment_classes
     from yt8m_assets.submission import validate_submission
 
     recipe, _, settings = prepare(arguments)
@@ -54,8 +54,8 @@ def command_score_submission(arguments: argparse.Namespace) -> int:
     """MAP@100,000 of a submission, with an interval and what is missing."""
     from rich.console import Console
 
-    from yt8m_assets.rating_files import read_ratings
-    from yt8m_assets.submission_score import score_submission
+    from yt8m_assets.reports.submission_score import score_submission
+    from yt8m_assets.stages.ratings import read_ratings
 
     recipe, _, _ = prepare(arguments)
     path, ratings = require_file(arguments.file), read_ratings(arguments.ratings, recipe.data)
@@ -77,8 +77,8 @@ def command_score_submission(arguments: argparse.Namespace) -> int:
 def command_report(arguments: argparse.Namespace) -> int:
     """The leaderboard with a column for ratings of one's own, as a table and as a page."""
     from orchestration.cli_commands import make_console
-    from yt8m_assets.leaderboard import LEADERBOARD_FILE, figures_table, report_on_ratings
-    from yt8m_assets.rating_files import read_ratings
+    from yt8m_assets.reports.leaderboard import LEADERBOARD_FILE, figures_table, report_on_ratings
+    from yt8m_assets.stages.ratings import read_ratings
 
     recipe, state, settings = prepare(arguments)
     ratings = read_ratings(arguments.ratings, recipe.data)
@@ -94,7 +94,7 @@ def command_timeline(arguments: argparse.Namespace) -> int:
     """Draw what the models see in one video, second by second."""
     from rich.console import Console
 
-    from yt8m_assets.timeline import make_timeline
+    from yt8m_assets.reports.timeline import make_timeline
 
     recipe, state, settings = prepare(arguments)
     for key in arguments.models:
@@ -107,7 +107,7 @@ def command_timeline(arguments: argparse.Namespace) -> int:
 
 def command_inspect(arguments: argparse.Namespace) -> int:
     """Describe what shards hold; exit code 1 if a record is damaged or a class lies outside the vocabulary."""
-    from yt8m_assets.data.inspection import inspect, render
+    from yt8m_assets.data.dataset.inspection import inspect, render
 
     recipe, _, _ = prepare(arguments)
     data = recipe.data
@@ -149,7 +149,7 @@ def command_import_checkpoint(arguments: argparse.Namespace) -> int:
     """Publish variables of the original as a model of the recipe."""
     from rich.console import Console
 
-    from yt8m_assets.training.stages import publish_imported
+    from yt8m_assets.stages.training import publish_imported
 
     recipe, _, settings = prepare(arguments)
     store = open_store(settings)

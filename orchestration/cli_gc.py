@@ -5,8 +5,8 @@ import sys
 from collections import Counter
 
 from orchestration.cli_commands import open_store, prepare
-from yt8m_assets.collection import find_dropped, remove
 from yt8m_assets.recipes import load_recipe
+from yt8m_assets.stages.collection import find_dropped, remove
 
 
 def command_gc(arguments: argparse.Namespace) -> int:

@@ -55,7 +55,7 @@ def command_init_recipe(arguments: argparse.Namespace) -> int:
 
 def describe_data(folder: str) -> dict[str, Any]:
     """The field `data` of a recipe for a folder or gs:// URI: its patterns as shards are found, its classes counted."""
-    from yt8m_assets.data.vocabulary import load_vocabulary
+    from yt8m_assets.data.records.vocabulary import load_vocabulary
 
     vocabulary = f"{folder}/vocabulary.csv"
     return {

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from orchestration.cli_commands import open_store, prepare
 from yt8m_assets.errors import ConfigError, CorruptArtifactError
-from yt8m_assets.explain import causes, explain, state
-from yt8m_assets.lineage import ASSETS, Lineage, Node, nodes, parents
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.progress import Progress, default_progress
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
-from yt8m_assets.soundness import content_files
+from yt8m_assets.stages.explain import causes, explain, state
+from yt8m_assets.stages.lineage import ASSETS, Lineage, Node, nodes, parents
 from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.storage.soundness import content_files
 
 KEPT = "--repair leaves it, for its artifact is sound; `yt8m materialize --until ASSET --force` makes both anew"
 

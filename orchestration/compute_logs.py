@@ -24,7 +24,7 @@ from dagster._core.storage.compute_log_manager import CapturedLogSubscription, C
 from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, LocalComputeLogManager
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
-from yt8m_assets.data.remote import open_filesystem
+from yt8m_assets.storage.remote import open_filesystem
 
 logger = logging.getLogger(__name__)
 

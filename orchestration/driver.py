@@ -22,9 +22,9 @@ from orchestration.state import State
 from yt8m_assets.assets.failures import DRIVER_TAG
 from yt8m_assets.assets.models import AFRESH_TAG, FALLBACK_TAG
 from yt8m_assets.assets.shell import FORCE_TAG
-from yt8m_assets.lineage import Lineage, Node
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import Lineage, Node
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import Tracking
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from yt8m_assets.manifest import FILES_PATH
+from yt8m_assets.storage.manifest import FILES_PATH
 
 HOSTS_VARIABLE = "YT8M_UI_HOSTS"
 """More names, separated by commas, by which a browser may call the pages: a proxy's."""

@@ -14,7 +14,7 @@ import dagster as dg
 from orchestration.cluster import VARIABLE, ClusterOptions, DeploymentOptions
 from orchestration.launchers.machines import ACCELERATORS, MIN_BOOT_DISK_GB, choose_machine
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.hardware import REQUIRE_GPU
+from yt8m_assets.stages.hardware import REQUIRE_GPU
 
 if TYPE_CHECKING:
     from yt8m_assets.recipes.schema import Recipe

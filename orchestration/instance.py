@@ -10,8 +10,8 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from orchestration.state import DRIVER_CONFIG, State
 from yt8m_assets.assets.shell import code_version
 from yt8m_assets.errors import StorageError
-from yt8m_assets.lineage import Lineage, Node
 from yt8m_assets.partitions import node_of, partition_key
+from yt8m_assets.stages.lineage import Lineage, Node
 
 
 def driver_instance(state: State) -> dg.DagsterInstance:

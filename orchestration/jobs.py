@@ -60,8 +60,8 @@ def _ablation_job(recipe: Recipe, step_tags: Mapping[str, Any]) -> dg.JobDefinit
         tracking: dg.ResourceParam[Tracking],
         progress: dg.ResourceParam[ProgressSource],
     ) -> None:
-        from yt8m_assets.ablation import ablate
-        from yt8m_assets.ablation_table import markdown_table
+        from yt8m_assets.reports.ablation import ablate
+        from yt8m_assets.reports.ablation_table import markdown_table
 
         tags, shown = {"dagster_run_id": context.run_id}, progress.open(context.log)
         figures = ablate(recipe, store, tracking=tracking, progress=shown, run_tags=tags)

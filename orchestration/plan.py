@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.lineage import ASSETS, Node, nodes, parents
 from yt8m_assets.partitions import cell_key, partition_key
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
+from yt8m_assets.stages.lineage import ASSETS, Node, nodes, parents
 
 DATA = ("pretraining_shards", "segment_shards", "test_shards", "holdout_ratings")
 MODELS = ("pretrained_model", "finetuned_model")

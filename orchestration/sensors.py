@@ -7,9 +7,9 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from orchestration.automation import GROUPS
 from yt8m_assets.errors import DataError, MissingDataError
-from yt8m_assets.lineage import Lineage, Node
 from yt8m_assets.partitions import beta_accepted
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import Lineage, Node
 from yt8m_assets.storage import ArtifactStore
 
 SHARD_ASSETS = ("pretraining_shards", "segment_shards", "test_shards")

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from yt8m_assets.errors import Yt8mError
-from yt8m_assets.manifest import FILES_PATH, safe_join
 from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.storage.manifest import FILES_PATH, safe_join
 
 SHOWN = ("text/html", "text/plain", "image/png", "application/json")
 """Content types that open in the browser; every other file is downloaded."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestration.relocation import relocate_tracking
 from yt8m_assets.errors import ConfigError, StorageError
-from yt8m_assets.files import atomic_write
+from yt8m_assets.storage.files import atomic_write
 
 logger = logging.getLogger(__name__)
 

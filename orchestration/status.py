@@ -6,9 +6,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from yt8m_assets import explain
-from yt8m_assets.lineage import ASSETS, Lineage, Node, nodes, require_current
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages import explain
+from yt8m_assets.stages.lineage import ASSETS, Lineage, Node, nodes, require_current
 from yt8m_assets.storage import ArtifactStore
 
 COLUMNS = {
@@ -83,7 +83,7 @@ def best_map(lineage: Lineage, node: Node) -> str:
 
 def summary(recipe: Recipe, store: ArtifactStore) -> Iterator[Any]:
     """The leaderboard, where submission and report lie, and what to try next."""
-    from yt8m_assets.leaderboard import leaderboard_table
+    from yt8m_assets.reports.leaderboard import leaderboard_table
 
     report = require_current(recipe, store, Node("leaderboard"))
     submission = require_current(recipe, store, Node("submission"))

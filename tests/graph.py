@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from yt8m_assets.data.stages import make_holdout_ratings, make_shards
-from yt8m_assets.lineage import Node, resolve_inputs
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.data import make_holdout_ratings, make_shards
+from yt8m_assets.stages.lineage import Node, resolve_inputs
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import NullTracking
 
@@ -44,7 +44,7 @@ def make_data(recipe: Recipe, store: ArtifactStore) -> None:
 
 def make_rankings(recipe: Recipe, store: ArtifactStore) -> None:
     """Every cell and ranking of both splits."""
-    from yt8m_assets.prediction.stages import predict_cells, rank_model
+    from yt8m_assets.stages.prediction import predict_cells, rank_model
 
     cells = [(model.key, shift) for model in recipe.models for shift in model.shifts]
     for split in ("oof", "test"):

@@ -9,9 +9,9 @@ import pytest
 from orchestration.driver import materialize
 from orchestration.settings import Settings
 from orchestration.state import State, prepare_state
-from yt8m_assets.leaderboard import read_leaderboard
 from yt8m_assets.progress import PlainProgress
 from yt8m_assets.recipes import load_recipe
+from yt8m_assets.reports.leaderboard import read_leaderboard
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.submission import validate_submission
 

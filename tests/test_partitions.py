@@ -5,9 +5,9 @@ import pytest
 
 from tests.tiny import tiny_recipe
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.lineage import ASSETS, nodes
 from yt8m_assets.partitions import cell_partitions, model_partitions, node_of, parse_cell, partition_key
 from yt8m_assets.recipes import load_recipe
+from yt8m_assets.stages.lineage import ASSETS, nodes
 
 
 def test_axes_follow_the_recipe() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yt8m_assets.ensemble.fusion import FusedRanking
 from yt8m_assets.errors import SubmissionError
-from yt8m_assets.prediction.ranking import Ranking, RankingReader, write_ranking
+from yt8m_assets.ranking.files import Ranking, RankingReader, write_ranking
+from yt8m_assets.ranking.fusion import FusedRanking
 from yt8m_assets.submission import Problem, validate_submission, write_submission
 
 CLASSES = [7, 3, 20]

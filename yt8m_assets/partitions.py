@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import dagster as dg
 
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.lineage import Node, nodes
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
+from yt8m_assets.stages.lineage import Node, nodes
 
 MODEL = "model"
 """Name of the model dimension."""

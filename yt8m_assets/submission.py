@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from yt8m_assets.errors import SubmissionError
-from yt8m_assets.evaluation.ranked import TOP_K
-from yt8m_assets.files import atomic_write
-from yt8m_assets.prediction.ranking import RankingSource
-from yt8m_assets.prediction.segments import Segments
+from yt8m_assets.ranking.files import TOP_K, RankingSource
+from yt8m_assets.ranking.segments import Segments
+from yt8m_assets.storage.files import atomic_write
 
 HEADER = "Class,Segments"
 SEGMENT_SECONDS = 5

@@ -15,13 +15,13 @@ from typing import Any
 
 from tests.graph import make_data, open_store
 from tests.tiny import SIMULATION, tiny_model, tiny_recipe
-from yt8m_assets.data.memory import forget_shared_videos
-from yt8m_assets.data.videos import IndexedVideos
-from yt8m_assets.lineage import Node
-from yt8m_assets.prediction.stages import predict_cells
+from yt8m_assets.data.dataset.memory import forget_shared_videos
+from yt8m_assets.data.dataset.videos import IndexedVideos
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes import demo
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import Node
+from yt8m_assets.stages.prediction import predict_cells
 from yt8m_assets.tracking import NullTracking
 
 SHIFTS = (-1, 0, 1, 2)

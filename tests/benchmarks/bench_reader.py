@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from yt8m_assets.data import read_shard
-from yt8m_assets.data.examples import FEATURE_SIZES, encode_sequence_example
-from yt8m_assets.data.framing import RecordWriter, read_records
-from yt8m_assets.data.index import build_index
-from yt8m_assets.data.parsing import RecordParser
+from yt8m_assets.data.dataset.index import build_index
+from yt8m_assets.data.dataset.videos import IndexedVideos
+from yt8m_assets.data.records.examples import FEATURE_SIZES, encode_sequence_example
+from yt8m_assets.data.records.framing import RecordWriter, read_records
+from yt8m_assets.data.records.parsing import RecordParser
+from yt8m_assets.data.records.wire import example_messages
 from yt8m_assets.data.simulation import SimulationConfig, write_dataset
-from yt8m_assets.data.videos import IndexedVideos
-from yt8m_assets.data.wire import example_messages
 
 
 def write_shard(path: Path, num_videos: int, seed: int = 0) -> str:

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.bench_topk_to_search import table
-from yt8m_assets.ensemble.fusion import FusedRanking
 from yt8m_assets.ensemble.preset import ORIGINAL_W0
-from yt8m_assets.prediction.ranking import RankingReader, Segments, write_ranking
-from yt8m_assets.prediction.topk import StreamingTopK
+from yt8m_assets.ranking.files import RankingReader, Segments, write_ranking
+from yt8m_assets.ranking.fusion import FusedRanking
+from yt8m_assets.ranking.topk import StreamingTopK
 from yt8m_assets.submission import validate_submission, write_submission
 
 FULL_SEGMENTS, FULL_CLASSES, FULL_CELLS = 2_600_000, 1000, 29

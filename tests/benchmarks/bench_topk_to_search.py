@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m_assets.ensemble.fusion import fuse
 from yt8m_assets.ensemble.objective import FusionObjective
 from yt8m_assets.ensemble.preset import ORIGINAL_W0, ORIGINAL_WEIGHTS
 from yt8m_assets.evaluation import Ratings, bootstrap_map, mean_average_precision
-from yt8m_assets.prediction.ranking import Ranking, Segments
-from yt8m_assets.prediction.topk import StreamingTopK
+from yt8m_assets.ranking.files import Ranking, Segments
+from yt8m_assets.ranking.fusion import fuse
+from yt8m_assets.ranking.topk import StreamingTopK
 from yt8m_assets.submission import write_submission
 
 HOLDOUT_RATINGS = round(237_788 / 3844 * 300)

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import torch
 
 from tests.benchmarks.bench_models import WIDTH, NaiveBert, matrix_peak, synchronize
-from yt8m_assets.data.batches import Batch
-from yt8m_assets.data.features import model_inputs
+from yt8m_assets.data.dataset.batches import Batch
+from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.training.artifacts import ModelSpec
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.losses import Objective, cross_entropy

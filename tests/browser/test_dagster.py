@@ -17,8 +17,8 @@ from tests.browser.dagster_pages import (
     toast_target,
     wait_for_run,
 )
-from yt8m_assets.lineage import CODE_VERSIONS
 from yt8m_assets.recipes.schema import SHIFTS
+from yt8m_assets.stages.lineage import CODE_VERSIONS
 
 pytestmark = pytest.mark.browser
 Picture = Callable[[Page, str], Path]

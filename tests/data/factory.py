@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m_assets.data.examples import encode_sequence_example
-from yt8m_assets.data.framing import RecordWriter
-from yt8m_assets.data.video import SegmentLabels, Video
+from yt8m_assets.data.records.examples import encode_sequence_example
+from yt8m_assets.data.records.framing import RecordWriter
+from yt8m_assets.data.records.video import SegmentLabels, Video
 
 SIZES = (8, 4)
 GOLDEN = Path(__file__).parents[1] / "golden" / "records"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from yt8m_assets.evaluation import Ratings
-from yt8m_assets.prediction.ranking import Ranking
+from yt8m_assets.ranking.files import Ranking
 
 
 def problem(

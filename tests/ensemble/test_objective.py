@@ -8,7 +8,7 @@ from yt8m_assets.ensemble import fuse
 from yt8m_assets.ensemble.objective import FusionObjective
 from yt8m_assets.errors import ConfigError, DataError
 from yt8m_assets.evaluation import Ratings, mean_average_precision_at_k, ranking_map
-from yt8m_assets.prediction.ranking import Ranking
+from yt8m_assets.ranking.files import Ranking
 
 NOISES = {"a": 0.3, "b": 0.8, "c": 2.0}
 

@@ -9,7 +9,7 @@ import pytest
 from tests.evaluation.original_metrics import original_segment_map
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.evaluation import Ratings, mean_average_precision_at_k, ranking_map, rated_places
-from yt8m_assets.prediction.ranking import Ranking
+from yt8m_assets.ranking.files import Ranking
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics"
 FIGURES = json.loads((GOLDEN / "metrics_segment.json").read_text())

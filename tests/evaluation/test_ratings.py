@@ -7,7 +7,7 @@ import pytest
 
 from yt8m_assets.errors import DataError
 from yt8m_assets.evaluation import Ratings
-from yt8m_assets.prediction.segments import SegmentTable
+from yt8m_assets.ranking.segments import SegmentTable
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics" / "metrics_segment_labels.csv"
 PAIRS = {("bbbb:0", 7): 1, ("aaaa:5", 7): 0, ("aaaa:10", 3): 1, ("aaaa:5", 3): 0}

@@ -6,7 +6,7 @@ import pytest
 from yt8m_assets.errors import ConfigError, DataError
 from yt8m_assets.evaluation import Ratings, bootstrap_map, mean_average_precision_at_k, paired_test, ranking_map
 from yt8m_assets.evaluation.resampling import _RatedLists
-from yt8m_assets.prediction.ranking import Ranking
+from yt8m_assets.ranking.files import Ranking
 
 
 def data(num_videos: int, noises: list[float], seed: int = 0, num_classes: int = 6) -> tuple[list[Ranking], Ratings]:

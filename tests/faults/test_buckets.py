@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 
 from tests.data.factory import SIZES, encode, make_video
-from tests.data.fake_store import FakeStore
+from tests.storage.fake_store import FakeStore
 from tests.tiny import tiny_recipe
-from yt8m_assets.data import cache, framing, read_shard, remote, scan
-from yt8m_assets.data.framing import frame_record
-from yt8m_assets.data.index import load_index
-from yt8m_assets.data.retry import RetryPolicy
-from yt8m_assets.data.shards import expand_patterns, list_shards
-from yt8m_assets.data.videos import IndexedVideos
+from yt8m_assets.data import read_shard
+from yt8m_assets.data.dataset import scan
+from yt8m_assets.data.dataset.index import load_index
+from yt8m_assets.data.dataset.shards import expand_patterns, list_shards
+from yt8m_assets.data.dataset.videos import IndexedVideos
+from yt8m_assets.data.records import framing
+from yt8m_assets.data.records.framing import frame_record
 from yt8m_assets.errors import CorruptShardError, MissingDataError, StorageError, TransientError
-from yt8m_assets.lineage import Node, resolve_inputs
-from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.stages.lineage import Node, resolve_inputs
+from yt8m_assets.storage import ArtifactStore, cache, remote
+from yt8m_assets.storage.retry import RetryPolicy
 
 QUICK = RetryPolicy(request_seconds=0.5, deadline_seconds=2.5, first_delay_seconds=0.05, max_delay_seconds=0.2)
 SHARD = frame_record(encode(make_video("aaaa", 3, [1]))) + frame_record(encode(make_video("bbbb", 2)))

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.dataset.test_identity import ASSETS, QUIET, recipe_over, shard, write
 from tests.data.factory import SIZES, encode, make_video
-from tests.data.test_identity import ASSETS, QUIET, recipe_over, shard, write
 from tests.tiny import tiny_recipe
-from yt8m_assets.data import index, videos
-from yt8m_assets.data.framing import ShardFile, frame_record
-from yt8m_assets.data.index import load_index
-from yt8m_assets.data.locating import locate_shards
-from yt8m_assets.data.memory import load_videos
-from yt8m_assets.data.shards import list_shards
-from yt8m_assets.data.stages import index_cache, make_shards, read_shards
+from yt8m_assets.data.dataset import index, videos
+from yt8m_assets.data.dataset.index import load_index
+from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.data.dataset.shards import list_shards
+from yt8m_assets.data.records.framing import ShardFile, frame_record
 from yt8m_assets.errors import CorruptShardError, MissingDataError
-from yt8m_assets.explain import explain
-from yt8m_assets.lineage import Lineage, Node, current_manifest
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.data import index_cache, make_shards, read_shards
+from yt8m_assets.stages.explain import explain
+from yt8m_assets.stages.lineage import Lineage, Node, current_manifest
+from yt8m_assets.stages.locating import locate_shards
 from yt8m_assets.storage import ArtifactStore
 
 LONG_AGO = (1_000_000_000, 1_000_000_000)

@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from tests.test_audit import take_back_hold_out
+from tests.stages.test_audit import take_back_hold_out
 from tests.training.support import BERT, make_recipe, prepare_store, write_shards
 from yt8m_assets.data import read_shard
-from yt8m_assets.data.folds import require_disjoint
-from yt8m_assets.data.stages import held_out_shards, read_shards, read_video_ids
+from yt8m_assets.data.dataset.folds import require_disjoint
 from yt8m_assets.errors import DataError
-from yt8m_assets.lineage import Node, current_manifest, resolve_inputs
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.data import held_out_shards, read_shards, read_video_ids
+from yt8m_assets.stages.lineage import Node, current_manifest, resolve_inputs
+from yt8m_assets.stages.training import finetune, make_job, pretrain
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.inputs import HeldOut, holdout_videos
 from yt8m_assets.training.job import TrainingJob, run_job
 from yt8m_assets.training.loop import TrainingLoop
-from yt8m_assets.training.stages import finetune, make_job, pretrain
 from yt8m_assets.training.team import Team
 
 
@@ -103,7 +103,7 @@ def test_training_refuses_held_out_videos_before_its_first_step(
         pretrain(recipe, store, "bert", **options)
         job = job_of(recipe, store, "finetuned_model")
         leaking = dataclasses.replace(job, train_uris=job.train_uris + job.holdout_uris)
-        monkeypatch.setattr("yt8m_assets.training.stages.make_job", lambda *_: leaking)
+        monkeypatch.setattr("yt8m_assets.stages.training.make_job", lambda *_: leaking)
     monkeypatch.setattr(TrainingLoop, "run", lambda loop: pytest.fail("a step was made"))
     with pytest.raises(DataError, match=rf"12 videos are both held out and trained on: {name} in \S+"):
         stage(recipe, store, "bert", **options)

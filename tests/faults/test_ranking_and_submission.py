@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from yt8m_assets.ensemble import SearchConfig, fuse, search_weights
 from yt8m_assets.errors import DataError, NonFiniteError, SubmissionError
 from yt8m_assets.evaluation import Ratings, bootstrap_map, mean_average_precision_at_k, ranking_map
-from yt8m_assets.prediction.ranking import Ranking, write_ranking
-from yt8m_assets.prediction.segments import SegmentTable
-from yt8m_assets.prediction.topk import StreamingTopK
+from yt8m_assets.ranking.files import Ranking, write_ranking
+from yt8m_assets.ranking.segments import SegmentTable
+from yt8m_assets.ranking.topk import StreamingTopK
 from yt8m_assets.submission import validate_submission, write_submission
 
 CLASSES = [3, 7]

@@ -10,15 +10,15 @@ import pytest
 
 from tests.data.factory import SIZES, encode, make_video, write_records, write_shard, write_split
 from yt8m_assets.data import ReadReport, read_shard
-from yt8m_assets.data.datasets import PretrainingDataset
-from yt8m_assets.data.folds import find_duplicates, find_leaks, require_disjoint, require_unique
-from yt8m_assets.data.framing import OVERHEAD_BYTES, frame_record, masked_crc
-from yt8m_assets.data.index import load_index
-from yt8m_assets.data.ratings import load_ratings
-from yt8m_assets.data.scan import scan_shards
-from yt8m_assets.data.segments import load_segments
-from yt8m_assets.data.shards import expand_patterns
-from yt8m_assets.data.wire import bytes_feature, field, map_entry
+from yt8m_assets.data.dataset.datasets import PretrainingDataset
+from yt8m_assets.data.dataset.folds import find_duplicates, find_leaks, require_disjoint, require_unique
+from yt8m_assets.data.dataset.index import load_index
+from yt8m_assets.data.dataset.ratings import load_ratings
+from yt8m_assets.data.dataset.scan import scan_shards
+from yt8m_assets.data.dataset.segments import load_segments
+from yt8m_assets.data.dataset.shards import expand_patterns
+from yt8m_assets.data.records.framing import OVERHEAD_BYTES, frame_record, masked_crc
+from yt8m_assets.data.records.wire import bytes_feature, field, map_entry
 from yt8m_assets.errors import CorruptShardError, DataError, MissingDataError, SchemaMismatchError, VocabularyError
 
 
@@ -186,7 +186,7 @@ def test_f21_a_wrong_feature_size_is_named(tmp_path, size):
 
 def test_f21_different_frame_counts_are_named(tmp_path):
     long, short = (encode(make_video("aaaa", count)) for count in (4, 3))
-    messages = __import__("yt8m_assets.data.wire", fromlist=["wire"]).example_messages()
+    messages = __import__("yt8m_assets.data.records.wire", fromlist=["wire"]).example_messages()
     example = messages.SequenceExample.FromString(long)
     other = messages.SequenceExample.FromString(short)
     example.feature_lists.feature_list["audio"].CopyFrom(other.feature_lists.feature_list["audio"])

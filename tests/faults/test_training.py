@@ -16,17 +16,17 @@ import pytest
 import torch
 
 from tests.training.support import MIX, make_recipe, open_store, prepare_store, write_shards
-from yt8m_assets.data.batches import Batch
+from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, NonFiniteError
-from yt8m_assets.lineage import Node, resolve_inputs
 from yt8m_assets.progress import NullProgress, PlainProgress
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import Node, resolve_inputs
+from yt8m_assets.stages.training import make_job, pretrain
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training import step as step_module
 from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.interruption import TrainingPreempted
-from yt8m_assets.training.stages import make_job, pretrain
 from yt8m_assets.training.step import Stepper
 from yt8m_assets.training.tensors import read_tensors
 

@@ -9,12 +9,12 @@ import torch
 
 from tests.faults.tracking_server import faulty_server
 from tests.training.support import MIX, make_recipe, prepare_store, write_shards
-from yt8m_assets.data.batches import Batch
+from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.training import pretrain
 from yt8m_assets.storage import Manifest
 from yt8m_assets.tracking import MemoryTracking, MlflowTracking
-from yt8m_assets.training.stages import pretrain
 from yt8m_assets.training.step import Stepper
 
 BUDGET_SECONDS = 10.0

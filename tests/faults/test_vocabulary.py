@@ -2,7 +2,7 @@
 
 import pytest
 
-from yt8m_assets.data.vocabulary import load_segment_classes, load_vocabulary
+from yt8m_assets.data.records.vocabulary import load_segment_classes, load_vocabulary
 from yt8m_assets.errors import MissingDataError, VocabularyError
 
 

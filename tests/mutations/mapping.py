@@ -39,9 +39,9 @@ def relevant_tests(root: Path, source: str) -> list[str]:
 
 
 def _mirrors(test: str, source: str) -> bool:
-    """Whether a test is a source's by rule: tests/data/test_remote.py of yt8m_assets/data/remote.py.
+    """Whether a test is a source's by rule: tests/storage/test_remote.py of yt8m_assets/storage/remote.py.
 
-    tests/test_storage.py and all of tests/storage/ are also storage_backend.py's.
+    tests/storage/test_store.py and all of tests/storage/ are also storage_backend.py's.
     """
     parts = Path(source).parts
     inside = parts[1:] if parts[0] == "yt8m_assets" else parts

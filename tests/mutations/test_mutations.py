@@ -67,11 +67,11 @@ def test_a_sample_is_drawn_by_its_seed_and_grows_without_changing() -> None:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("yt8m_assets/data/remote.py", ["tests/data/test_remote.py", "tests/faults/test_buckets.py"]),
+        ("yt8m_assets/storage/remote.py", ["tests/storage/test_remote.py", "tests/faults/test_buckets.py"]),
         ("models/bert.py", ["tests/models/test_bert.py"]),
         (
-            "yt8m_assets/storage_backend.py",
-            ["tests/storage/test_collection.py", "tests/storage/test_conformance.py", "tests/test_storage.py"],
+            "yt8m_assets/storage/backend.py",
+            ["tests/storage/test_collection.py", "tests/storage/test_conformance.py", "tests/storage/test_store.py"],
         ),
         ("yt8m_assets/recipes/demo.py", []),
     ],

@@ -13,10 +13,10 @@ from orchestration.driver import Driver, Outcome, open_driver
 from orchestration.settings import Settings
 from orchestration.state import State, prepare_state
 from tests.tiny import tiny_recipe
-from yt8m_assets.lineage import Node
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.progress import NullProgress, Progress
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import Node
 from yt8m_assets.storage import ArtifactStore
 
 ENVIRONMENT = (

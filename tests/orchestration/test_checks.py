@@ -10,8 +10,8 @@ from orchestration.plan import Step
 from tests.orchestration.conftest import Graph, report_verdict
 from yt8m_assets.assets.verdicts import BLOCKING
 from yt8m_assets.errors import ParentCheckError
-from yt8m_assets.lineage import Node, nodes
 from yt8m_assets.partitions import node_of
+from yt8m_assets.stages.lineage import Node, nodes
 
 PARTITION = "dagster/partition"
 Run = dg.ExecuteInProcessResult

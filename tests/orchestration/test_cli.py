@@ -12,8 +12,8 @@ from orchestration.cli import COMMANDS, main, report
 from orchestration.plan import required_nodes
 from tests.orchestration.conftest import Graph
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.lineage import Node, current_manifest
 from yt8m_assets.recipes import load_recipe
+from yt8m_assets.stages.lineage import Node, current_manifest
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.interruption import PREEMPTED_EXIT_CODE, TrainingPreempted
 
@@ -280,7 +280,7 @@ def test_submission_commands(run: Run, graph: Graph, tmp_path: Path) -> None:
 
 def test_score_submission(run: Run, graph: Graph, tmp_path: Path) -> None:
     """Of each class the first and third segment are right and the second is wrong: an AP of (1/1 + 2/3) / 2."""
-    from yt8m_assets.data.stages import read_shards
+    from yt8m_assets.stages.data import read_shards
 
     source = graph.store.fetch(graph.store.require("submission")) / "submission.csv"
     ranked = dict(line.split(",") for line in source.read_text().splitlines()[1:])
@@ -329,7 +329,7 @@ def test_score_submission(run: Run, graph: Graph, tmp_path: Path) -> None:
 def test_timeline(run: Run, own_graph: Graph) -> None:
     """A picture and its numbers under the state folder, for a video of the test shards as well."""
     from yt8m_assets.data import read_shard
-    from yt8m_assets.data.stages import read_shards
+    from yt8m_assets.stages.data import read_shards
 
     state = own_graph.state.root
     video_id = next(iter(read_shard(read_shards(own_graph.recipe, own_graph.store, "test_shards").uris()[0]))).video_id
@@ -353,9 +353,9 @@ def test_timeline(run: Run, own_graph: Graph) -> None:
 
 
 def test_inspect(run: Run, graph: Graph, tmp_path: Path) -> None:
-    from yt8m_assets.data.examples import encode_sequence_example
-    from yt8m_assets.data.framing import frame_record
-    from yt8m_assets.data.stages import read_shards
+    from yt8m_assets.data.records.examples import encode_sequence_example
+    from yt8m_assets.data.records.framing import frame_record
+    from yt8m_assets.stages.data import read_shards
 
     uri = read_shards(graph.recipe, graph.store, "segment_shards").shards[0].uri
     code, out, _ = run("inspect", uri, "--state", tmp_path / "state")
@@ -379,7 +379,7 @@ def test_inspect(run: Run, graph: Graph, tmp_path: Path) -> None:
 def test_import_checkpoint(run: Run, own_graph: Graph, tmp_path: Path) -> None:
     """Weights go out under the original's names and come back as a model of the recipe, bit for bit."""
     from models import export_tf_variables
-    from yt8m_assets.training.stages import load_model
+    from yt8m_assets.stages.training import load_model
 
     store = own_graph.store
     variables = export_tf_variables(load_model(store, store.require("finetuned_model/one")))

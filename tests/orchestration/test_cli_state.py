@@ -10,9 +10,9 @@ import pytest
 from orchestration.cli import main
 from tests.orchestration.conftest import Graph
 from tests.tiny import SIMULATION
-from yt8m_assets.data.stages import simulated_folder
 from yt8m_assets.errors import ParentMismatchError
-from yt8m_assets.lineage import Node, current_manifest, require_current
+from yt8m_assets.stages.data import simulated_folder
+from yt8m_assets.stages.lineage import Node, current_manifest, require_current
 
 Run = Callable[..., tuple[int, str, str]]
 CHANGED_MODEL = """from dataclasses import replace

@@ -13,10 +13,10 @@ from orchestration.resources import build_resources
 from orchestration.settings import Settings
 from orchestration.state import prepare_state
 from tests.tiny import tiny_recipe
-from yt8m_assets.lineage import ASSETS, CODE_VERSIONS, Node, nodes, parents
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import ASSETS, CODE_VERSIONS, Node, nodes, parents
 
 ROOT = Path(__file__).parents[2]
 GROUPS = {

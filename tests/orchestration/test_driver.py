@@ -20,9 +20,9 @@ from orchestration.instance import driver_instance
 from orchestration.plan import Step, required_nodes
 from tests.orchestration.conftest import Graph, RecordingProgress
 from yt8m_assets.errors import ConfigError, MissingArtifactError, Yt8mError
-from yt8m_assets.lineage import Node, current_manifest, resolve_inputs
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.progress import NullProgress, Task
+from yt8m_assets.stages.lineage import Node, current_manifest, resolve_inputs
 from yt8m_assets.submission import validate_submission
 from yt8m_assets.training.interruption import TrainingPreempted
 
@@ -60,7 +60,7 @@ def test_first_pass_makes_everything_and_dagster_knows(graph: Graph) -> None:
 
 
 def test_the_submission_is_valid(graph: Graph) -> None:
-    from yt8m_assets.data.stages import read_segment_classes
+    from yt8m_assets.stages.data import read_segment_classes
 
     path = graph.store.fetch(graph.store.require("submission")) / "submission.csv"
     assert not validate_submission(path, read_segment_classes(graph.recipe, graph.store).tolist())

@@ -7,10 +7,10 @@ import pytest
 from orchestration.plan import Step, groups, required_nodes, steps, with_dependents
 from tests.tiny import tiny_recipe
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.lineage import ASSETS, Node, nodes, parents
 from yt8m_assets.partitions import cell_partitions, node_of
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import ASSETS, Node, nodes, parents
 
 
 def covered(recipe: Recipe, step: Step) -> set[Node]:

@@ -14,10 +14,10 @@ from orchestration.plan import Step, groups, required_nodes, steps
 from orchestration.sensors import SHARDS_TAG, build_schedules, build_sensors
 from tests.orchestration.conftest import Graph, report_verdict
 from yt8m_assets.errors import MissingDataError
-from yt8m_assets.lineage import ASSETS, Node
 from yt8m_assets.partitions import nodes_of
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import ASSETS, Node
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import NullTracking
 
@@ -28,7 +28,7 @@ def sensor(recipe: Recipe, name: str) -> dg.SensorDefinition:
 
 def real_recipe(graph: Graph, folder: Path) -> Recipe:
     """The tiny recipe over shards that are simply there, as real ones are."""
-    from yt8m_assets.data.stages import simulated_folder
+    from yt8m_assets.stages.data import simulated_folder
 
     source = simulated_folder(graph.recipe, graph.store)
     for path in source.rglob("*.tfrecord"):
@@ -68,7 +68,7 @@ def test_all_of_it_is_off(graph: Graph) -> None:
 
 
 def test_new_changed_and_removed_shards_are_noticed(graph: Graph, tmp_path: Path) -> None:
-    from yt8m_assets.data.stages import make_shards
+    from yt8m_assets.stages.data import make_shards
 
     recipe = real_recipe(graph, tmp_path / "data")
     store = ArtifactStore(str(tmp_path / "artifacts"), tmp_path / "cache")

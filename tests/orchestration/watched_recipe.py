@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.tiny import tiny_recipe
-from yt8m_assets.data import memory
+from yt8m_assets.data.dataset import memory
 from yt8m_assets.errors import DataError
-from yt8m_assets.lineage import Inputs
-from yt8m_assets.prediction import stages
+from yt8m_assets.stages import prediction as stages
+from yt8m_assets.stages.lineage import Inputs
 
 RECIPE = tiny_recipe()
 FOLDER = Path(os.environ["YT8M_WATCHED"])

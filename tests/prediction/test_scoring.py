@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from models.base import FrameModel
-from yt8m_assets.data.memory import forget_shared_videos, load_videos
+from yt8m_assets.data.dataset.memory import forget_shared_videos, load_videos
 from yt8m_assets.errors import CorruptShardError, NonFiniteError, OutOfMemoryError
-from yt8m_assets.prediction.demotion import DemotedRanking, best_classes, candidate_mask, edge_mask, video_means
 from yt8m_assets.prediction.scoring import (
     CellScores,
     ModelCells,
@@ -21,8 +20,9 @@ from yt8m_assets.prediction.scoring import (
     read_blocks,
     score_videos,
 )
-from yt8m_assets.prediction.topk import StreamingTopK
 from yt8m_assets.progress import NullProgress
+from yt8m_assets.ranking.demotion import DemotedRanking, best_classes, candidate_mask, edge_mask, video_means
+from yt8m_assets.ranking.topk import StreamingTopK
 
 RECORDS = Path(__file__).parents[1] / "golden" / "records"
 CLASSES = np.array([int(line) for line in (RECORDS / "toy_segment_label_ids.csv").read_text().split()[1:]])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from yt8m_assets.data.remote import RemoteFiles
+from yt8m_assets.storage.remote import RemoteFiles
 
 _EVENTS = ("os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.copyfile")
 

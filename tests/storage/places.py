@@ -11,7 +11,7 @@ from typing import Protocol
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from tests.data.fake_store import FakeStore
+from tests.storage.fake_store import FakeStore
 
 
 class Place(Protocol):

@@ -11,8 +11,8 @@ import pytest
 
 from tests.storage.places import Place
 from yt8m_assets.errors import CorruptArtifactError, MissingArtifactError, PartitionBusyError, StorageError
-from yt8m_assets.manifest import content_digest, sha256_text
 from yt8m_assets.storage import ArtifactStore, Manifest
+from yt8m_assets.storage.manifest import content_digest, sha256_text
 
 KEY = "asset/model"
 FILES = {"weights.bin": b"\x00\x01 weights", "sub/table.csv": b"a,b\n", "report/plot.svg": b"<svg/>"}

@@ -14,8 +14,8 @@ from tests.storage.crash import dying_after
 from tests.storage.places import Folder, Memory, Place, Strict, fake_bucket
 from tests.storage.suite import contents, publish
 from yt8m_assets.errors import PartitionBusyError
-from yt8m_assets.manifest import sha256_text
 from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.storage.manifest import sha256_text
 
 KEYS = st.sampled_from(["asset/one", "asset/two"])
 SIZES = st.lists(st.integers(0, 3), min_size=1, max_size=3)

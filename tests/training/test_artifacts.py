@@ -9,12 +9,12 @@ import torch
 from models import export_tf_variables
 from tests.training.support import BERT, MIX, make_recipe, prepare_store
 from yt8m_assets.errors import CheckpointMismatchError, ConfigError, CorruptArtifactError
-from yt8m_assets.lineage import Node, current_manifest
 from yt8m_assets.progress import NullProgress
+from yt8m_assets.stages.lineage import Node, current_manifest
+from yt8m_assets.stages.training import finetune, publish_imported
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.artifacts import ModelSpec, load_model, write_model
-from yt8m_assets.training.stages import finetune, publish_imported
 
 SPEC = ModelSpec(
     architecture="bert_mean_l2h12",

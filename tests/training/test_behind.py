@@ -12,12 +12,12 @@ import torch
 from tests.training.support import MIX, PRETRAINING, make_recipe, prepare_store
 from yt8m_assets.errors import StorageError
 from yt8m_assets.progress import NullProgress
+from yt8m_assets.stages.training import pretrain
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.behind import CheckpointWriter, HostCopy
 from yt8m_assets.training.checkpoint import Checkpoint, CheckpointStore
 from yt8m_assets.training.interruption import StopRequest
-from yt8m_assets.training.stages import pretrain
 from yt8m_assets.training.step import Stepper
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import list_models
-from yt8m_assets.data.batches import Batch
+from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.training.artifacts import ModelSpec
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.losses import Objective

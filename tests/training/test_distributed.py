@@ -17,10 +17,10 @@ from tests.training.support import BERT, MIX, make_recipe, open_store, prepare_s
 from yt8m_assets.errors import NonFiniteError, WorkerCrashError
 from yt8m_assets.progress import NullProgress, PlainProgress
 from yt8m_assets.recipes.schema import ModelRecipe
+from yt8m_assets.stages.training import finetune, pretrain
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.distributed import RelayRun, RelayTask, relayed
 from yt8m_assets.training.interruption import TrainingPreempted
-from yt8m_assets.training.stages import finetune, pretrain
 
 EXACT = replace(BERT, overrides={**BERT.overrides, "dropout": 0.0})
 MIX_EXACT = replace(MIX, overrides={**MIX.overrides, "dropout": 0.0})

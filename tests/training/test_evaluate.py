@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.training.support import FEATURE_SIZES, NUM_CLASSES, RATED
-from yt8m_assets.data.features import model_inputs
-from yt8m_assets.data.segments import SegmentTable, load_segments
+from yt8m_assets.data.dataset.segments import SegmentTable, load_segments
+from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.errors import DataError, NonFiniteError
 from yt8m_assets.evaluation.picking import whole_scores
 from yt8m_assets.training import evaluate

@@ -11,20 +11,20 @@ import torch
 
 from tests.training.support import BERT, FEATURE_SIZES, MIX, NUM_CLASSES, PRETRAINING, make_recipe, prepare_store
 from yt8m_assets.data import read_shard
-from yt8m_assets.data.datasets import PretrainingDataset
-from yt8m_assets.data.features import model_inputs
-from yt8m_assets.data.shards import ShardInfo, ShardManifest
-from yt8m_assets.data.stages import read_shards
+from yt8m_assets.data.dataset.datasets import PretrainingDataset
+from yt8m_assets.data.dataset.shards import ShardInfo, ShardManifest
+from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.errors import NonFiniteError
 from yt8m_assets.evaluation import global_average_precision, hit_at_one, precision_at_equal_recall_rate
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import ModelRecipe
+from yt8m_assets.stages.data import read_shards
+from yt8m_assets.stages.training import finetune, pretrain
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.artifacts import OPTIMIZER, WEIGHTS, load_model
 from yt8m_assets.training.evaluate_videos import VideoEvaluation, shards_to_score
 from yt8m_assets.training.interruption import StopRequest, TrainingPreempted
-from yt8m_assets.training.stages import finetune, pretrain
 from yt8m_assets.training.tensors import read_tensors
 
 SCORES = ("gap_at_20", "hit_at_1", "perr", "map_at_20")

@@ -7,7 +7,7 @@ import torch
 from models.tf_variables import tf_variables
 from tests.golden import recipe
 from tests.models.golden_harness import Golden, pick
-from yt8m_assets.data.batches import Batch
+from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.losses import Objective
 from yt8m_assets.training.optimizer import Optimizer

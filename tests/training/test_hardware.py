@@ -10,8 +10,8 @@ import torch
 from tests.training.support import MIX, make_recipe, prepare_store
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import PlainProgress
+from yt8m_assets.stages.training import pretrain
 from yt8m_assets.tracking import MemoryTracking
-from yt8m_assets.training.stages import pretrain
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 

@@ -11,6 +11,7 @@ import torch
 
 from tests.training.support import FINETUNING, MIX, make_recipe, prepare_store
 from yt8m_assets.progress import NullProgress
+from yt8m_assets.stages.training import finetune, pretrain
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.averaging import WeightAverage
@@ -18,7 +19,6 @@ from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.evaluate import HoldoutEvaluation
 from yt8m_assets.training.holdout import evaluations_by
 from yt8m_assets.training.interruption import StopRequest, TrainingPreempted
-from yt8m_assets.training.stages import finetune, pretrain
 
 CONFIG = replace(FINETUNING, evaluate_every=3, checkpoint_every=4, learning_rate=2e-2, ema_decay=0.8, swa_last=2)
 

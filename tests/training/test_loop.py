@@ -12,11 +12,11 @@ from tests.training.support import BERT, FINETUNING, MIX, make_recipe, prepare_s
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import ModelRecipe
+from yt8m_assets.stages.training import finetune, pretrain
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.artifacts import WEIGHTS, load_model
 from yt8m_assets.training.evaluate import HoldoutEvaluation
-from yt8m_assets.training.stages import finetune, pretrain
 from yt8m_assets.training.step import Stepper
 from yt8m_assets.training.tensors import read_tensors
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tests.models.small import NUM_FEATURES, small_model
-from yt8m_assets.data.features import model_inputs
+from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.losses import Objective, cross_entropy
 

@@ -10,14 +10,14 @@ from torch import nn
 
 from models.layers import BatchNorm
 from tests.training.support import MIX, make_recipe, prepare_store
-from yt8m_assets.lineage import Node, resolve_inputs
 from yt8m_assets.recipes.schema import ModelRecipe
+from yt8m_assets.stages.lineage import Node, resolve_inputs
+from yt8m_assets.stages.training import make_job
 from yt8m_assets.training.interruption import TrainingPreempted
 from yt8m_assets.training.job import prepare_loop
 from yt8m_assets.training.loop import TrainingLoop
 from yt8m_assets.training.losses import Objective
 from yt8m_assets.training.result import compare_weights, select_weights
-from yt8m_assets.training.stages import make_job
 from yt8m_assets.training.statistics import as_means, measure_statistics
 from yt8m_assets.training.team import Team
 

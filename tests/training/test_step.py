@@ -6,7 +6,7 @@ import torch
 
 from tests.training.support import BATCHES, MIX
 from tests.training.test_evaluate import SPEC
-from yt8m_assets.data.batches import Batch
+from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.losses import Objective
 from yt8m_assets.training.optimizer import Optimizer

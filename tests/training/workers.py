@@ -22,7 +22,7 @@ from yt8m_assets.training.config import TrainingConfig
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["tests.training.workers", "yt8m_assets.training.stages", "matplotlib.figure", "matplotlib.backends.backend_agg"]
+    ["tests.training.workers", "yt8m_assets.stages.training", "matplotlib.figure", "matplotlib.backends.backend_agg"]
 )
 
 
@@ -64,7 +64,7 @@ class KilledInAWrite(FileTracking):
 
     @contextmanager
     def run(self, name: str, *, resume_id: str | None = None, **details: Any) -> Iterator[FileRun]:
-        from yt8m_assets.storage_backend import LocalBackend
+        from yt8m_assets.storage.backend import LocalBackend
         from yt8m_assets.training import checkpoint
 
         owner: Any = checkpoint if self.operation == "write_tensors" else LocalBackend
@@ -95,7 +95,7 @@ def train_stage(folder: Path, shards: Path, model: ModelRecipe, stage: str, trac
     """Run one stage to its end, or to a signal; SIGTERM ends with the exit code of a preemption."""
     import torch
 
-    from yt8m_assets.training import stages
+    from yt8m_assets.stages import training as stages
     from yt8m_assets.training.interruption import TrainingPreempted
 
     torch.set_num_threads(1)

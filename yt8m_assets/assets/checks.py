@@ -8,10 +8,10 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 
 from yt8m_assets.assets.display import shown_values
 from yt8m_assets.assets.verdicts import BLOCKING
-from yt8m_assets.audit import Verdict
-from yt8m_assets.lineage import Node, nodes
 from yt8m_assets.partitions import beta_accepted, node_of, partition_key, partitions_of
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.audit import Verdict
+from yt8m_assets.stages.lineage import Node, nodes
 from yt8m_assets.storage import ArtifactStore
 
 FRESHNESS = "up_to_date"
@@ -21,7 +21,7 @@ Audit = Callable[[Recipe, ArtifactStore, Sequence[Node]], Verdict]
 
 def audits(asset: str) -> dict[str, Audit]:
     """The checks of an asset by name. All but freshness are blocking: nothing is made from what fails them."""
-    from yt8m_assets import audit
+    from yt8m_assets.stages import audit
 
     functions: Mapping[str, Audit] = {
         "not_empty": audit.shards_not_empty,

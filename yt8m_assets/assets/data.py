@@ -28,7 +28,7 @@ def build_data_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         progress: dg.ResourceParam[ProgressSource],
     ) -> dg.MaterializeResult:
         """The raters' verdicts on the segments of the held-out shards: what every MAP here is measured against."""
-        from yt8m_assets.data.stages import make_holdout_ratings
+        from yt8m_assets.stages.data import make_holdout_ratings
 
         with stage_errors(context):
             result = make_holdout_ratings(recipe, attempt(context, recipe, store), progress=progress.open(context.log))
@@ -44,7 +44,7 @@ def _shards(recipe: Recipe, name: str) -> dg.AssetsDefinition:
         store: dg.ResourceParam[ArtifactStore],
         progress: dg.ResourceParam[ProgressSource],
     ) -> dg.MaterializeResult:
-        from yt8m_assets.data.stages import make_shards
+        from yt8m_assets.stages.data import make_shards
 
         with stage_errors(context):
             result = make_shards(recipe, attempt(context, recipe, store), name, progress=progress.open(context.log))

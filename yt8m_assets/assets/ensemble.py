@@ -24,7 +24,7 @@ def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         progress: dg.ResourceParam[ProgressSource],
     ) -> dg.MaterializeResult:
         """How much each model's ranking counts: searched for the best MAP, and shrunk by what unseen videos say."""
-        from yt8m_assets.ensemble.stages import search_ensemble
+        from yt8m_assets.stages.ensemble import search_ensemble
 
         tags, shown = run_tags(context), progress.open(context.log)
         with stage_errors(context):
@@ -42,7 +42,7 @@ def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
         progress: dg.ResourceParam[ProgressSource],
     ) -> dg.MaterializeResult:
         """The challenge's CSV: for each rated class, the test segments that show it most surely, best first."""
-        from yt8m_assets.ensemble.stages import make_submission
+        from yt8m_assets.stages.ensemble import make_submission
 
         with stage_errors(context):
             result = make_submission(recipe, attempt(context, recipe, store), progress=progress.open(context.log))
@@ -68,7 +68,7 @@ def _leaderboard(recipe: Recipe) -> dg.AssetsDefinition:
         progress: dg.ResourceParam[ProgressSource],
     ) -> dg.MaterializeResult:
         """The report: each model's MAP with and without shifts, its weight, and the ensemble's with interval."""
-        from yt8m_assets.leaderboard import make_leaderboard
+        from yt8m_assets.reports.leaderboard import make_leaderboard
 
         tags, shown = run_tags(context), progress.open(context.log)
         with stage_errors(context):

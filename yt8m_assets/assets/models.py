@@ -58,7 +58,7 @@ def _trained_model(recipe: Recipe, name: str, description: str, deps: list[str])
         tracking: dg.ResourceParam[Tracking],
         progress: dg.ResourceParam[ProgressSource],
     ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
-        from yt8m_assets.training.stages import finetune, pretrain
+        from yt8m_assets.stages.training import finetune, pretrain
 
         train = pretrain if name == "pretrained_model" else finetune
         results: dict[str, StageResult] = {}

@@ -58,7 +58,7 @@ def _predictions(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefini
         tracking: dg.ResourceParam[Tracking],
         progress: dg.ResourceParam[ProgressSource],
     ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
-        from yt8m_assets.prediction.stages import predict_cells
+        from yt8m_assets.stages.prediction import predict_cells
 
         cells = [parse_cell(key) for key in context.partition_keys]
         made: dict[str, StageResult] = {}
@@ -90,7 +90,7 @@ def _ranking(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefinition
         store: dg.ResourceParam[ArtifactStore],
         progress: dg.ResourceParam[ProgressSource],
     ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
-        from yt8m_assets.prediction.stages import rank_model
+        from yt8m_assets.stages.prediction import rank_model
 
         shown = progress.open(context.log)
         with stage_errors(context):

@@ -10,9 +10,9 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 from dagster._core.execution.plan.execute_step import _get_output_asset_events
 
 from yt8m_assets.assets.display import manifest_metadata
-from yt8m_assets.lineage import ASSETS, Node, nodes, plain
 from yt8m_assets.partitions import beta_accepted, partition_key
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import ASSETS, Node, nodes, plain
 from yt8m_assets.storage import ArtifactStore, Manifest, StageResult, canonical_json, sha256_text
 
 

@@ -6,10 +6,10 @@ import dagster as dg
 
 from yt8m_assets.assets.results import recipe_mark
 from yt8m_assets.assets.verdicts import refuse_failed_parents
-from yt8m_assets.lineage import CODE_VERSIONS, config_slice, nodes, plain
 from yt8m_assets.partitions import nodes_of
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import CODE_VERSIONS, config_slice, nodes, plain
 from yt8m_assets.storage import ArtifactStore, canonical_json, sha256_text
 
 OWNERS = ["team:video-understanding"]

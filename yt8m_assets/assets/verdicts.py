@@ -7,9 +7,9 @@ from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from yt8m_assets.errors import ParentCheckError
-from yt8m_assets.lineage import Node, parents
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import Node, parents
 
 BLOCKING: Mapping[str, tuple[str, ...]] = {
     "pretraining_shards": ("not_empty",),

@@ -1,8 +1,8 @@
 """Fusing rankings, and the search of the weights to fuse with."""
 
-from yt8m_assets.ensemble.fusion import average_scores, fuse, fuse_rankings
 from yt8m_assets.ensemble.preset import ORIGINAL_W0, ORIGINAL_WEIGHTS, TTA_W0
 from yt8m_assets.ensemble.search import SearchConfig, SearchResult, search_weights
+from yt8m_assets.ranking.fusion import average_scores, fuse, fuse_rankings
 
 __all__ = [
     "ORIGINAL_W0",

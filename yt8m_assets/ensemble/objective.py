@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yt8m_assets.ensemble.fusion import FusedRanking, check_fusion, place_weights
 from yt8m_assets.errors import DataError
-from yt8m_assets.evaluation.ranked import TOP_K, rated_places
+from yt8m_assets.evaluation.ranked import rated_places
 from yt8m_assets.evaluation.ratings import Ratings
-from yt8m_assets.prediction.ranking import RankingSource
+from yt8m_assets.ranking.files import TOP_K, RankingSource
+from yt8m_assets.ranking.fusion import FusedRanking, check_fusion, place_weights
 
 _CACHE_BYTES = 2**29
 _ABSENT = np.iinfo(np.int32).max

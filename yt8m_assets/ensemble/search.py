@@ -30,9 +30,9 @@ from yt8m_assets.ensemble.proposal import (
 )
 from yt8m_assets.ensemble.trial import Trial, TrialLog
 from yt8m_assets.errors import CheckpointMismatchError
-from yt8m_assets.evaluation.ranked import ROUNDING, TOP_K, ranking_map
+from yt8m_assets.evaluation.ranked import ROUNDING, ranking_map
 from yt8m_assets.evaluation.ratings import Ratings
-from yt8m_assets.prediction.ranking import RankingSource
+from yt8m_assets.ranking.files import TOP_K, RankingSource
 
 __all__ = ["SearchConfig", "SearchResult", "search_weights"]
 _TOO_FEW = "videos with positives are too few for folds: nothing says how searched weights do on unseen ones"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from yt8m_assets.errors import DataError
-from yt8m_assets.prediction.sorting import descending_order
+from yt8m_assets.ranking.sorting import descending_order
 
 
 @dataclass(frozen=True, kw_only=True)

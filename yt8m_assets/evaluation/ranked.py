@@ -11,10 +11,8 @@ import numpy as np
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.evaluation.average_precision import MapResult, average_precision, grouped_average_precision
 from yt8m_assets.evaluation.ratings import Ratings
-from yt8m_assets.prediction.ranking import RankingSource
+from yt8m_assets.ranking.files import TOP_K, RankingSource
 
-TOP_K = 100_000
-"""Segments of a class that the challenge's MAP counts; no list of a recipe is longer (decision 0010)."""
 ROUNDING = 1e-9
 """Two ways of computing the same MAP may differ by this: what is less decides nothing."""
 

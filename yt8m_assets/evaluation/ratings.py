@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from yt8m_assets.errors import DataError
-from yt8m_assets.files import atomic_write
-from yt8m_assets.prediction.segments import Segments, split_segment_id
+from yt8m_assets.ranking.segments import Segments, split_segment_id
+from yt8m_assets.storage.files import atomic_write
 
 _HEADER = ["segment_id", "class_id", "score"]
 _HEADERS = (_HEADER, ["video_id", "start", "class_id", "score"])

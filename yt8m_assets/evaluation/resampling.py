@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from yt8m_assets.errors import ConfigError, DataError
-from yt8m_assets.evaluation.ranked import TOP_K, rated_places
+from yt8m_assets.evaluation.ranked import rated_places
 from yt8m_assets.evaluation.ratings import Ratings
-from yt8m_assets.prediction.ranking import RankingSource
+from yt8m_assets.ranking.files import TOP_K, RankingSource
 
 _CELLS = 2_000_000
 """Pairs x rounds that are worked on together (8 bytes each, a handful of arrays)."""

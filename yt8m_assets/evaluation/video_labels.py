@@ -4,7 +4,7 @@ import numpy as np
 
 from yt8m_assets.errors import DataError
 from yt8m_assets.evaluation.average_precision import average_precision, grouped_average_precision
-from yt8m_assets.prediction.sorting import descending_order
+from yt8m_assets.ranking.sorting import descending_order
 
 
 class VideoMetrics:

@@ -18,15 +18,15 @@ from torch import Tensor
 
 from models import FrameModel
 from yt8m_assets.compilation import Compiled
-from yt8m_assets.data.features import model_inputs
-from yt8m_assets.data.videos import Videos
-from yt8m_assets.data.windows import SEGMENT_FRAMES, Edges, segment_frame_index
+from yt8m_assets.data.dataset.videos import Videos
+from yt8m_assets.data.dataset.windows import SEGMENT_FRAMES, Edges, segment_frame_index
+from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.device_memory import is_out_of_memory
 from yt8m_assets.errors import OutOfMemoryError, Yt8mError
-from yt8m_assets.prediction.demotion import demote
-from yt8m_assets.prediction.ranking import Ranking, Segments
-from yt8m_assets.prediction.topk import StreamingTopK
 from yt8m_assets.progress import Progress
+from yt8m_assets.ranking.demotion import demote
+from yt8m_assets.ranking.files import Ranking, Segments
+from yt8m_assets.ranking.topk import StreamingTopK
 
 _PREFETCHED_BLOCKS = 2
 

@@ -9,7 +9,7 @@ from yt8m_assets.data.simulation.config import SimulationConfig
 from yt8m_assets.ensemble.config import SearchConfig
 from yt8m_assets.ensemble.preset import TTA_W0
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.evaluation.ranked import TOP_K
+from yt8m_assets.ranking.files import TOP_K
 from yt8m_assets.training.config import TrainingConfig
 
 SHIFTS = (-2, -1, 0, 1, 2)

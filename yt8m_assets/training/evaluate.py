@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from yt8m_assets.data.features import model_inputs
-from yt8m_assets.data.segments import SegmentTable
+from yt8m_assets.data.dataset.segments import SegmentTable
+from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.errors import DataError, NonFiniteError
 from yt8m_assets.evaluation.average_precision import grouped_average_precision
 from yt8m_assets.evaluation.picking import HALF

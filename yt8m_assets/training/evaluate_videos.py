@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from yt8m_assets.data.datasets import PretrainingDataset
-from yt8m_assets.data.features import model_inputs
-from yt8m_assets.data.shards import ShardManifest
+from yt8m_assets.data.dataset.datasets import PretrainingDataset
+from yt8m_assets.data.dataset.shards import ShardManifest
+from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.errors import NonFiniteError
 from yt8m_assets.evaluation.video_labels import VideoMetrics
 from yt8m_assets.training.evaluate import undisturbed

@@ -4,14 +4,14 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from yt8m_assets.data.batches import BatchStream
-from yt8m_assets.data.datasets import PretrainingDataset
-from yt8m_assets.data.folds import require_disjoint
-from yt8m_assets.data.reader import ReadReport
-from yt8m_assets.data.segments import SegmentDataset, SegmentTable, load_segments
-from yt8m_assets.data.stages import index_cache
-from yt8m_assets.data.videos import ids_by_shard
+from yt8m_assets.data.dataset.batches import BatchStream
+from yt8m_assets.data.dataset.datasets import PretrainingDataset
+from yt8m_assets.data.dataset.folds import require_disjoint
+from yt8m_assets.data.dataset.segments import SegmentDataset, SegmentTable, load_segments
+from yt8m_assets.data.dataset.videos import ids_by_shard
+from yt8m_assets.data.records.reader import ReadReport
 from yt8m_assets.recipes.schema import DataConfig
+from yt8m_assets.stages.data import index_cache
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.randomness import derive_seed

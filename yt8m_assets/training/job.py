@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from yt8m_assets.data.batches import BatchStream
+from yt8m_assets.data.dataset.batches import BatchStream
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.lineage import Node
 from yt8m_assets.recipes.schema import DataConfig
+from yt8m_assets.stages.lineage import Node
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.artifacts import OPTIMIZER, TRAINING, WEIGHTS, ModelSpec, read_json, write_model
 from yt8m_assets.training.checkpoint import CheckpointStore

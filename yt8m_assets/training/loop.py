@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from yt8m_assets.data.batches import Batch
+from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.tracking import TrackedRun
 from yt8m_assets.training.averaging import WeightAverage
 from yt8m_assets.training.behind import CheckpointWriter

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models import ModelOutput
 from models.sampling import gather_frames
-from yt8m_assets.data.features import model_inputs
+from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.recompute import made_anew
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from yt8m_assets.data.batches import Batch
+from yt8m_assets.data.dataset.batches import Batch
 
 
 class LossMeter:

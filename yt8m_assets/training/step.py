@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from yt8m_assets.compilation import Compiled
-from yt8m_assets.data.batches import Batch
+from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.device_memory import is_out_of_memory
 from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
 from yt8m_assets.training.config import TrainingConfig

@@ -10,7 +10,7 @@ from tests.orchestration.launchers.deployment import deploy, wait_for
 from tests.orchestration.launchers.kubernetes_api import KubernetesApi
 from tests.orchestration.launchers.real_graph import RECIPE
 from tests.orchestration.launchers.test_kubernetes import run_launcher, step_pods
-from yt8m_assets.data.stages import make_holdout_ratings, make_shards
+from yt8m_assets.stages.data import make_holdout_ratings, make_shards
 from yt8m_assets.storage import ArtifactStore
 
 pytestmark = [pytest.mark.cloud, pytest.mark.xdist_group("kubernetes")]

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m_assets.data.examples import encode_sequence_example
-from yt8m_assets.data.framing import RecordWriter
+from yt8m_assets.data.records.examples import encode_sequence_example
+from yt8m_assets.data.records.framing import RecordWriter
+from yt8m_assets.data.records.video import SegmentLabels
 from yt8m_assets.data.simulation.config import SPLITS, SimulationConfig
 from yt8m_assets.data.simulation.frames import draw_frames
 from yt8m_assets.data.simulation.scripts import SHARD_ALPHABET, Script, shard_scripts, shard_sizes
 from yt8m_assets.data.simulation.truth import TRUTH_HEADER, test_ratings
 from yt8m_assets.data.simulation.world import World, build_world
-from yt8m_assets.data.video import SegmentLabels
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import NullProgress, Progress
 from yt8m_assets.storage import atomic_write

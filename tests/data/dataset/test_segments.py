@@ -1,0 +1,112 @@
+import json
+
+import numpy as np
+import pytest
+
+from tests.data.dataset.stream_checks import check_restores_everywhere, same_batch, take
+from tests.data.factory import GOLDEN, SIZES, make_video, write_shard
+from yt8m_assets.data.dataset.ratings import load_ratings
+from yt8m_assets.data.dataset.segments import SegmentDataset, load_segments
+from yt8m_assets.data.dataset.windows import dequantise
+from yt8m_assets.errors import VocabularyError
+
+SEGMENTS = str(GOLDEN / "frame_segment_labels.tfrecord")
+
+
+@pytest.mark.parametrize("budget", [0, 1 << 24])
+def test_examples_are_the_originals(budget):
+    arrays = np.load(GOLDEN / "out_frame_segment_labels.npz")
+    expected = json.loads((GOLDEN / "out_frame_segment_labels.json").read_text())
+    table = load_segments([SEGMENTS], num_classes=3862, memory_budget=budget)
+    assert table.in_memory == bool(budget)
+    assert table.video_ids == [video_id for entry in expected for video_id in entry["ids"]]
+    assert table.starts.tolist() == [40, 10, 75, 295, 0, 150, 20, 5, 100]
+    first = 0
+    for number, entry in enumerate(expected):
+        batch = table.batch(np.arange(first, first + len(entry["ids"])))
+        first += len(batch)
+        features = dequantise(batch.frames.numpy())
+        features[~batch.valid.numpy()] = 0
+        assert np.allclose(features.astype(np.float64).sum(-1), arrays[f"{number}/row_sums"], atol=1e-3)
+        for name, tensor in (("labels", batch.labels), ("label_weights", batch.label_weights)):
+            assert np.array_equal(tensor.numpy().nonzero(), arrays[f"{number}/{name}_nonzero_idx"].T)
+            assert np.array_equal(tensor.numpy()[tensor.numpy() > 0], arrays[f"{number}/{name}_nonzero_val"])
+        assert batch.num_frames.tolist() == entry["num_frames"]
+    assert first == len(table)
+
+
+def tiny(tmp_path, **changes):
+    videos = [
+        make_video("aaaa", 12, [1], [(5, 1, 1.0), (0, 2, 0.0), (5, 2, 0.0)]),
+        make_video("bbbb", 7, [1]),
+        make_video("cccc", 7, [1], [(5, 3, 1.0), (40, 1, 0.0)]),
+    ]
+    uri = write_shard(tmp_path / "a.tfrecord", videos)
+    options = {"num_classes": 5, "batch_size": 3, "feature_sizes": SIZES, "seed": 1}
+    return videos, SegmentDataset([uri], **(options | changes))
+
+
+def test_context_rows_surround_the_segment(tmp_path):
+    videos, dataset = tiny(tmp_path, context_frames=2)
+    frames, valid = dataset.table.frames(np.arange(4))
+    assert dataset.table.segment_ids == ["aaaa:5", "aaaa:0", "cccc:5", "cccc:40"]
+    assert np.array_equal(frames[0], videos[0].frames[3:12])
+    assert valid.tolist() == [
+        [True] * 9, [False] * 2 + [True] * 7, [True] * 4 + [False] * 5, [False] * 9,
+    ]  # fmt: skip
+    batch = dataset.table.batch(np.arange(4))
+    assert np.array_equal(batch.frames[0].numpy(), videos[0].frames[5:10])
+    assert batch.valid[2].tolist() == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+def test_it_restores_at_every_position(tmp_path, budget):
+    check_restores_everywhere(lambda: tiny(tmp_path, memory_budget=budget)[1], 9)
+
+
+def test_every_segment_comes_once_an_epoch(tmp_path):
+    _, dataset = tiny(tmp_path, batch_size=2)
+    ids = [
+        f"{v}:{s}" for batch in take(dataset, 6) for v, s in zip(batch.video_ids, batch.starts.tolist(), strict=True)
+    ]
+    for epoch in range(3):
+        assert sorted(ids[epoch * 4 : epoch * 4 + 4]) == ["aaaa:0", "aaaa:5", "cccc:40", "cccc:5"]
+
+
+def test_one_pass_is_in_order_and_leaves_the_state_alone(tmp_path):
+    _, dataset = tiny(tmp_path)
+    assert [len(batch) for batch in dataset.one_pass()] == [3, 1]
+    assert [batch.video_ids for batch in dataset.one_pass(4)] == [("aaaa", "aaaa", "cccc", "cccc")]
+    assert dataset.position == 0
+
+
+def test_a_table_is_shared_between_datasets(tmp_path):
+    _, dataset = tiny(tmp_path)
+    other = SegmentDataset(num_classes=5, batch_size=3, seed=1, table=dataset.table)
+    assert all(same_batch(*pair) for pair in zip(take(dataset, 3), take(other, 3), strict=True))
+
+
+def test_starts_far_apart_do_not_collide(tmp_path):
+    first = make_video("aaaa", 7, [], [(0, 1, 1.0), (2**32, 2, 0.0)])
+    uri = write_shard(tmp_path / "a.tfrecord", [first, make_video("bbbb", 7, [], [(0, 3, 1.0)])])
+    table = load_segments([uri], num_classes=5, feature_sizes=SIZES)
+    assert table.segment_ids == ["aaaa:0", f"aaaa:{2**32}", "bbbb:0"]
+    assert table.annotations(np.arange(3))[0].nonzero()[1].tolist() == [1, 3]
+
+
+def test_ratings_are_listed_once(tmp_path):
+    ratings = load_ratings([SEGMENTS], num_classes=3862)
+    assert len(ratings) == 12
+    assert ratings.segment_ids[:3] == ["sega:40", "sega:40", "sega:10"]
+    assert ratings.class_ids[:6].tolist() == [3, 7, 3, 8, 7, 3861]
+    assert ratings.scores[:6].tolist() == [1, 0, 1, 1, 0, 1]
+    uri = write_shard(tmp_path / "b.tfrecord", [make_video("aaaa", 6, [], [(0, 1, 1.0), (0, 1, 0.0), (0, 2, 1.0)])])
+    twice = load_ratings([uri], feature_sizes=SIZES)
+    assert (twice.num_repeated, twice.scores.tolist(), twice.class_ids.tolist()) == (1, [0.0, 1.0], [1, 2])
+
+
+def test_a_class_that_is_not_rated_is_named(tmp_path):
+    with pytest.raises(VocabularyError, match="video aaaa: segment_labels: class 2 is not a rated class"):
+        tiny(tmp_path, segment_classes=np.array([1, 3]))
+    with pytest.raises(VocabularyError, match="video cccc: segment_labels: class 3 lies outside the vocabulary of 3"):
+        tiny(tmp_path, num_classes=3)

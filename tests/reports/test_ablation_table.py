@@ -1,0 +1,62 @@
+"""The table as people see it: wide enough without a terminal, notes numbered, nothing taken for markup."""
+
+import io
+from dataclasses import asdict
+
+from rich.console import Console
+
+from yt8m_assets.reports.ablation import Effect
+from yt8m_assets.reports.ablation_table import ablation_table, markdown_table, table_rows
+
+INTERVAL = {"low": 0.4, "high": 0.6}
+GAIN = {"gain": 0.0123, "gain_low": 0.001, "gain_high": 0.02, "p_value": 0.0399}
+EFFECTS = [
+    Effect(stage="trimming", subject="ensemble", setting="off", map=0.5, in_recipe=True, **INTERVAL),
+    Effect(stage="trimming", subject="ensemble", setting="first 1", map=0.5123, note="a bound", **INTERVAL, **GAIN),
+    Effect(stage="shifts", subject="gated_netvlad_h1024c16", setting="0", map=0.5, note="a bound", **INTERVAL),
+    Effect(stage="loss", subject="ensemble", setting="rated", note='needs {"models": ["one"]}'),
+]
+FIGURES = {
+    "recipe": "tiny [red]",
+    "top_k": 100_000,
+    "num_ratings": 9,
+    "num_positive_ratings": 4,
+    "bootstrap_rounds": 20,
+    "effects": [asdict(effect) for effect in EFFECTS],
+}
+
+
+def test_every_figure_is_in_the_plain_table() -> None:
+    console = Console(file=io.StringIO(), width=130, highlight=False)
+    console.print(ablation_table(FIGURES))
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert max(map(len, lines)) <= 130
+    text = "\n".join(lines)
+    assert "\x1b" not in text
+    row = next(line for line in lines if "first 1" in line)
+    assert row.split() == ["first", "1", "0.5123", "0.4000..0.6000", "+0.0123", "+0.0010..+0.0200", "0.040", "1"]
+    assert "shifts: gated_netvlad_h1024c16" in text
+    assert "off *" in text
+    assert "1: a bound" in text
+    assert "recipe tiny [red]" in text
+    assert '2: needs {"models": ["one"]}' in text
+
+
+def test_equal_notes_share_a_number_and_a_row_without_figures_is_empty() -> None:
+    rows, notes = table_rows(FIGURES)
+    assert notes == ["a bound", 'needs {"models": ["one"]}']
+    assert [row[-1] for row in rows] == ["", "1", "1", "2"]
+    assert rows[-1][2:7] == ["", "", "", "", ""]
+
+
+def test_a_sure_gain_is_coloured_on_a_terminal() -> None:
+    console = Console(file=io.StringIO(), width=130, force_terminal=True, color_system="standard")
+    console.print(ablation_table(FIGURES))
+    assert "\x1b[32m+0.0123" in console.file.getvalue()
+
+
+def test_markdown_has_a_line_a_row_and_the_notes() -> None:
+    lines = markdown_table(FIGURES).splitlines()
+    assert lines[0].startswith("| switch | setting | MAP |")
+    assert len({line.count("|") for line in lines[: 2 + len(EFFECTS)]}) == 1
+    assert lines[-2:] == ["1. a bound", '2. needs {"models": ["one"]}']

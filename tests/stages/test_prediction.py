@@ -1,0 +1,231 @@
+"""Prediction stages: cells from one pass over the data, published one by one; a model's fused ranking."""
+
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from tests.graph import QUIET, publish_untrained
+from yt8m_assets.data import read_shard, segment_windows
+from yt8m_assets.errors import ConfigError, MissingArtifactError, OutOfMemoryError, ParentMismatchError, Yt8mError
+from yt8m_assets.ranking.files import read_ranking
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.data import read_segment_classes, read_shards
+from yt8m_assets.stages.lineage import Node, resolve_inputs
+from yt8m_assets.stages.prediction import predict_cells, rank_model, run_name
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.tracking import MemoryTracking, NullTracking
+from yt8m_assets.training.artifacts import load_model
+
+Graph = tuple[Recipe, ArtifactStore]
+
+
+def predict(graph: Graph, split: str, cells: list[tuple[str, int]], **options):
+    recipe, store = graph
+    options.setdefault("tracking", NullTracking())
+    return predict_cells(recipe, store, split, cells, progress=QUIET, **options)
+
+
+def plain_scores(graph: Graph, key: str, shift: int) -> dict[str, np.ndarray]:
+    """Scores of the held-out segments by the slow road: read, cut, normalise, full head, one video at a time."""
+    recipe, store = graph
+    model = load_model(store, store.require(f"finetuned_model/{key}"))
+    classes = read_segment_classes(recipe, store)
+    scores = {}
+    for uri in read_shards(recipe, store, "segment_shards").uris(held_out=True):
+        for video in read_shard(uri):
+            windows, starts, num_frames = segment_windows(video.frames, shift, recipe.prediction.edges)
+            norms = np.sqrt(np.maximum((windows**2).sum(-1, keepdims=True), 1e-12))
+            with torch.no_grad():
+                out = model(torch.from_numpy(windows / norms), torch.from_numpy(num_frames))
+            for start, row in zip(starts.tolist(), out.probabilities.numpy(), strict=True):
+                scores[f"{video.video_id}:{start}"] = row[classes]
+    return scores
+
+
+@pytest.mark.parametrize("shift", [-2, 0, 1])
+def test_a_cell_ranks_what_the_plain_computation_scores(graph: Graph, shift: int):
+    recipe, store = graph
+    (result,) = predict(graph, "oof", [("two", shift)])
+    ranking = read_ranking(store.fetch(result.manifest))
+    expected = plain_scores(graph, "two", shift)
+    names = ranking.segments.ids()
+    assert sorted(names.tolist()) == sorted(expected)
+    classes = read_segment_classes(recipe, store)
+    assert ranking.class_ids.tolist() == sorted(classes.tolist())
+    for class_id in ranking.class_ids.tolist():
+        segment, score = ranking.entries(class_id)
+        column = classes.tolist().index(class_id)
+        np.testing.assert_allclose(score, [expected[name][column] for name in names[segment]], atol=1e-6)
+        assert (np.diff(score) <= 0).all()
+
+
+def test_cells_of_one_run_equal_cells_of_their_own(graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    from yt8m_assets.data.dataset.memory import MemoryVideos
+
+    reads: list[int] = []
+    read = MemoryVideos.read
+    monkeypatch.setattr(MemoryVideos, "read", lambda self, number: (reads.append(number), read(self, number))[1])
+    cells = [("one", 0), ("two", 1), ("two", -1), ("one", 2)]
+    together = predict(graph, "oof", cells)
+    num_videos = read_shards(*graph, "segment_shards").total("num_videos", held_out=True)
+    assert len(reads) == num_videos, "each video is read once for all cells"
+    rankings = [read_ranking(graph[1].fetch(result.manifest)) for result in together]
+    for cell in cells:
+        graph[1].delete(Node("oof_predictions", *cell).key)
+    apart = [read_ranking(graph[1].fetch(predict(graph, "oof", [cell])[0].manifest)) for cell in cells]
+    assert len({result.manifest.digest for result in together}) == len(cells)
+    for first, second in zip(rankings, apart, strict=True):
+        for class_id in first.class_ids.tolist():
+            (segment_a, score_a), (segment_b, score_b) = first.entries(class_id), second.entries(class_id)
+            np.testing.assert_allclose(score_a[np.argsort(segment_a)], score_b[np.argsort(segment_b)], atol=1e-6)
+
+
+def test_f31_current_cells_are_left_alone_and_a_redo_gives_the_same_bytes(graph: Graph):
+    cells = [("one", 0), ("one", 1)]
+    heard: list[tuple[tuple[str, int], bool]] = []
+    first = predict(graph, "test", cells, on_published=lambda cell, result: heard.append((cell, result.reused)))
+    again = predict(graph, "test", cells, on_published=lambda cell, result: heard.append((cell, result.reused)))
+    assert heard == [(cell, False) for cell in cells] + [(cell, True) for cell in cells]
+    assert [result.manifest.generation for result in again] == [1, 1]
+    graph[1].delete("test_predictions/one")
+    redone = predict(graph, "test", cells)
+    assert [r.manifest.digest for r in redone] == [r.manifest.digest for r in first]
+
+
+def test_metadata_and_tracking_say_what_a_person_asks(graph: Graph):
+    tracking = MemoryTracking()
+    (result,) = predict(graph, "oof", [("two", 1)], tracking=tracking, run_tags={"dagster_run_id": "abc"})
+    tags = tracking.runs[0].tags
+    assert (tags["dagster_run_id"], tags["asset"]) == ("abc", "oof_predictions")
+    assert tags["fingerprint"] == f"two+1={result.manifest.fingerprint[:16]}"
+    metadata = result.manifest.metadata
+    assert 0.0 < metadata["map_at_100000"] <= 1.0
+    assert 0.0 <= metadata["score_min"] < metadata["score_max"] <= 1.0
+    assert metadata["num_windows_past_end"] > 0, "videos of 15 to 20 seconds end inside a segment"
+    assert metadata["segments_per_second"] > 0
+    assert metadata["mlflow_run_id"] == tracking.runs[0].run_id
+    assert tracking.runs[0].name == "oof predictions: two x 1"
+    assert tracking.runs[0].series("oof/map_at_100000/two/shift 1") == [(0, metadata["map_at_100000"])]
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ([("two", 1)], "oof predictions: two x 1"),
+        ([("two", 1), ("two", -1), ("two", 0)], "oof predictions: two x -1..1"),
+        ([("two", 2), ("two", -1)], "oof predictions: two x -1, 2"),
+        ([("two", 2), ("one", -1), ("two", 1)], "oof predictions: 2 models, 3 cells"),
+    ],
+)
+def test_a_run_is_called_by_its_models_and_cells(cells: list[tuple[str, int]], expected: str):
+    assert run_name("oof", cells) == expected
+
+
+def test_trimmed_segments_rank_last(graph: Graph):
+    recipe, store = graph
+    recipe = replace(recipe, prediction=replace(recipe.prediction, trim_start=1, trim_end=1))
+    (result,) = predict((recipe, store), "oof", [("one", 0)])
+    ranking = read_ranking(store.fetch(result.manifest))
+    lengths = np.bincount(ranking.segments.video)
+    place = np.arange(len(ranking.segments)) - np.concatenate([[0], np.cumsum(lengths)])[ranking.segments.video]
+    edge = (place == 0) | (place == lengths[ranking.segments.video] - 1)
+    for _, segment, _ in ranking:
+        ranked = edge[segment]
+        assert ranked.any()
+        assert (np.diff(ranked.astype(int)) >= 0).all(), "no edge segment stands before an inner one"
+
+
+def test_top_k_cuts_the_lists(graph: Graph):
+    recipe, store = graph
+    recipe = replace(recipe, prediction=replace(recipe.prediction, top_k=5))
+    (result,) = predict((recipe, store), "test", [("one", 0)])
+    assert all(len(segment) == 5 for _, segment, _ in read_ranking(store.fetch(result.manifest)))
+
+
+def test_bfloat16_ranks_nearly_alike(graph: Graph):
+    recipe, store = graph
+    (exact,) = predict(graph, "oof", [("one", 0)])
+    recipe = replace(recipe, prediction=replace(recipe.prediction, precision="bfloat16"))
+    (fast,) = predict((recipe, store), "oof", [("one", 0)])
+    a, b = read_ranking(store.fetch(exact.manifest)), read_ranking(store.fetch(fast.manifest))
+    for class_id in a.class_ids.tolist():
+        (segment_a, score_a), (segment_b, score_b) = a.entries(class_id), b.entries(class_id)
+        np.testing.assert_allclose(
+            score_a[np.argsort(segment_a)], score_b[np.argsort(segment_b)], atol=0.02, err_msg=str(class_id)
+        )
+
+
+def test_a_run_whose_cells_all_failed_is_failed(graph: Graph):
+    """Another process writes the only cell."""
+    recipe, store = graph
+    node, tracking = Node("oof_predictions", "one", 0), MemoryTracking()
+    arguments = resolve_inputs(recipe, store, node).publish_arguments()
+    with pytest.raises(RuntimeError, match="over"), store.publish(node.key, **arguments):
+        with pytest.raises(Yt8mError, match="another run"):
+            predict((recipe, ArtifactStore(store.root_uri)), "oof", [("one", 0)], tracking=tracking)
+        raise RuntimeError("over")
+    assert tracking.runs[0].status == "FAILED"
+    assert tracking.runs[0].tags["failed_cells"] == node.key
+
+
+def test_a_failing_cell_leaves_the_others_published(graph: Graph):
+    recipe, store = graph
+    manifest = store.require("finetuned_model/one")
+    path = store.fetch(manifest) / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    fresh = ArtifactStore(store.root_uri)  # this one has verified the file before it was damaged
+    tracking = MemoryTracking()
+    with pytest.raises(ParentMismatchError, match=r"finetuned_model/one: .*weights\.safetensors: sha256") as caught:
+        predict((recipe, fresh), "oof", [("one", 0), ("two", 0)], tracking=tracking)
+    assert tracking.runs[0].tags["failed_cells"] == "oof_predictions/one/shift+0"
+    assert tracking.runs[0].status == "FINISHED"
+    assert "oof_predictions/two/shift+0" in caught.value.__notes__[0]
+    assert store.manifest("oof_predictions/two/shift+0") is not None
+    assert store.manifest("oof_predictions/one/shift+0") is None
+
+
+def test_a_new_checkpoint_redoes_its_cells_only(graph: Graph):
+    predict(graph, "oof", [("one", 0), ("two", 0)])
+    publish_untrained(*graph, "two", seed=9)
+    assert [result.reused for result in predict(graph, "oof", [("one", 0), ("two", 0)])] == [True, False]
+
+
+@pytest.mark.parametrize(("cell", "text"), [(("three", 0), "unknown model 'three'"), (("one", 5), "shift 5")])
+def test_unknown_cells_are_refused_by_name(graph: Graph, cell: tuple[str, int], text: str):
+    with pytest.raises(ConfigError, match=text):
+        predict(graph, "oof", [cell])
+
+
+def test_a_missing_model_is_named(graph: Graph):
+    graph[1].delete("finetuned_model/one")
+    with pytest.raises(MissingArtifactError, match="finetuned_model/one"):
+        predict(graph, "oof", [("one", 0)])
+
+
+def test_rank_model_fuses_the_models_own_shifts(graph: Graph):
+    from yt8m_assets.ensemble import fuse_rankings
+
+    recipe, store = graph
+    cells = [("two", shift) for shift in (-1, 0, 1, 2)]
+    results = predict(graph, "oof", cells)
+    fused = rank_model(recipe, store, "oof", "two", progress=QUIET)
+    assert rank_model(recipe, store, "oof", "two", progress=QUIET).reused
+    lists = [read_ranking(store.fetch(result.manifest)).to_dict() for result in results[:3]]
+    expected = fuse_rankings(lists, [1, 1, 1], recipe.prediction.tta_w0)
+    assert read_ranking(store.fetch(fused.manifest)).to_dict() == expected
+    metadata = fused.manifest.metadata
+    assert metadata["map_without_tta"] == results[1].manifest.metadata["map_at_100000"]
+    assert metadata["gain_of_tta"] == pytest.approx(metadata["map_at_100000"] - metadata["map_without_tta"])
+
+
+def test_a_pass_that_will_not_fit_into_memory_does_not_start(graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    free = psutil.virtual_memory()._replace(available=1)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    with pytest.raises(OutOfMemoryError, match=r"of 2 cells take up to .* predict fewer cells in one run, about 1"):
+        predict(graph, "test", [("one", 0), ("two", 0)])
+    assert graph[1].manifest(Node("test_predictions", "one", 0).key) is None

@@ -1,0 +1,133 @@
+"""Running a batch stream: in the loop itself, in a background thread, or in worker processes."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from yt8m_assets.errors import WorkerCrashError
+
+if TYPE_CHECKING:
+    from yt8m_assets.data.dataset.batches import Batch, BatchStream
+
+PREFETCHED_BATCHES = 2
+"""Batches that wait ready for each worker."""
+WORKER_TIMEOUT_SECONDS = 300.0
+"""A batch that takes longer counts as a hang."""
+
+
+def iterate_batches(stream: "BatchStream") -> Iterator["Batch"]:
+    """Yield the stream's batches from its position on, which is advanced before each is handed out."""
+    if stream.num_workers:
+        return _from_workers(stream)
+    if stream.pin_memory:
+        return _from_thread(stream)
+    return _inline(stream)
+
+
+def _inline(stream: "BatchStream") -> Iterator["Batch"]:
+    while True:
+        batch = stream.batch_at(stream.position)
+        stream.position += stream.stride
+        yield batch
+
+
+def _from_thread(stream: "BatchStream") -> Iterator["Batch"]:
+    """A thread makes and pins the next batches while the device computes."""
+    ready: queue.Queue[Any] = queue.Queue(PREFETCHED_BATCHES)
+    stop = threading.Event()
+
+    def produce(position: int) -> None:
+        while not stop.is_set():
+            item: Any
+            try:
+                item = stream.batch_at(position).pin_memory()
+            except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
+                item = error
+            while not stop.is_set():
+                try:
+                    ready.put(item, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if isinstance(item, BaseException):
+                return
+            position += stream.stride
+
+    thread = threading.Thread(target=produce, args=(stream.position,), name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            stream.position += stream.stride
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+class _Positions:
+    """The endless sequence of positions, as a sampler for torch's DataLoader."""
+
+    def __init__(self, first: int, stride: int) -> None:
+        self.first, self.stride = first, stride
+
+    def __iter__(self) -> Iterator[int]:
+        position = self.first
+        while True:
+            yield position
+            position += self.stride
+
+
+class _BatchesByPosition:
+    """The stream as a map from position to batch, as torch's DataLoader wants it."""
+
+    def __init__(self, stream: "BatchStream") -> None:
+        self.stream = stream
+
+    def __getitem__(self, position: int) -> Any:
+        try:
+            return self.stream.batch_at(position)
+        except Exception as error:  # noqa: BLE001 - DataLoader would wrap it in another type; handed over as it is
+            return error
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _start_worker(number: int) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _from_workers(stream: "BatchStream") -> Iterator["Batch"]:
+    from torch.utils.data import DataLoader
+
+    loader: Any = DataLoader(
+        _BatchesByPosition(stream),  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=_Positions(stream.position, stream.stride),
+        num_workers=stream.num_workers,
+        collate_fn=_unchanged,
+        pin_memory=stream.pin_memory,
+        timeout=WORKER_TIMEOUT_SECONDS,
+        worker_init_fn=_start_worker,
+        multiprocessing_context="forkserver",
+        prefetch_factor=PREFETCHED_BATCHES,
+    )
+    iterator = iter(loader)
+    while True:
+        try:
+            item = next(iterator)
+        except (RuntimeError, OSError, EOFError) as error:  # the worker's own errors come as items
+            raise WorkerCrashError(
+                f"a data-loading worker died or hung ({error}); run again, lower data.num_workers if memory is short"
+            ) from error
+        if isinstance(item, BaseException):
+            raise item
+        stream.position += stream.stride
+        yield item

@@ -1,0 +1,141 @@
+"""Videos held in memory as uint8, shared by all models of a run within a budget."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from yt8m_assets.data.dataset.scan import scan_shards
+from yt8m_assets.data.dataset.videos import IndexedVideos, Videos
+from yt8m_assets.data.dataset.windows import MAX_VIDEO_FRAMES
+from yt8m_assets.data.records.examples import FEATURE_SIZES
+from yt8m_assets.data.records.reader import OnCorrupt, ReadReport
+from yt8m_assets.data.records.video import SegmentLabels, Video
+from yt8m_assets.progress import NullProgress, Progress
+
+
+class MemoryVideos:
+    """Videos held in memory as uint8: one array of all frames, one row a second."""
+
+    def __init__(self, source: Videos, progress: Progress | None = None) -> None:
+        self.video_ids, self.num_frames = list(source.video_ids), source.num_frames.copy()
+        self._places = [source.where(number) for number in range(len(source))]
+        self.shard_uris = list(source.shard_uris)
+        self.shard_sizes, self.feature_size = source.shard_sizes.copy(), source.feature_size
+        self._first = np.concatenate([[0], np.cumsum(self.num_frames)])
+        self.frames = np.empty((int(self._first[-1]), self.feature_size), np.uint8)
+        self._damaged = np.zeros(len(self.video_ids), bool)
+        self._annotations: list[tuple[np.ndarray, SegmentLabels | None]] = []
+        with (progress or NullProgress()).task("loading videos", len(self.video_ids), "videos") as task:
+            for number in range(len(self.video_ids)):
+                self._damaged[number] = source.damaged(np.array([number]))[0]
+                if not self._damaged[number]:
+                    self.frames[self._first[number] : self._first[number + 1]] = source.read(number)
+                self._annotations.append(source.annotations(number))
+                task.advance()
+        self.frames.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    def damaged(self, numbers: np.ndarray) -> np.ndarray:
+        """bool [B]: which videos (int64 [B]) were set aside as damaged when they were loaded."""
+        return self._damaged[numbers]
+
+    def read(self, number: int, first: int = 0, count: int | None = None) -> np.ndarray:
+        """Frames [first, first + count) of a video, a read-only view uint8 [count, F]; by default all."""
+        start, end = int(self._first[number]), int(self._first[number + 1])
+        if self._damaged[number]:
+            end = start
+        return self.frames[start + first : end if count is None else start + first + count]
+
+    def read_windows(self, numbers: Sequence[int], firsts: Sequence[int], count: int) -> np.ndarray:
+        """uint8 [B, count, F]: window b is frames [firsts[b], firsts[b] + count) of video numbers[b], all inside."""
+        starts = self._first[np.asarray(numbers, np.int64)] + np.asarray(firsts, np.int64)
+        return self.frames[starts[:, None] + np.arange(count)]
+
+    def annotations(self, number: int) -> tuple[np.ndarray, SegmentLabels | None]:
+        """Labels (int64 [L]) and ratings of a video."""
+        return self._annotations[number]
+
+    def where(self, number: int) -> str:
+        """Shard and id of a video, for error messages."""
+        return self._places[number]
+
+    def __iter__(self) -> Iterator[Video]:
+        for number, (video_id, (labels, segments)) in enumerate(zip(self.video_ids, self._annotations, strict=True)):
+            if self._damaged[number]:
+                continue
+            yield Video(video_id, self.read(number), labels, segments)
+
+
+_shared: OrderedDict[tuple[object, ...], MemoryVideos] = OrderedDict()
+_MAX_SHARED = 3
+
+
+def forget_shared_videos() -> None:
+    """Drop the videos that `load_videos` keeps for the models of a run."""
+    _shared.clear()
+
+
+def load_videos(
+    uris: Sequence[str],
+    *,
+    memory_budget: int = 0,
+    max_frames: int = MAX_VIDEO_FRAMES,
+    feature_sizes: tuple[int, int] = FEATURE_SIZES,
+    on_corrupt: OnCorrupt = "raise",
+    report: ReadReport | None = None,
+    index_cache_path: Path | None = None,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+    excluded_ids: Sequence[str] = (),
+    only_ids: Sequence[str] | None = None,
+) -> Videos:
+    """The videos of shards, in memory where their frames fit `memory_budget` bytes, else read on demand.
+
+    excluded_ids: videos to leave out, as if their records (and a shard that holds no others) were not there; only_ids:
+    leave out all but these.
+    What is in memory is shared by later calls of this process for the same content, within the budget.
+    """
+    report = ReadReport() if report is None else report
+    indices = scan_shards(
+        uris,
+        cache_path=index_cache_path,
+        feature_sizes=feature_sizes,
+        on_corrupt=on_corrupt,
+        report=report,
+        num_workers=num_workers,
+        progress=progress,
+    )
+    if excluded_ids or only_ids is not None:
+        left = [index.without(np.array(sorted(excluded_ids), "S11")) for index in indices]
+        if only_ids is not None:
+            left = [index.without(index.ids[~np.isin(index.ids, np.array(sorted(only_ids), "S11"))]) for index in left]
+        indices = [
+            kept for index, kept in zip(indices, left, strict=True) if len(kept.records) or not len(index.records)
+        ]
+    videos = IndexedVideos(
+        indices, max_frames=max_frames, on_corrupt=on_corrupt, report=report, index_cache_path=index_cache_path
+    )
+    needed = int(videos.num_frames.sum()) * videos.feature_size
+    if needed > memory_budget:
+        return videos
+    content = tuple((index.uri, index.checksum) for index in indices)
+    key = (
+        content,
+        max_frames,
+        tuple(feature_sizes),
+        on_corrupt,
+        frozenset(excluded_ids),
+        only_ids and frozenset(only_ids),
+    )
+    if key not in _shared:
+        while _shared and (
+            len(_shared) >= _MAX_SHARED or needed + sum(held.frames.nbytes for held in _shared.values()) > memory_budget
+        ):
+            _shared.popitem(last=False)
+        _shared[key] = MemoryVideos(videos, progress)
+    _shared.move_to_end(key)
+    return _shared[key]

@@ -1,0 +1,240 @@
+"""TFRecord framing: length, masked crc32c of the length, data, masked crc32c of the data.
+
+A shard is read, not mapped: one that is cut short while it is open gives an error with its name, where a map would end
+the process by SIGBUS. A record at a time, so memory does not grow with the shard.
+"""
+
+import errno
+import os
+import struct
+import weakref
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from crc32c import crc32c
+
+from yt8m_assets.errors import CorruptShardError, MissingDataError
+from yt8m_assets.storage import atomic_write
+
+HEADER_BYTES = 12
+"""Length (8) and its checksum (4)."""
+FOOTER_BYTES = 4
+"""Checksum of the data."""
+OVERHEAD_BYTES = HEADER_BYTES + FOOTER_BYTES
+MAX_RECORD_BYTES = 8 * 2**20
+"""A record may claim no more: 5000 frames of 1152 bytes and room for labels."""
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+_LOOKS_LIKE = (
+    (b"\x1f\x8b", "it looks like gzip; decompress it first"),
+    (b"PK\x03\x04", "it looks like a zip archive; unpack it first"),
+    (b"<", "it looks like HTML or XML, perhaps an error page saved by a download; fetch the shard again"),
+    (b"{", "it looks like JSON, perhaps an error answer saved by a download; fetch the shard again"),
+    (b"version https://git-lfs", "it is a Git LFS pointer; fetch the file itself"),
+    (b"PAR1", "it looks like Parquet"),
+)
+
+
+def masked_crc(data: Any) -> int:
+    """The TFRecord checksum of a bytes-like object: crc32c rotated right by 15 bits plus a constant."""
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame_record(data: bytes) -> bytes:
+    """One framed record."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, _FOOTER.pack(masked_crc(length)), data, _FOOTER.pack(masked_crc(data))))
+
+
+def appearance(head: bytes) -> str:
+    """What a file that is no TFRecord looks like from its first bytes, or an empty text."""
+    text = head.lstrip()
+    return next((what for start, what in _LOOKS_LIKE if text.startswith(start)), "")
+
+
+class ShardFile:
+    """A shard open for reading at any place. `size` is its bytes when it was opened."""
+
+    def __init__(self, path: Path, uri: str) -> None:
+        if path.is_dir():
+            raise MissingDataError(f"{uri}: is a folder, not a shard")
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise MissingDataError(f"{uri}: no such shard") from error
+        except PermissionError as error:
+            raise MissingDataError(f"{uri}: may not be read ({os.strerror(error.errno or errno.EACCES)})") from error
+        weakref.finalize(self, os.close, descriptor)
+        found = os.fstat(descriptor)
+        self.uri, self.size, self._descriptor = uri, found.st_size, descriptor
+        remote = "://" in uri and not uri.startswith("file://")
+        self.mark: object = path if remote else (found.st_ino, found.st_mtime_ns)
+        """Another one means other content; a cached copy's path names its object, whenever it was fetched."""
+        self._path, self._renewed = path, False
+
+    def read(self, position: int, size: int) -> bytes:
+        """The bytes at a place; fewer only where the file ends. Raises OSError naming the shard."""
+        try:
+            return os.pread(self._descriptor, size, position)
+        except OSError as error:
+            raise OSError(error.errno, f"byte {position}: {error.strerror}", self.uri) from error
+
+    def renew(self) -> bool:
+        """Open the copy of a bucket's object anew, fetched again if it rotted here. False the second time, and where
+        there is no such copy of the same object."""
+        if self._renewed or self.uri.startswith("file://") or "://" not in self.uri:
+            return False
+        from yt8m_assets.storage.cache import default_cache
+
+        self._renewed = True
+        if default_cache().get(self.uri, check=True) != self._path:
+            return False  # the object has changed, and half of one and half of the other is neither
+        with self._path.open("rb") as file:
+            os.dup2(file.fileno(), self._descriptor, inheritable=False)
+        return True
+
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def _once_more(
+    read: Callable[Concatenate[ShardFile, Parameters], Result],
+) -> Callable[Concatenate[ShardFile, Parameters], Result]:
+    """Read again when what was damaged may have been a copy of something sound."""
+
+    @wraps(read)
+    def reading(file: ShardFile, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return read(file, *args, **kwargs)
+        except CorruptShardError:
+            if not file.renew():
+                raise
+            return read(file, *args, **kwargs)
+
+    return reading
+
+
+@_once_more
+def read_header(file: ShardFile, position: int, record: int, max_record_bytes: int = MAX_RECORD_BYTES) -> int:
+    """Length of the record that starts at `position`, its header verified. Raises CorruptShardError."""
+    head, rest = file.read(position, HEADER_BYTES), file.size - position
+    if len(head) < HEADER_BYTES:
+        reason = f"truncated: {len(head)} bytes of a 12-byte header"
+        raise CorruptShardError(file.uri, position, record, _explain(file, reason))
+    length, checksum = _HEADER.unpack(head)
+    if masked_crc(head[:8]) != checksum:
+        reason = _explain(file, "the checksum of the record's length is wrong")
+        raise CorruptShardError(file.uri, position, record, reason)
+    if length > max_record_bytes:
+        reason = f"it claims {length:,} bytes, more than the limit of {max_record_bytes:,}"
+        raise CorruptShardError(file.uri, position, record, reason)
+    if rest < length + OVERHEAD_BYTES:
+        reason = f"truncated: {rest - HEADER_BYTES:,} of {length + FOOTER_BYTES:,} bytes after the header"
+        raise CorruptShardError(file.uri, position, record, reason)
+    return int(length)
+
+
+@_once_more
+def read_data(
+    file: ShardFile, position: int, length: int, record: int, *, check_crc: bool = True
+) -> tuple[memoryview, int]:
+    """Data of the record that starts at `position`, and the checksum stored with it, verified (unless not `check_crc`).
+
+    Raises CorruptShardError.
+    """
+    content = file.read(position + HEADER_BYTES, length + FOOTER_BYTES)
+    if len(content) < length + FOOTER_BYTES:
+        reason = f"truncated while it was open: {len(content):,} of {length + FOOTER_BYTES:,} bytes after the header"
+        raise CorruptShardError(file.uri, position, record, reason)
+    data, checksum = memoryview(content)[:length], int(_FOOTER.unpack_from(content, length)[0])
+    if check_crc and masked_crc(data) != checksum:
+        raise CorruptShardError(file.uri, position, record, "the checksum of the record's data is wrong")
+    return data, checksum
+
+
+def framing_crc(file: ShardFile, *, tolerant: bool = False) -> tuple[int, int]:
+    """Records, and the crc32c over the framing bytes of each; where `tolerant`, of the part whose framing is sound.
+
+    Raises CorruptShardError where the framing is damaged (unless tolerant: the damaged record then counts, too).
+    """
+    position = record = crc = 0
+    while position < file.size:
+        try:
+            length = read_header(file, position, record)
+        except CorruptShardError:
+            if not tolerant:
+                raise
+            return record + 1, crc
+        footer = file.read(position + HEADER_BYTES + length, FOOTER_BYTES)
+        header = _HEADER.pack(length, masked_crc(struct.pack("<Q", length)))
+        crc = crc32c(footer, crc32c(header, crc))
+        position += length + OVERHEAD_BYTES
+        record += 1
+    return record, crc
+
+
+def _explain(file: ShardFile, reason: str) -> str:
+    what = appearance(file.read(0, 64))
+    return f"{reason}; {what}" if what else reason
+
+
+def local_file(uri: str) -> Path:
+    """The path of a shard on this machine: itself, or a verified cached copy of a gs:// object."""
+    if "://" not in uri:
+        return Path(uri)
+    if uri.startswith("file://"):
+        return Path(uri.removeprefix("file://"))
+    from yt8m_assets.storage.cache import default_cache
+
+    return default_cache().get(uri)
+
+
+def read_records(uri: str, check_crc: bool = True, *, max_record_bytes: int = MAX_RECORD_BYTES) -> Iterator[memoryview]:
+    """Yield the data of each record.
+
+    uri: local path or gs:// URI. check_crc: verify the data's checksum (the length's is always verified).
+    Raises CorruptShardError naming file, byte and record; MissingDataError when there is no such file.
+    """
+    file = ShardFile(local_file(uri), uri)
+    position = record = 0
+    while position < file.size:
+        length = read_header(file, position, record, max_record_bytes)
+        yield read_data(file, position, length, record, check_crc=check_crc)[0]
+        position += length + OVERHEAD_BYTES
+        record += 1
+
+
+class RecordWriter:
+    """Writes framed records with both checksums; the file takes its name when the block ends without an error."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.num_records = 0
+
+    def __enter__(self) -> "RecordWriter":
+        self._atomic = atomic_write(self.path)
+        self._file = self._atomic.__enter__().open("wb", buffering=2**20)
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Append one record."""
+        length = struct.pack("<Q", len(data))
+        self._file.write(length + _FOOTER.pack(masked_crc(length)))
+        self._file.write(data)
+        self._file.write(_FOOTER.pack(masked_crc(data)))
+        self.num_records += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._file.close()
+        except OSError as close_error:
+            self._atomic.__exit__(type(close_error), close_error, close_error.__traceback__)
+            raise
+        self._atomic.__exit__(kind, error, traceback)

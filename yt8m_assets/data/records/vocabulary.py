@@ -1,0 +1,123 @@
+"""The vocabulary: names of the classes, and which classes are rated. Parsed strictly, or not at all."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from yt8m_assets.data.records.framing import local_file
+from yt8m_assets.errors import MissingDataError, VocabularyError
+from yt8m_assets.storage import sha256_text
+
+MAX_BYTES = 16 * 2**20
+"""A vocabulary file may be no larger."""
+
+
+@dataclass(frozen=True)
+class VocabularyClass:
+    """One row of vocabulary.csv."""
+
+    index: int
+    """Number of the class in labels."""
+    name: str
+    """English name; empty where the data set gives none."""
+    num_train_videos: int
+    """Videos of the training split that carry it."""
+
+
+def _read_text(uri: str) -> str:
+    path: Path = local_file(uri)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise MissingDataError(f"{uri}: no such vocabulary file") from error
+    except OSError as error:
+        raise VocabularyError(f"{uri}: cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_BYTES:
+        raise VocabularyError(f"{uri}: {len(content):,} bytes is no vocabulary; the limit is {MAX_BYTES:,}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"{uri}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
+def _index(text: str, uri: str, line: int, seen: dict[int, int]) -> int:
+    """A class number, each only once. Raises VocabularyError naming the line."""
+    if not (text.isascii() and text.isdigit()):
+        raise VocabularyError(f"{uri}, line {line}: expected a class number, got {text[:40]!r}")
+    index = int(text)
+    if index in seen:
+        raise VocabularyError(f"{uri}, line {line}: class {index} stands already in line {seen[index]}")
+    seen[index] = line
+    return index
+
+
+def load_segment_classes(uri: str, num_classes: int | None = None) -> np.ndarray:
+    """The rated classes, int32 [R] in the file's order (one number a line below the header `Index`).
+
+    Raises VocabularyError naming the line for anything else, for a class given twice, or one outside num_classes.
+    """
+    lines = _read_text(uri).splitlines()
+    if not lines or lines[0].strip() != "Index":
+        raise VocabularyError(f"{uri}, line 1: expected the header 'Index', got {lines[0][:40] if lines else ''!r}")
+    seen: dict[int, int] = {}
+    while lines and not lines[-1].strip():
+        lines.pop()
+    classes = [_index(text.strip(), uri, number, seen) for number, text in enumerate(lines[1:], start=2)]
+    if not classes:
+        raise VocabularyError(f"{uri}: names no class")
+    if num_classes is not None and max(classes) >= num_classes:
+        where = f"{uri}, line {seen[max(classes)]}"
+        raise VocabularyError(f"{where}: class {max(classes)} lies outside the vocabulary of {num_classes} classes")
+    return np.array(classes, np.int32)
+
+
+def load_vocabulary(uri: str) -> dict[int, VocabularyClass]:
+    """The classes by number, from vocabulary.csv (columns Index and Name, and TrainVideoCount where given).
+
+    Raises VocabularyError naming the line when a column is missing, a number odd or given twice, or a row too short.
+    """
+    rows = csv.reader(io.StringIO(_read_text(uri), newline=""), strict=True)
+    try:
+        header = next(rows, [])
+        missing = [name for name in ("Index", "Name") if name not in header]
+        if missing:
+            raise VocabularyError(
+                f"{uri}, line 1: the column {missing[0]} is missing; found {', '.join(header)[:80]!r}"
+            )
+        count_column = header.index("TrainVideoCount") if "TrainVideoCount" in header else None
+        seen: dict[int, int] = {}
+        classes = {}
+        blank = 0  # the line of an empty row: only at the end of the file is it no row
+        for row in rows:
+            if not row:
+                blank = blank or rows.line_num
+                continue
+            if blank:
+                raise VocabularyError(f"{uri}, line {blank}: is empty, and rows follow")
+            if len(row) != len(header):
+                raise VocabularyError(f"{uri}, line {rows.line_num}: {len(row)} columns, the header has {len(header)}")
+            index = _index(row[header.index("Index")].strip(), uri, rows.line_num, seen)
+            count = row[count_column].strip() if count_column is not None else "0"
+            if not (count.isascii() and count.isdigit()):
+                raise VocabularyError(f"{uri}, line {rows.line_num}: TrainVideoCount is {count[:40]!r}, not a number")
+            classes[index] = VocabularyClass(index, row[header.index("Name")].strip(), int(count))
+    except csv.Error as error:
+        raise VocabularyError(f"{uri}, line {rows.line_num}: not CSV ({error})") from error
+    if not classes:
+        raise VocabularyError(f"{uri}: names no class")
+    return classes
+
+
+def class_names(uri: str | None, class_ids: np.ndarray) -> dict[int, str]:
+    """A name for each class: from the vocabulary, or `class 17` where there is none."""
+    vocabulary = load_vocabulary(uri) if uri else {}
+    names = {int(index): vocabulary[int(index)].name if int(index) in vocabulary else "" for index in class_ids}
+    return {index: name or f"class {index}" for index, name in names.items()}
+
+
+def segment_classes_checksum(classes: np.ndarray) -> str:
+    """sha256 of the rated classes in order, whatever line ends or byte-order mark the file had."""
+    return sha256_text("\n".join(str(int(index)) for index in classes))

@@ -1,0 +1,176 @@
+"""The best K segments of every class from a stream of scores, in O(classes x K) memory.
+
+A class keeps a buffer of scores and row numbers and a running threshold, the K-th best score so far: what lies below it
+is dropped on arrival, and a full buffer is cut to K by a partition. Ties - also at the cut - go to the smaller
+(video id, start).
+"""
+
+import numpy as np
+
+from yt8m_assets.errors import ConfigError, DataError, NonFiniteError
+from yt8m_assets.ranking.files import Ranking
+from yt8m_assets.ranking.segments import Segments, SegmentTable
+from yt8m_assets.ranking.sorting import ascending_order, descending_order
+
+_BLOCK = 8192
+"""Segments that are looked at together: large enough to hide the cost of a numpy call, small enough for the cache."""
+
+
+class StreamingTopK:
+    """Keeps, for each class, the `k` segments with the highest scores.
+
+    Arguments: `class_ids` int [C], the class of each score column; `k`, segments kept per class; `segments`, where the
+    row numbers of `update` point: a `SegmentTable` that is being filled, or a complete `Segments`.
+    """
+
+    def __init__(self, class_ids: np.ndarray, k: int, segments: Segments | SegmentTable) -> None:
+        self.class_ids = np.asarray(class_ids, np.int32)
+        if k < 1:
+            raise ConfigError(f"top_k = {k}: must be at least 1")
+        if np.unique(self.class_ids).size != self.class_ids.size:
+            raise ConfigError("class_ids: a class occurs more than once")
+        self.k, self._segments = k, segments
+        order = np.argsort(self.class_ids)
+        self._order = None if np.array_equal(order, np.arange(order.size)) else order
+        self._capacity = k + max(k // 2, _BLOCK)
+        # Row n is the n-th class in ascending order. Pages of an empty array cost nothing until they are written.
+        self._scores = np.empty((self.class_ids.size, self._capacity), np.float32)
+        self._rows = np.empty((self.class_ids.size, self._capacity), np.int32)
+        self._pending = np.empty((self.class_ids.size, _BLOCK), np.float32)
+        self._pending_rows = np.empty(_BLOCK, np.int32)
+        self._num_pending = 0
+        self._count = np.zeros(self.class_ids.size, np.int64)
+        self._threshold = np.full(self.class_ids.size, -np.inf, np.float32)
+
+    @property
+    def max_bytes(self) -> int:
+        """What the buffers can come to take, however many segments there are."""
+        reached = min(self._capacity, len(self._segments)) if isinstance(self._segments, Segments) else self._capacity
+        return self.class_ids.size * (reached * 8 + _BLOCK * 4)
+
+    def update(self, scores: np.ndarray, rows: np.ndarray | int) -> None:
+        """Take in scores float32 [n, C] of the segments in `rows` (int [n], or the first of n consecutive rows).
+
+        A row is given once. Raises NonFiniteError naming class and segment for NaN or infinity, DataError for a row
+        that the segment table does not hold.
+        """
+        scores = np.asarray(scores, np.float32)
+        if scores.ndim != 2 or scores.shape[1] != self.class_ids.size:
+            raise DataError(f"scores of shape {scores.shape}: expected [segments, {self.class_ids.size}]")
+        row_array = np.arange(rows, rows + len(scores)) if isinstance(rows, int) else np.asarray(rows)
+        if row_array.shape != (len(scores),):
+            raise DataError(f"{row_array.shape} rows for {len(scores)} scored segments")
+        if not len(scores):
+            return
+        if row_array.min() < 0 or row_array.max() >= len(self._segments):
+            raise DataError(f"a scored segment lies outside the table of {len(self._segments)} segments")
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            total = scores.sum(dtype=np.float64)
+        if not np.isfinite(total):
+            self._refuse(scores, row_array)
+        row_array = row_array.astype(np.int32)
+        done = 0
+        while done < len(scores):
+            size = min(_BLOCK - self._num_pending, len(scores) - done)
+            target = slice(self._num_pending, self._num_pending + size)
+            part = scores[done : done + size]
+            self._pending[:, target] = (part if self._order is None else part[:, self._order]).T
+            self._pending_rows[target] = row_array[done : done + size]
+            self._num_pending += size
+            done += size
+            if self._num_pending == _BLOCK:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Look at what has gathered: a block at a time, however small the updates are."""
+        size, self._num_pending = self._num_pending, 0
+        if size:
+            self._take(self._pending[:, :size], self._pending_rows[:size])
+
+    def _take(self, block: np.ndarray, rows: np.ndarray) -> None:
+        """Append a block float32 [C, n] where it reaches the thresholds."""
+        entered = block >= self._threshold[:, None]
+        sizes = np.count_nonzero(entered, axis=1)
+        for column in np.flatnonzero(sizes).tolist():
+            if self._count[column] + sizes[column] > self._capacity:
+                self._compact(column)
+                entered[column] = block[column] >= self._threshold[column]
+            chosen = np.flatnonzero(entered[column])
+            part = slice(int(self._count[column]), int(self._count[column]) + chosen.size)
+            self._scores[column, part] = block[column, chosen]
+            self._rows[column, part] = rows[chosen]
+            self._count[column] = part.stop
+
+    def _compact(self, column: int) -> None:
+        """Cut a class's buffer to its K best, in order of arrival, and raise its threshold."""
+        count = int(self._count[column])
+        if count <= self.k:
+            return
+        scores, rows = self._scores[column, :count], self._rows[column, :count]
+        threshold = np.partition(scores, count - self.k)[count - self.k]
+        kept = np.flatnonzero(scores >= threshold)
+        if kept.size > self.k:  # a tie at the cut
+            is_tied = scores[kept] == threshold
+            tied = kept[is_tied]
+            by_id = np.argsort(self._position(rows[tied]), kind="stable")
+            excess = kept.size - self.k
+            kept = np.sort(np.concatenate([kept[~is_tied], tied[by_id[: tied.size - excess]]]))
+        scores[: self.k], rows[: self.k] = scores[kept], rows[kept]
+        self._count[column], self._threshold[column] = self.k, threshold
+
+    def _position(self, rows: np.ndarray) -> np.ndarray:
+        """Index of each row's segment in the canonical table of the segments met so far."""
+        return rows if isinstance(self._segments, Segments) else self._segments.sorted()[1][rows]
+
+    def finish(self) -> Ranking:
+        """The ranking of everything taken in; frees the buffers. Ties are in the order of (video id, start)."""
+        self._flush()
+        segments = self._segments if isinstance(self._segments, Segments) else self._segments.sorted()[0]
+        counts = [self._sort(column) for column in range(self.class_ids.size)]
+        offsets = np.cumsum([0, *counts])
+        for buffer in (self._scores, self._rows):
+            _close_up(buffer, offsets)
+            buffer.resize(int(offsets[-1]), refcheck=False)  # no view of it is left; a copy would double the memory
+        ranking = Ranking(
+            class_ids=np.sort(self.class_ids),
+            offsets=offsets,
+            segment=self._rows,
+            score=self._scores,
+            segments=segments,
+        )
+        self._scores, self._rows = np.empty((0, 0), np.float32), np.empty((0, 0), np.int32)
+        self._pending = np.empty((0, 0), np.float32)
+        return ranking
+
+    def _sort(self, column: int) -> int:
+        """Put a class's buffer in its final order, best first; returns its length."""
+        self._compact(column)
+        count = int(self._count[column])
+        scores, rows = self._scores[column, :count], self._rows[column, :count]
+        position = self._position(rows)
+        if np.any(position[1:] < position[:-1]):
+            by_id = ascending_order(position.astype(np.uint32))
+            best_first = by_id[descending_order(scores[by_id])]
+        else:
+            best_first = descending_order(scores)
+        scores[:], rows[:] = scores[best_first], position[best_first]
+        return count
+
+    def _refuse(self, scores: np.ndarray, rows: np.ndarray) -> None:
+        row, column = np.argwhere(~np.isfinite(scores))[0]
+        if isinstance(self._segments, Segments):
+            name = self._segments.name(int(rows[row]))
+        else:
+            segments, position = self._segments.sorted()
+            name = segments.name(int(position[rows[row]]))
+        raise NonFiniteError(
+            f"score of class {self.class_ids[column]} for segment {name} is {scores[row, column]}: "
+            "the checkpoint or the input is broken; nothing was ranked"
+        )
+
+
+def _close_up(buffer: np.ndarray, offsets: np.ndarray) -> None:
+    """Move the beginning of each row [C, capacity] up to its offset in the flat buffer: always towards the front."""
+    flat = buffer.reshape(-1)
+    for row, (begin, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
+        flat[begin:end] = buffer[row, : end - begin]

@@ -1,0 +1,161 @@
+"""The leaderboard: the report of the whole graph, as JSON, one HTML page, pictures, and a table for the terminal."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yt8m_assets.progress import Progress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.ensemble import SUBMISSION_FILE
+from yt8m_assets.stages.lineage import Inputs, Node, require_current, resolve_inputs
+from yt8m_assets.storage import ArtifactStore, StageResult
+from yt8m_assets.tracking import TrackedRun, Tracking
+from yt8m_assets.tracking.system import code_tags
+from yt8m_assets.verbatim import for_markdown
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from yt8m_assets.evaluation import Ratings
+
+LEADERBOARD_FILE = "leaderboard.json"
+PAGE_FILE = "leaderboard.html"
+
+
+def make_leaderboard(
+    recipe: Recipe, store: ArtifactStore, *, tracking: Tracking, progress: Progress, run_tags: Mapping[str, str]
+) -> StageResult:
+    """Compute and publish the report. Raises MissingArtifactError naming what is not materialised."""
+    node = Node("leaderboard")
+    inputs = resolve_inputs(recipe, store, node)
+    if inputs.published is not None:
+        return StageResult(inputs.published, reused=True)
+    from yt8m_assets.reports.figures import collect_figures
+    from yt8m_assets.reports.page import write_page
+    from yt8m_assets.reports.plots import draw_leaderboard
+    from yt8m_assets.reports.timeline import busiest_video, make_timeline
+
+    tags = {**run_tags, "asset": node.asset, "recipe": recipe.name, "fingerprint": inputs.fingerprint}
+    with (
+        store.publish(node.key, **inputs.publish_arguments()) as publication,
+        tracking.run("leaderboard", kind="report", params={"recipe": recipe.name}, tags=tags) as run,
+    ):
+        figures = collect_figures(recipe, store, inputs, progress)
+        text = json.dumps(figures, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        (publication.path / LEADERBOARD_FILE).write_text(text)
+        report = publication.report_path
+        pictures = draw_leaderboard(figures, report)
+        video_id = busiest_video(store, inputs.parent("holdout_ratings"))
+        pictures[f"A video second by second: {video_id}"] = make_timeline(recipe, store, video_id, report)
+        write_page(figures, pictures, report / PAGE_FILE, page_facts(recipe, store, inputs), run_links(inputs, run))
+        run.log_artifact(report)
+        run.log_artifact(publication.path / LEADERBOARD_FILE)
+        run.log_artifact(store.fetch(inputs.parent("submission"), (SUBMISSION_FILE,)) / SUBMISSION_FILE)
+        metrics = headline(figures)
+        run.log_metrics({f"ensemble/{name}": value for name, value in metrics.items()}, step=0)
+        publication.metadata.update(
+            **metrics,
+            best_single_model=figures["ensemble"]["best_single"],
+            table=markdown_table(figures),
+            mlflow_run_id=run.run_id,
+            mlflow_url=run.url,
+        )
+    assert publication.manifest is not None, "leaving the block publishes"
+    return StageResult(publication.manifest)
+
+
+def page_facts(recipe: Recipe, store: ArtifactStore, inputs: Inputs) -> dict[str, str]:
+    """When and by what a page was made, and from which files."""
+    tags = code_tags()
+    commit = tags.get("mlflow.source.git.commit")
+    return {
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "code": f"yt8m-assets {tags['package_version']}" + (f", commit {commit}" if commit else ""),
+        "recipe": f"{recipe.name}, fingerprint {inputs.fingerprint[:16]}",
+        **{asset.replace("_", " "): store.uri(inputs.parent(asset)) for asset in ("submission", "ensemble_weights")},
+    }
+
+
+def run_links(inputs: Inputs, run: TrackedRun) -> dict[str, str]:
+    """The MLflow pages of the models' trainings, the search and this report, where they are known."""
+    urls = {f"run of {key}": manifest.metadata.get("mlflow_url") for key, manifest in inputs.manifests.items()}
+    models = {name: url for name, url in urls.items() if "finetuned_model" in name or "ensemble_weights" in name}
+    return {name: str(url) for name, url in {**models, "run of this report": run.url}.items() if url}
+
+
+def headline(figures: Mapping[str, Any]) -> dict[str, float]:
+    """The few numbers that stand for the whole."""
+    ensemble = figures["ensemble"]
+    found = {
+        "map_at_100000": ensemble["map"],
+        "map_low": ensemble["interval"]["low"],
+        "map_high": ensemble["interval"]["high"],
+        "gain_over_best_single": ensemble["gain"]["value"],
+    }
+    if figures["simulated"]:
+        for split in ("holdout", "test"):
+            part = figures["simulated"][split]
+            values = {"random_map": part["random"], "oracle_map": part["oracle"], "norm": part["norms"]["ensemble"]}
+            found |= {f"{split}_{name}": value for name, value in values.items() if value is not None}
+        found["test_map_at_100000"] = figures["simulated"]["test"]["maps"]["ensemble"]
+    return found
+
+
+def read_leaderboard(recipe: Recipe, store: ArtifactStore) -> dict[str, Any]:
+    """The published figures. Raises MissingArtifactError without any, ParentMismatchError for outdated ones."""
+    manifest = require_current(recipe, store, Node("leaderboard"))
+    return json.loads((store.fetch(manifest, (LEADERBOARD_FILE,)) / LEADERBOARD_FILE).read_text(encoding="utf-8"))
+
+
+def markdown_table(figures: Mapping[str, Any]) -> str:
+    """The table as Markdown, for metadata and README."""
+    from yt8m_assets.reports.page import table_columns, table_rows
+
+    columns = table_columns(figures)
+    rows = [[for_markdown(cell) for cell in row] for row in table_rows(figures)]
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def leaderboard_table(store: ArtifactStore, recipe: Recipe) -> "Table":
+    """The published leaderboard for a terminal, with its remarks below. Errors as `read_leaderboard`."""
+    return figures_table(read_leaderboard(recipe, store))
+
+
+def figures_table(figures: Mapping[str, Any]) -> "Table":
+    """The figures of a leaderboard as a table for a terminal, with the remarks below."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from yt8m_assets.reports.page import remarks, table_columns, table_rows
+
+    caption = escape("\n".join(remarks(figures)))
+    table = Table(title=escape(f"Leaderboard of recipe {figures['recipe']}"), caption=caption)
+    table.caption_justify = "left"
+    for place, name in enumerate(table_columns(figures)):
+        table.add_column(name, justify="right" if place else "left", no_wrap=True)
+    *models, ensemble = ([escape(cell) for cell in row] for row in table_rows(figures))
+    for row in models:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*ensemble, style="bold")
+    return table
+
+
+def report_on_ratings(recipe: Recipe, store: ArtifactStore, ratings: "Ratings", source: str, folder: Path) -> Path:
+    """Write the page, with a column for ratings from outside, into a folder; returns its path.
+
+    The published leaderboard stays as it is. Errors as `read_leaderboard` and `given_figures`.
+    """
+    from yt8m_assets.reports.figures import given_figures
+    from yt8m_assets.reports.page import write_page
+    from yt8m_assets.reports.plots import draw_leaderboard
+
+    figures = read_leaderboard(recipe, store) | {"given": given_figures(recipe, store, ratings, source)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / LEADERBOARD_FILE).write_text(json.dumps(figures, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    inputs = resolve_inputs(recipe, store, Node("leaderboard"))
+    write_page(figures, draw_leaderboard(figures, folder), folder / PAGE_FILE, page_facts(recipe, store, inputs))
+    return folder / PAGE_FILE

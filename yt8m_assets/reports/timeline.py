@@ -1,0 +1,169 @@
+"""What the models see in a video, second by second: the top classes over time, as a picture and as JSON."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yt8m_assets.errors import DataError
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import Node, current_manifest, require_current
+from yt8m_assets.storage import ArtifactStore, Manifest
+from yt8m_assets.verbatim import for_picture
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from yt8m_assets.data.records.video import Video
+
+NUM_CLASSES = 6
+_WINDOW = 5
+
+
+def busiest_video(store: ArtifactStore, ratings: Manifest) -> str:
+    """The hold-out video with the most positive ratings; the first by id among equals. Raises DataError without any."""
+    with (store.fetch(ratings, ("ratings.csv",)) / "ratings.csv").open(newline="", encoding="utf-8") as file:
+        positive = [row[0].rpartition(":")[0] for row in csv.reader(file) if len(row) == 3 and row[2] in ("1", "1.0")]
+    if not positive:
+        raise DataError("no hold-out segment is rated positive: there is no video to show")
+    counts = Counter(positive)
+    return min(counts, key=lambda video_id: (-counts[video_id], video_id))
+
+
+def make_timeline(
+    recipe: Recipe,
+    store: ArtifactStore,
+    video_id: str,
+    folder: Path,
+    *,
+    model_keys: Sequence[str] = (),
+    num_classes: int = NUM_CLASSES,
+) -> Path:
+    """Score a window around each second of a video and write `timeline.json` and `timeline.png`; the picture's path.
+
+    The probabilities are means over the models (default: all of the recipe, with the ensemble's weights where they are
+    up to date). Raises DataError for a video that is in neither the segment nor the test shards, ParentMismatchError
+    naming the model or the shards that are not up to date.
+    """
+    from yt8m_assets.data.records.vocabulary import class_names
+    from yt8m_assets.stages.data import VOCABULARY_FILE, read_segment_classes
+
+    video = find_video(recipe, store, video_id)
+    classes = read_segment_classes(recipe, store)
+    scores = score_seconds(recipe, store, video, list(model_keys) or list(recipe.model_keys), classes)
+    chosen = (-scores.max(axis=0)).argsort(kind="stable")[:num_classes]
+    shards = require_current(recipe, store, Node("segment_shards"))
+    has_names = VOCABULARY_FILE in shards.files
+    names = class_names(str(store.fetch(shards, (VOCABULARY_FILE,)) / VOCABULARY_FILE) if has_names else None, classes)
+    content = {
+        "video_id": video_id,
+        "seconds": len(scores),
+        "models": list(model_keys) or list(recipe.model_keys),
+        "classes": [
+            {
+                "class_id": int(classes[column]),
+                "name": names[int(classes[column])],
+                "probabilities": [round(float(value), 5) for value in scores[:, column]],
+                "ratings": _ratings_of(video, int(classes[column])),
+            }
+            for column in chosen
+        ],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "timeline.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path = folder / "timeline.png"
+    draw_timeline(content, path)
+    return path
+
+
+def find_video(recipe: Recipe, store: ArtifactStore, video_id: str) -> "Video":
+    """A video of the segment or test shards, by id. Raises DataError when it is in neither."""
+    from yt8m_assets.data.dataset.memory import load_videos
+    from yt8m_assets.data.records.reader import ReadReport
+    from yt8m_assets.data.records.video import Video
+    from yt8m_assets.stages.data import index_cache, read_shards
+
+    data = recipe.data
+    for asset in ("segment_shards", "test_shards"):
+        if not store.numbers(asset):
+            continue
+        videos = load_videos(
+            read_shards(recipe, store, asset).uris(),
+            max_frames=data.max_frames,
+            feature_sizes=data.feature_sizes,
+            on_corrupt=data.on_corrupt,
+            report=ReadReport(max_quarantined=data.max_quarantined),
+            index_cache_path=index_cache(store),
+        )
+        if video_id in videos.video_ids:
+            number = videos.video_ids.index(video_id)
+            labels, segments = videos.annotations(number)
+            return Video(video_id, videos.read(number), labels, segments)
+    raise DataError(f"video {video_id!r} is neither in the segment shards nor in the test shards")
+
+
+def score_seconds(
+    recipe: Recipe, store: ArtifactStore, video: "Video", model_keys: Sequence[str], classes: "np.ndarray"
+) -> "np.ndarray":
+    """Mean probabilities float32 [T, R] of the 5 seconds around each second; at the ends the nearest frame stands."""
+    import numpy as np
+    import torch
+
+    from yt8m_assets.data.records.features import model_inputs
+    from yt8m_assets.stages.ensemble import read_weights
+    from yt8m_assets.training.artifacts import load_model
+
+    assert video.frames is not None
+    num_frames = len(video.frames)
+    index = np.clip(np.arange(num_frames)[:, None] + np.arange(_WINDOW) - _WINDOW // 2, 0, num_frames - 1)
+    frames = torch.from_numpy(video.frames[index])
+    inputs = model_inputs(frames, torch.ones(frames.shape[:2], dtype=torch.bool))
+    counts = torch.full((num_frames,), _WINDOW, dtype=torch.int64)
+    manifest = current_manifest(recipe, store, Node("ensemble_weights"))
+    weights = read_weights(store.fetch(manifest))["weights"] if manifest else {}
+    shares = np.array([weights.get(key, 0.0) for key in model_keys])
+    shares = shares / shares.sum() if shares.sum() > 0 else np.full(len(model_keys), 1 / len(model_keys))
+    total = np.zeros((num_frames, len(classes)), np.float32)
+    for key, share in zip(model_keys, shares.tolist(), strict=True):
+        model: Any = load_model(store, require_current(recipe, store, Node("finetuned_model", key)))
+        with torch.inference_mode():
+            restricted = model.restrict_classes(torch.as_tensor(classes, dtype=torch.int64))
+            total += share * restricted(inputs, counts).probabilities.numpy()
+    return total
+
+
+def _ratings_of(video: "Video", class_id: int) -> list[list[int]]:
+    """[start, 0 or 1] of each rating of a class."""
+    if video.segments is None:
+        return []
+    rows = zip(
+        video.segments.start_times.tolist(),
+        video.segments.class_ids.tolist(),
+        video.segments.scores.tolist(),
+        strict=True,
+    )
+    return sorted([int(start), int(score > 0)] for start, rated, score in rows if rated == class_id)
+
+
+def draw_timeline(content: dict[str, Any], path: Path) -> None:
+    """A strip per class: probability by second; ratings as filled (shows it) and hatched (does not) bars below."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = content["classes"]
+    figure = Figure(figsize=(11, 0.9 * len(rows) + 0.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, row in zip(panels, rows, strict=True):
+        panel.fill_between(range(content["seconds"]), row["probabilities"], step="mid", color="0.75")
+        for start, score in row["ratings"]:
+            look = {"facecolor": "#0072b2"} if score else {"facecolor": "#e69f00", "hatch": "////"}
+            panel.axvspan(start, start + _WINDOW, ymax=0.12, edgecolor="black", linewidth=0.5, **look)
+        panel.set(ylim=(0, 1), yticks=(0, 1))
+        panel.set_ylabel(for_picture(row["name"][:24]), rotation=0, ha="right", va="center", fontsize=8)
+    name = for_picture(content["video_id"])
+    panels[0].set_title(f"{name}: probability by second; raters: blue yes, hatched no", fontsize=9)
+    panels[-1].set(xlabel="second", xlim=(0, content["seconds"]))
+    figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -1,0 +1,222 @@
+"""The data stages of the graph: what the shards are, which are held out, and the held-out ratings."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from yt8m_assets.data.dataset.folds import find_duplicates, require_unique
+from yt8m_assets.data.dataset.identity import SHARDS_FILE, VERSIONS_FILE, Identities, versions_text
+from yt8m_assets.data.dataset.index import ShardIndex
+from yt8m_assets.data.dataset.ratings import load_ratings
+from yt8m_assets.data.dataset.scan import describe_shard, scan_shards
+from yt8m_assets.data.dataset.shards import ShardManifest, shard_names
+from yt8m_assets.data.records.framing import local_file
+from yt8m_assets.data.records.reader import ReadReport
+from yt8m_assets.data.records.vocabulary import load_segment_classes, load_vocabulary
+from yt8m_assets.data.simulation import dataset_paths
+from yt8m_assets.errors import DataError
+from yt8m_assets.progress import Progress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import Inputs, Node, plain, require_current, resolve_inputs
+from yt8m_assets.stages.locating import held_out_shards, index_cache, locate_shards, read_shards, simulated_folder
+from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, Manifest, Publication, StageResult
+
+__all__ = [
+    "index_cache",
+    "make_holdout_ratings",
+    "make_shards",
+    "read_segment_classes",
+    "read_shards",
+    "read_video_ids",
+    "simulated_folder",
+]
+
+SEGMENT_CLASSES_FILE = "segment_label_ids.csv"
+VOCABULARY_FILE = f"{REPORT_FOLDER}/vocabulary.csv"
+"""Names for people, so not part of the content: no model is trained again because its classes got names."""
+VIDEO_IDS_FILE = "video_ids.parquet"
+RATINGS_FILE = "ratings.csv"
+
+
+def read_segment_classes(recipe: Recipe, store: ArtifactStore, shards: Manifest | None = None) -> np.ndarray:
+    """The rated classes, int32 [R], as published with the segment shards (those that are up to date, unless given)."""
+    manifest = shards or require_current(recipe, store, Node("segment_shards"))
+    folder = store.fetch(manifest, (SEGMENT_CLASSES_FILE,))
+    return load_segment_classes(str(folder / SEGMENT_CLASSES_FILE), recipe.data.num_classes)
+
+
+def read_video_ids(store: ArtifactStore, shards: Manifest, held_out: bool) -> dict[str, list[str]]:
+    """Shard name -> ids of its videos that are held out, or that are not, as published; no entry for none."""
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    folder = store.fetch(shards, (SHARDS_FILE, VIDEO_IDS_FILE))
+    names = [shard.name for shard in ShardManifest.read(folder / SHARDS_FILE).shards]
+    table = pyarrow.parquet.read_table(folder / VIDEO_IDS_FILE)
+    table = table.filter(pyarrow.compute.equal(table["held_out"], held_out))
+    places, ids = table["shard"].to_numpy(), table["video_id"].to_pylist()
+    ends = np.searchsorted(places, np.arange(len(names)), side="right").tolist()
+    found = {name: ids[start:end] for name, start, end in zip(names, [0, *ends], ends, strict=False)}
+    return {name: values for name, values in found.items() if values}
+
+
+def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: Progress) -> StageResult:
+    """Publish what the shards of `asset` are: files, sizes, checksums, counts, ids, and which are held out.
+
+    Simulated shards that are not there are simulated. Raises MissingDataError for a pattern without a match,
+    CorruptShardError for a damaged shard (unless the recipe quarantines), DataError for repeated videos among rated or
+    test shards.
+    """
+    listing = locate_shards(recipe, store, asset, progress)
+    if store.numbers(asset):  # else everything has to be read once anyway
+        inputs = resolve_inputs(recipe, store, Node(asset))
+        if inputs.published is not None:
+            return StageResult(inputs.published, reused=True)
+    names = shard_names(listing)
+    report = ReadReport(max_quarantined=recipe.data.max_quarantined)
+    indices = _scan(recipe, store, list(names), report, progress)
+    held_out, rated, held_out_ids = _hold_out(recipe, store, asset, {index.uri: index for index in indices}, progress)
+    seen = [(index.uri, listing[index.uri], index.checksum) for index in indices] + rated
+    Identities(store.cache_path).note(seen)
+    ids = {index.uri: index.video_ids for index in indices}
+    if asset != "pretraining_shards":
+        require_unique(ids)  # a video twice would count twice in every MAP and submission
+    shards = ShardManifest(
+        shards=tuple(describe_shard(i, names[i.uri], i.uri in held_out, held_out_ids) for i in indices),
+        quarantined=tuple(_named(plain(record), names) for record in report.quarantined),
+        notes={"duplicates": [str(duplicate) for duplicate in find_duplicates(ids)]},
+    )
+    inputs = resolve_inputs(recipe, store, Node(asset))
+    with store.publish(asset, **inputs.publish_arguments()) as publication:
+        (publication.path / SHARDS_FILE).write_text(shards.to_json())
+        _write_video_ids(publication.path / VIDEO_IDS_FILE, indices, held_out, held_out_ids)
+        (publication.report_path / Path(VERSIONS_FILE).name).write_text(versions_text(entry[1:] for entry in seen))
+        if asset == "segment_shards":
+            _copy_vocabularies(recipe, store, publication)
+        publication.metadata.update(_describe(shards))
+    return _result(publication)
+
+
+def _scan(
+    recipe: Recipe, store: ArtifactStore, uris: list[str], report: ReadReport, progress: Progress
+) -> list[ShardIndex]:
+    return scan_shards(
+        uris,
+        cache_path=index_cache(store),
+        feature_sizes=recipe.data.feature_sizes,
+        on_corrupt=recipe.data.on_corrupt,
+        report=report,
+        progress=progress,
+    )
+
+
+def _hold_out(
+    recipe: Recipe, store: ArtifactStore, asset: str, indices: Mapping[str, ShardIndex], progress: Progress
+) -> tuple[set[str], list[tuple[str, str, str]], np.ndarray | None]:
+    """Shards of an asset held out as a whole; in pre-training (URI, version, checksum) and video ids of the rated ones.
+
+    What both releases hold is known by its id (S11 [n]): neither the files' names nor their number need be the same.
+    """
+    if asset == "test_shards":
+        return set(), [], None
+    if asset == "segment_shards":
+        return held_out_shards(recipe, indices), [], None
+    listing = locate_shards(recipe, store, "segment_shards", progress)
+    report = ReadReport(max_quarantined=recipe.data.max_quarantined, quiet=True)  # told by segment_shards
+    rated = _scan(recipe, store, sorted(held_out_shards(recipe, listing)), report, progress)
+    seen = [(index.uri, listing[index.uri], index.checksum) for index in rated]
+    return set(), seen, np.unique(np.concatenate([index.ids for index in rated]))
+
+
+def _named(record: dict[str, object], names: Mapping[str, str]) -> dict[str, object]:
+    """A quarantined record with its shard's name instead of the place where that lies."""
+    return {"shard": names[str(record.pop("uri"))], **record}
+
+
+def _describe(shards: ShardManifest) -> dict[str, object]:
+    names = ("num_videos", "num_frames", "num_labels", "num_ratings", "num_segments_beyond_end", "size")
+    totals = {("size_bytes" if name == "size" else name): shards.total(name) for name in names}
+    return {
+        "num_shards": len(shards.shards),
+        "num_held_out_shards": len(shards.uris(held_out=True)),
+        "num_held_out_videos": shards.total("num_held_out"),
+        "num_quarantined": sum(record["num_records"] for record in shards.quarantined),
+        "num_lost_bytes": sum(record["num_bytes"] for record in shards.quarantined),
+        "num_duplicate_ids": len(shards.notes["duplicates"]),
+        **totals,
+    }
+
+
+def _write_video_ids(
+    path: Path, indices: list[ShardIndex], held_out: set[str], held_out_ids: np.ndarray | None
+) -> None:
+    """Columns shard (place in shards.json), video_id, held_out: what training drops and the leak check reads."""
+    import pyarrow
+    import pyarrow.parquet
+
+    shard = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index.ids) for index in indices])
+    if held_out_ids is None:
+        kept_out = np.array([index.uri in held_out for index in indices], bool)[shard]
+    else:
+        kept_out = np.concatenate([np.isin(index.ids, held_out_ids) for index in indices])
+    ids = [video_id for index in indices for video_id in index.video_ids]
+    columns = {"shard": shard, "video_id": pyarrow.array(ids, pyarrow.string()), "held_out": kept_out}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, compression="zstd")
+
+
+def _copy_vocabularies(recipe: Recipe, store: ArtifactStore, publication: Publication) -> None:
+    data = recipe.data
+    if data.simulation is None:
+        classes_uri, vocabulary_uri = data.segment_classes_uri, data.vocabulary_uri
+    else:
+        paths = dataset_paths(data.simulation, simulated_folder(recipe, store))
+        classes_uri, vocabulary_uri = str(paths.segment_label_ids), str(paths.vocabulary)
+    classes = load_segment_classes(classes_uri, data.num_classes)
+    shutil.copyfile(local_file(classes_uri), publication.path / SEGMENT_CLASSES_FILE)
+    publication.metadata["num_rated_classes"] = len(classes)
+    if vocabulary_uri:
+        load_vocabulary(vocabulary_uri)
+        shutil.copyfile(local_file(vocabulary_uri), publication.report_path / Path(VOCABULARY_FILE).name)
+
+
+def make_holdout_ratings(recipe: Recipe, store: ArtifactStore, *, progress: Progress) -> StageResult:
+    """Publish the ratings of the held-out segment shards as `ratings.csv` (segment id, class, score)."""
+    node = Node("holdout_ratings")
+    inputs: Inputs = resolve_inputs(recipe, store, node)
+    if inputs.published is not None:
+        return StageResult(inputs.published, reused=True)
+    segments = inputs.parent("segment_shards")
+    ratings = load_ratings(
+        read_shards(recipe, store, segments).uris(held_out=True),
+        num_classes=recipe.data.num_classes,
+        segment_classes=read_segment_classes(recipe, store, segments),
+        max_frames=recipe.data.max_frames,
+        feature_sizes=recipe.data.feature_sizes,
+        on_corrupt=recipe.data.on_corrupt,
+        report=ReadReport(max_quarantined=recipe.data.max_quarantined),
+        index_cache_path=index_cache(store),
+        progress=progress,
+    )
+    if not len(ratings):
+        raise DataError("the held-out segment shards hold no rating; check data.segments and data.holdout")
+    with store.publish(node.key, **inputs.publish_arguments()) as publication:
+        rows = zip(ratings.segment_ids, ratings.class_ids.tolist(), ratings.scores.tolist(), strict=True)
+        lines = (f"{segment},{class_id},{score:g}\n" for segment, class_id, score in rows)
+        (publication.path / RATINGS_FILE).write_text("".join(lines))
+        num_positive = int((ratings.scores > 0).sum())
+        publication.metadata.update(
+            num_ratings=len(ratings),
+            num_positive=num_positive,
+            positive_share=num_positive / len(ratings),
+            num_videos=len(set(ratings.video_ids)),
+            num_classes=len(np.unique(ratings.class_ids)),
+            num_rated_twice=ratings.num_repeated,
+        )
+    return _result(publication)
+
+
+def _result(publication: Publication) -> StageResult:
+    assert publication.manifest is not None, "leaving the block publishes"
+    return StageResult(publication.manifest)

@@ -1,0 +1,250 @@
+"""The ensemble stages: weights searched on the out-of-fold rankings, and the submission made with them."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yt8m_assets.errors import DataError, SubmissionError
+from yt8m_assets.progress import Progress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import CODE_VERSIONS, Inputs, Node, resolve_inputs
+from yt8m_assets.storage import ArtifactStore, Publication, StageResult
+from yt8m_assets.tracking import TrackedRun, Tracking
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from yt8m_assets.ensemble.search import SearchResult
+    from yt8m_assets.ensemble.trial import Trial
+    from yt8m_assets.evaluation import Ratings
+    from yt8m_assets.ranking.files import RankingReader, RankingSource
+    from yt8m_assets.ranking.fusion import FusedRanking
+
+WEIGHTS_FILE = "weights.json"
+TRIALS_FILE = "trials.jsonl"
+SUBMISSION_FILE = "submission.csv"
+
+
+def search_ensemble(
+    recipe: Recipe, store: ArtifactStore, *, tracking: Tracking, progress: Progress, run_tags: Mapping[str, str]
+) -> StageResult:
+    """Search w0 and the models' weights for the highest hold-out MAP, and publish them (SPEC section 11).
+
+    An interrupted search goes on from its log. Raises MissingArtifactError naming the rankings that are not there.
+    """
+    node = Node("ensemble_weights")
+    inputs = resolve_inputs(recipe, store, node)
+    if inputs.published is not None:
+        return StageResult(inputs.published, reused=True)
+    state = store.cache_path / "search" / inputs.fingerprint[:16]
+    with store.publish(node.key, **inputs.publish_arguments()) as publication:
+        state.mkdir(parents=True, exist_ok=True)
+        _search(recipe, store, inputs, publication, state, tracking, progress, run_tags)
+    for path in state.iterdir():
+        path.unlink()
+    state.rmdir()
+    return _result(publication)
+
+
+def _search(
+    recipe: Recipe,
+    store: ArtifactStore,
+    inputs: Inputs,
+    publication: Publication,
+    state: Path,
+    tracking: Tracking,
+    progress: Progress,
+    run_tags: Mapping[str, str],
+) -> None:
+    """Run the search inside a tracked run. `state` keeps the log and the run's id, for a search that is killed."""
+    from yt8m_assets.ensemble.preset import ORIGINAL_W0
+    from yt8m_assets.ensemble.search import search_weights
+    from yt8m_assets.ensemble.trial import TrialLog
+
+    rankings, ratings = load_oof(recipe, store, inputs)
+    presets = {"recipe": (ORIGINAL_W0, {model.key: model.preset_weight for model in recipe.models})}
+    run_file, log_path = state / "run.txt", state / TRIALS_FILE
+    resume_id = run_file.read_text() if run_file.is_file() else None
+    settings = recipe.search
+    k = recipe.prediction.top_k
+    tags = {
+        **run_tags,
+        "asset": inputs.node.asset,
+        "recipe": recipe.name,
+        "fingerprint": inputs.fingerprint,
+        "code_version": CODE_VERSIONS[inputs.node.asset],
+        **{f"parent.{key}": digest for key, digest in inputs.parents.items()},
+    }
+    params = {**inputs.config["search"], "top_k": k}
+    with (
+        tracking.run("ensemble search", kind="ensemble", params=params, tags=tags, resume_id=resume_id) as run,
+        progress.task("searching weights", settings.num_trials, "trials") as task,
+    ):
+        if run.run_id is not None:
+            run_file.write_text(run.run_id)
+        best = max((trial.target for trial in TrialLog(log_path).past), default=0.0)
+
+        def on_trial(trial: "Trial") -> None:
+            nonlocal best
+            if trial.target > best or trial.phase != "refinement":  # a climb's other steps are in the file of trials
+                best = max(best, trial.target)
+                run.log_metrics(trial_metrics(trial, best), step=trial.number)
+                task.update(best_map=best)
+            task.advance()
+
+        result = search_weights(
+            rankings, ratings, config=settings, log_path=log_path, on_trial=on_trial, presets=presets, k=k
+        )
+        ratings_manifest = inputs.parent("holdout_ratings")
+        run.log_dataset(
+            "holdout_ratings", digest=ratings_manifest.digest, source_uri=store.uri(ratings_manifest), context="holdout"
+        )
+        _publish(publication, result, run)
+
+
+def load_oof(recipe: Recipe, store: ArtifactStore, inputs: Inputs) -> "tuple[dict[str, RankingReader], Ratings]":
+    """The out-of-fold ranking of each model, and the hold-out ratings, from a node's parents."""
+    from yt8m_assets.evaluation import Ratings
+    from yt8m_assets.ranking.files import RankingReader
+    from yt8m_assets.stages.data import RATINGS_FILE
+
+    rankings = {key: RankingReader(store.fetch(inputs.parent("oof_ranking", key))) for key in recipe.model_keys}
+    return rankings, Ratings.read_csv(store.fetch(inputs.parent("holdout_ratings")) / RATINGS_FILE)
+
+
+def trial_metrics(trial: "Trial", best: float) -> dict[str, float]:
+    """What of a trial goes into tracking: its MAP, the best so far, w0 and the weights."""
+    weights = {f"trial/weight/{key}": float(value) for key, value in trial.weights.items()}
+    found = {"trial/map_at_100000": trial.target, "trial/best_map_at_100000": best}
+    return {**found, "trial/w0": trial.w0, **weights}
+
+
+def headline(result: "SearchResult") -> dict[str, float]:
+    """What tracking shows first of a search: the numbers that are published, whatever the last trial was."""
+    found = {
+        "holdout/map_at_100000": result.map,
+        "holdout/searched_map_at_100000": result.best.target,
+        "holdout/equal_map_at_100000": result.equal_weights_map,
+        "holdout/best_single_map_at_100000": result.best_single[1],
+        "ensemble/shrinking": result.amount,
+        "ensemble/w0": result.w0,
+        **{f"ensemble/weight/{key}": weight for key, weight in result.weights.items()},
+    }
+    if result.nested is not None:
+        found["unseen/gain_of_search"] = result.nested.gain
+    return found
+
+
+def best_params(result: "SearchResult") -> dict[str, float]:
+    """What was published, as parameters: MLflow shows and compares those without a history of trials."""
+    weights = {f"best/weight/{key}": weight for key, weight in result.weights.items()}
+    return {"best/map_at_100000": result.map, "best/w0": result.w0, **weights}
+
+
+def _publish(publication: Publication, result: "SearchResult", run: TrackedRun) -> None:
+    """Write weights, trials, pictures and metadata."""
+    from yt8m_assets.ensemble.plots import plot_search
+
+    found = result.to_json()
+    (publication.path / WEIGHTS_FILE).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    rows = [{"number": t.number, "target": t.target, "params": dict(t.params), "phase": t.phase} for t in result.trials]
+    (publication.path / TRIALS_FILE).write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+    for path in plot_search(result, publication.report_path):
+        run.log_artifact(path, "report")
+    run.log_metrics(headline(result), step=len(result.trials))
+    run.log_params(best_params(result))
+    run.log_dict(found, WEIGHTS_FILE)
+    run.log_artifact(publication.path / TRIALS_FILE)
+    publication.metadata.update(
+        map_at_100000=result.map,
+        searched_map=result.best.target,
+        equal_weights_map=result.equal_weights_map,
+        shrinking=result.amount,
+        why_shrunk=result.reason,
+        best_single_model=result.best_single[0],
+        best_single_map=result.best_single[1],
+        gain_over_best_single=result.map - result.best_single[1],
+        w0=result.w0,
+        weights=result.weights,
+        single_maps=result.single_maps,
+        num_trials=len(result.trials),
+        nested=found["nested"],
+        mlflow_run_id=run.run_id,
+        mlflow_url=run.url,
+    )
+
+
+def read_weights(folder: Path) -> dict[str, Any]:
+    """The published weights: w0, weights by model key, and the figures of the search. Raises DataError."""
+    values = json.loads((folder / WEIGHTS_FILE).read_text(encoding="utf-8"))
+    if not isinstance(values.get("weights"), dict) or "w0" not in values:
+        raise DataError(f"{folder / WEIGHTS_FILE}: w0 or weights are missing; search again")
+    return values
+
+
+def make_submission(recipe: Recipe, store: ArtifactStore, *, progress: Progress) -> StageResult:
+    """Fuse the models' test rankings with the searched weights and write the challenge's CSV, class by class.
+
+    Raises SubmissionError when the file would not be accepted, naming its first faults.
+    """
+    node = Node("submission")
+    inputs = resolve_inputs(recipe, store, node)
+    if inputs.published is not None:
+        return StageResult(inputs.published, reused=True)
+    from yt8m_assets.ranking.files import RankingReader
+    from yt8m_assets.stages.data import read_segment_classes
+    from yt8m_assets.submission import validate_submission, write_submission
+
+    found = read_weights(store.fetch(inputs.parent("ensemble_weights")))
+    classes = read_segment_classes(recipe, store, inputs.parent("segment_shards")).tolist()
+    readers = {key: RankingReader(store.fetch(inputs.parent("test_ranking", key))) for key in recipe.model_keys}
+    k = recipe.prediction.top_k
+    with store.publish(node.key, **inputs.publish_arguments()) as publication:
+        path = publication.path / SUBMISSION_FILE
+        with progress.task("writing submission", len(classes), "classes") as task:
+            fused = _Watched(fuse_models(readers, found["weights"], found["w0"], k), task.advance)
+            write_submission(fused, path, classes, k)
+        videos = set().union(*(reader.segments.video_ids.tolist() for reader in readers.values()))
+        problems = validate_submission(path, classes, videos, k)
+        if problems:
+            shown = "; ".join(str(problem) for problem in problems[:5])
+            raise SubmissionError(f"the submission has {len(problems)} faults: {shown}")
+        publication.metadata.update(
+            num_classes=len(classes),
+            num_videos=len(videos),
+            num_segments=len(fused.segments),
+            num_listed=fused.num_listed,
+            size_bytes=path.stat().st_size,
+            problems=0,
+        )
+    return _result(publication)
+
+
+def fuse_models(
+    rankings: "Mapping[str, RankingSource]", weights: Mapping[str, float], w0: float, k: int
+) -> "FusedRanking":
+    """The fusion of the models' rankings with their weights, by model key, computed class by class."""
+    from yt8m_assets.ranking.fusion import FusedRanking
+
+    return FusedRanking(list(rankings.values()), [weights[key] for key in rankings], w0, k)
+
+
+class _Watched:
+    """A ranking that tells how far its reader is, and how much it has read."""
+
+    def __init__(self, ranking: "RankingSource", on_class: Callable[[], None]) -> None:
+        self.class_ids, self.segments = ranking.class_ids, ranking.segments
+        self.num_listed, self._ranking, self._on_class = 0, ranking, on_class
+
+    def entries(self, class_id: int) -> "tuple[np.ndarray, np.ndarray]":
+        """As the ranking's."""
+        segment, score = self._ranking.entries(class_id)
+        self.num_listed += len(segment)
+        self._on_class()
+        return segment, score
+
+
+def _result(publication: Publication) -> StageResult:
+    assert publication.manifest is not None, "leaving the block publishes"
+    return StageResult(publication.manifest)

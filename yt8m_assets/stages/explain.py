@@ -1,0 +1,88 @@
+"""Why a node is not up to date, in words: the same text in `yt8m explain`, status, checks and refusals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from yt8m_assets.errors import DataError
+from yt8m_assets.stages.lineage import CODE_VERSIONS, Lineage, Node, parents
+from yt8m_assets.storage.manifest import Manifest
+from yt8m_assets.storage.soundness import damage
+
+_LONGEST = 60
+"""Characters of a value that are shown."""
+
+
+def state(lineage: Lineage, node: Node) -> str:
+    """`current`, `stale` (what it is made from has changed, or it is damaged) or `missing`."""
+    if lineage.current(node) is not None:
+        return "current"
+    return "stale" if lineage.store.numbers(node.key) else "missing"
+
+
+def explain(lineage: Lineage, node: Node) -> list[str]:
+    """The reasons why a node is not up to date, nearest first; empty where it is."""
+    if lineage.current(node) is not None:
+        return []
+    kept = list(lineage.store.generations(node.key))
+    above = [
+        f"{parent.key} is {found}"
+        for parent in parents(lineage.recipe, node)
+        if (found := state(lineage, parent)) != "current"
+    ]
+    if not kept:
+        damaged = ["its manifest is damaged"] if lineage.store.numbers(node.key) else ["not materialised"]
+        return [*damaged, *above]
+    try:
+        config = lineage.config(node)
+    except DataError as error:
+        return [str(error), *above]
+    reasons = min((_differences(lineage, node, config, manifest) for manifest in kept), key=len)
+    return [*reasons, *above] or [text for manifest in kept for text in damage(lineage.store, manifest)]
+
+
+def causes(lineage: Lineage, node: Node) -> list[str]:
+    """Where the trouble of a node begins: `key: reasons` of it or of what it comes from, the farthest only."""
+    found: dict[str, str] = {}
+    pending, seen = [node], {node}
+    while pending:
+        child = pending.pop()
+        above = [parent for parent in parents(lineage.recipe, child) if state(lineage, parent) != "current"]
+        if not above and lineage.current(child) is None:
+            found[child.key] = f"{child.key}: {', '.join(explain(lineage, child))}"
+        pending += [parent for parent in above if parent not in seen]
+        seen |= set(above)
+    return [found[key] for key in sorted(found)]
+
+
+def _differences(lineage: Lineage, node: Node, config: Mapping[str, Any], made: Manifest) -> list[str]:
+    """What differs between a generation and what would be made now, as far as the parents that are up to date go."""
+    lines = changes(made.config, config)
+    code = CODE_VERSIONS[node.asset]
+    if made.code_version != code:
+        lines.append(f"code version: {made.code_version} -> {code}")
+    wanted = {parent.key: lineage.current(parent) for parent in parents(lineage.recipe, node)}
+    for key, manifest in wanted.items():
+        before = made.parents.get(key)
+        if before is None:
+            lines.append(f"it was not made from {key}")
+        elif manifest is not None and manifest.digest != before:
+            lines.append(f"{key} has other content: {before[:12]} -> {manifest.digest[:12]}")
+    lines += [f"it was made from {key}, which it no longer is" for key in made.parents if key not in wanted]
+    return lines
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines `field: old -> new` for every differing field, nested ones with dots."""
+    lines = []
+    for name in sorted(set(old) | set(new)):
+        before, now = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            lines += changes(before, now, f"{prefix}{name}.")
+        elif before != now or (name in old) != (name in new):
+            lines.append(f"{prefix}{name}: {_short(before, name in old)} -> {_short(now, name in new)}")
+    return lines
+
+
+def _short(value: Any, there: bool) -> str:
+    text = str(value) if there else "absent"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

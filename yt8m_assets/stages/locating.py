@@ -1,0 +1,154 @@
+"""Where a recipe's shards lie now, and that they are the ones that were published.
+
+Nothing published names a place: a list of shards holds names and checksums, and the recipe says where to look.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from yt8m_assets.data.dataset.folds import original_holdout, seeded_holdout
+from yt8m_assets.data.dataset.identity import SHARDS_FILE, content_checksums
+from yt8m_assets.data.dataset.index import framing_of
+from yt8m_assets.data.dataset.shards import ShardManifest, list_shards, shard_names
+from yt8m_assets.data.records.framing import local_file
+from yt8m_assets.errors import DataError, MissingDataError, ParentMismatchError
+from yt8m_assets.progress import NullProgress, Progress
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.lineage import Node, plain, require_current
+from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_text
+from yt8m_assets.storage.backend import LocalBackend
+
+_SPLITS = {"pretraining_shards": ("train", "validate"), "segment_shards": ("validate",), "test_shards": ("test",)}
+
+
+def index_cache(store: ArtifactStore) -> Path:
+    """Folder of the shards' sidecar indexes."""
+    return store.cache_path / "indexes"
+
+
+def simulated_folder(recipe: Recipe, store: ArtifactStore) -> Path:
+    """Where a simulated recipe's shards are written on this machine."""
+    name = sha256_text(canonical_json(plain(recipe.data.simulation)))[:12]
+    root = store.backend.root if isinstance(store.backend, LocalBackend) else store.cache_path
+    return root / "simulated" / name
+
+
+def locate_shards(recipe: Recipe, store: ArtifactStore, asset: str, progress: Progress | None = None) -> dict[str, str]:
+    """URI -> version of the shards of `pretraining_shards`, `segment_shards` or `test_shards` as they lie now.
+
+    Simulated shards that are not there are simulated. Raises MissingDataError for a pattern without a match.
+    """
+    data = recipe.data
+    if data.simulation is None:
+        patterns = {"pretraining_shards": data.pretraining, "segment_shards": data.segments, "test_shards": data.test}
+        return list_shards(patterns[asset])
+    from yt8m_assets.data.simulation import dataset_paths, write_dataset
+
+    folder = simulated_folder(recipe, store)
+    paths = dataset_paths(data.simulation, folder)
+    written = [path for split in _SPLITS[asset] for path in paths.of_split(split)]
+    if not all(path.is_file() for path in (*written, paths.segment_label_ids, paths.vocabulary)):
+        write_dataset(data.simulation, folder, _SPLITS[asset], progress=progress or NullProgress())
+    groups = {"pretraining_shards": paths.train + paths.validate, "segment_shards": paths.segments}
+    uris = set(_shared_uris(store, folder, groups.get(asset, paths.test)))
+    listed = list_shards(sorted({f"{uri.rsplit('/', 1)[0]}/*.tfrecord" for uri in uris}))
+    return {uri: version for uri, version in listed.items() if uri in uris}
+
+
+def _shared_uris(store: ArtifactStore, folder: Path, paths: Sequence[Path]) -> list[str]:
+    """The shards' paths, or their URIs in the store's bucket after they were put there (other machines read them too).
+
+    One listing a folder, however many shards.
+    """
+    backend = store.backend
+    if isinstance(backend, LocalBackend):
+        return [str(path) for path in paths]
+    names = {path: f"simulated/{folder.name}/{path.relative_to(folder).as_posix()}" for path in paths}
+    there = {place: set(backend.names(place)) for place in {name.rsplit("/", 1)[0] for name in names.values()}}
+    for path, name in names.items():
+        if path.name not in there[name.rsplit("/", 1)[0]]:
+            backend.put_file(path, name)
+    return [f"{store.root_uri}/{name}" for name in names.values()]
+
+
+def data_slice(recipe: Recipe, store: ArtifactStore, asset: str) -> dict[str, Any]:
+    """What the files that a recipe names hold, as far as an asset depends on it; by content, wherever they lie."""
+    data = recipe.data
+    if data.simulation is not None:
+        return {"simulation": plain(data.simulation)}
+    listing = locate_shards(recipe, store, asset)
+    found: dict[str, Any] = {"shards": listing_digest(store, listing, shard_names(listing))}
+    if asset == "pretraining_shards":
+        rated = list_shards(data.segments)
+        held_out = held_out_shards(recipe, rated)  # what is left out of pre-training is known by the ids in them
+        found["held_out"] = listing_digest(store, {uri: rated[uri] for uri in held_out}, shard_names(rated))
+    if asset == "segment_shards":
+        found["segment_classes"] = file_digest(data.segment_classes_uri, "data.segment_classes_uri")
+        found["vocabulary"] = vocabulary_digest(recipe)
+    return found
+
+
+def listing_digest(store: ArtifactStore, listing: Mapping[str, str], names: Mapping[str, str]) -> str:
+    """Hash of the names, sizes and contents of listed shards (URI -> version), preceded by their number."""
+    checksums = content_checksums(store, listing)
+    rows = [[name, listing[uri].split()[0], checksums[uri]] for uri, name in names.items() if uri in listing]
+    return f"{len(rows)} shards {sha256_text(canonical_json(rows))}"
+
+
+def held_out_shards(recipe: Recipe, segment_uris: Iterable[str]) -> set[str]:
+    """The segment shards that the recipe's rule holds out. Raises DataError where it is all or none."""
+    rule, uris = recipe.data.holdout, list(segment_uris)
+    if rule.rule == "original":
+        held_out = original_holdout(uris, rule.num_shards)
+    else:
+        held_out = seeded_holdout(uris, rule.fraction, rule.seed)
+    if not held_out or len(held_out) == len(uris):
+        raise DataError(
+            f"data.holdout = {rule}: {len(held_out)} of {len(uris)} segment shards would be held out; "
+            "shards of both kinds are needed, so check the rule and the shards' names"
+        )
+    return held_out
+
+
+def vocabulary_digest(recipe: Recipe) -> str | None:
+    """Content of the file with the classes' names; None without one."""
+    uri = recipe.data.vocabulary_uri
+    return file_digest(uri, "data.vocabulary_uri") if uri else None
+
+
+def file_digest(uri: str, field: str) -> str:
+    """Hex sha256 of a small file, local or in a bucket. Raises MissingDataError naming the recipe's field."""
+    try:
+        with local_file(uri).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MissingDataError(f"{field} = {uri!r}: cannot be read: {error.strerror or error}") from error
+
+
+def read_shards(recipe: Recipe, store: ArtifactStore, shards: Manifest | str) -> ShardManifest:
+    """A published list of shards (a manifest, or the name of an asset), with where they lie now.
+
+    Raises MissingArtifactError or ParentMismatchError where a named asset is not up to date, MissingDataError for a
+    pattern without a match, ParentMismatchError naming a shard that is not there or not the one that was published.
+    """
+    manifest = require_current(recipe, store, Node(shards)) if isinstance(shards, str) else shards
+    published = ShardManifest.read(store.fetch(manifest, (SHARDS_FILE,)) / SHARDS_FILE)
+    listing = locate_shards(recipe, store, manifest.key)
+    uris = {name: uri for uri, name in shard_names(listing).items()}
+    checksums = content_checksums(store, listing)
+    for shard in published.shards:
+        if shard.name not in uris:
+            raise ParentMismatchError(
+                f"{shard.name} of {manifest.key} is not among the shards that the recipe names now; "
+                f"materialise {manifest.key} again"
+            )
+        uri = uris[shard.name]
+        if framing_of(checksums[uri]) != framing_of(shard.checksum):
+            cure = "remove it, it is simulated again" if recipe.data.simulation else f"materialise {manifest.key} again"
+            raise ParentMismatchError(
+                f"{uri}: its content is not what {manifest.key} lists ({checksums[uri]}, published {shard.checksum}); "
+                f"{cure}"
+            )
+    return published.located(uris)

@@ -1,0 +1,338 @@
+"""The prediction stages: cells (model x shift) from one pass over the data, and a model's fused ranking."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from yt8m_assets.errors import ConfigError, DataError, OutOfMemoryError, TransientError
+from yt8m_assets.progress import Progress
+from yt8m_assets.recipes.schema import SHIFTS, Recipe
+from yt8m_assets.stages.hardware import check_gpu, find_hardware
+from yt8m_assets.stages.lineage import Inputs, Lineage, Node, current_manifest, resolve_inputs
+from yt8m_assets.storage import ArtifactStore, Manifest, StageResult
+from yt8m_assets.tracking import Tracking
+
+if TYPE_CHECKING:
+    from yt8m_assets.prediction.scoring import CellScores, ModelCells, PassStatistics
+    from yt8m_assets.ranking.files import RankingSource
+
+logger = logging.getLogger(__name__)
+
+Split = Literal["oof", "test"]
+Cell = tuple[str, int]
+"""Model key and shift."""
+SHARDS: Mapping[str, str] = {"oof": "segment_shards", "test": "test_shards"}
+"""Which shards each split ranks; of the segment shards, those held out."""
+
+
+@dataclass
+class _Outcome:
+    """What became of each cell."""
+
+    results: dict[Cell, StageResult] = field(default_factory=dict)
+    errors: dict[Cell, Exception] = field(default_factory=dict)
+
+
+def predict_cells(
+    recipe: Recipe,
+    store: ArtifactStore,
+    split: Split,
+    cells: Sequence[Cell],
+    *,
+    tracking: Tracking,
+    progress: Progress,
+    run_tags: Mapping[str, str] | None = None,
+    on_published: Callable[[Cell, StageResult], None] | None = None,
+) -> list[StageResult]:
+    """Rank all segments of a split by each (model, shift) cell, reading the data once; results in the cells' order.
+
+    Cells that are current are left as they are. Each other cell is published by itself when the pass is over; if one
+    fails, the others are published first and then its error is raised. `on_published` hears of every cell.
+    """
+    nodes = {(key, shift): _node(recipe, split, key, shift) for key, shift in cells}
+    outcome, lineage = _Outcome(), Lineage(recipe, store)
+    due: dict[Cell, Inputs] = {}
+    for cell, node in nodes.items():
+        try:
+            inputs = lineage.inputs(node)
+        except Exception as error:  # noqa: BLE001 - raised at the end, when the other cells are safe
+            outcome.errors[cell] = error
+            continue
+        if inputs.published is not None:
+            outcome.results[cell] = StageResult(inputs.published, reused=True)
+            _tell(on_published, cell, outcome.results[cell])
+        else:
+            due[cell] = inputs
+    if due:
+        params = {**due[next(iter(due))].config, "cells": ", ".join(f"{key}{shift:+d}" for key, shift in due)}
+        params.pop("shift")
+        fingerprints = ", ".join(f"{key}{shift:+d}={inputs.fingerprint[:16]}" for (key, shift), inputs in due.items())
+        tags = {"recipe": recipe.name, "split": split, "asset": f"{split}_predictions", "fingerprint": fingerprints}
+        tags = {**(run_tags or {}), **tags}
+        with tracking.run(run_name(split, list(due)), kind="prediction", params=params, tags=tags) as run:
+            links = {"mlflow_run_id": run.run_id, "mlflow_url": run.url}
+            pass_ = _Pass(recipe, store, split, progress, links, on_published)
+            pass_.run(due, outcome)
+            if pass_.metrics:
+                run.log_metrics(pass_.metrics, step=0)
+            if outcome.errors:
+                run.set_tags({"failed_cells": ", ".join(nodes[cell].key for cell in outcome.errors)})
+            if not outcome.results:
+                _raise_first(nodes, outcome)  # inside the run, which is no success when it made nothing
+    _raise_first(nodes, outcome)
+    return [outcome.results[cell] for cell in cells]
+
+
+def run_name(split: Split, cells: Sequence[Cell]) -> str:
+    """What a tracked run is called: `oof predictions: bert_l2h12 x -1..1`, or how many models and cells."""
+    models, shifts = {key for key, _ in cells}, sorted(shift for _, shift in cells)
+    if len(models) > 1:
+        return f"{split} predictions: {len(models)} models, {len(cells)} cells"
+    row = len(shifts) > 1 and shifts == list(range(shifts[0], shifts[-1] + 1))
+    text = f"{shifts[0]}..{shifts[-1]}" if row else ", ".join(map(str, shifts))
+    return f"{split} predictions: {cells[0][0]} x {text}"
+
+
+def _node(recipe: Recipe, split: Split, key: str, shift: int) -> Node:
+    if split not in SHARDS:
+        raise ConfigError(f"split {split!r}: choose one of {', '.join(SHARDS)}")
+    if shift not in SHIFTS:
+        raise ConfigError(f"shift {shift!r}: choose one of {SHIFTS}")
+    return Node(f"{split}_predictions", recipe.model(key).key, shift)
+
+
+def _tell(on_published: Callable[[Cell, StageResult], None] | None, cell: Cell, result: StageResult) -> None:
+    if on_published is not None:
+        on_published(cell, result)
+
+
+def _raise_first(nodes: Mapping[Cell, Node], outcome: _Outcome) -> None:
+    """Raise a cell's error, one that will not pass by itself before one that may; note all that failed."""
+    if not outcome.errors:
+        return
+    ordered = sorted(outcome.errors.items(), key=lambda item: isinstance(item[1], TransientError))
+    failed = "; ".join(f"{nodes[cell].key}: {error}" for cell, error in ordered)
+    error = ordered[0][1]
+    error.add_note(
+        f"failed: {failed}. Published: {', '.join(nodes[cell].key for cell in outcome.results) or 'nothing'}"
+    )
+    raise error
+
+
+class _Pass:
+    """One pass over a split's videos for the cells that are due."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: ArtifactStore,
+        split: Split,
+        progress: Progress,
+        links: Mapping[str, Any],
+        on_published: Callable[[Cell, StageResult], None] | None,
+    ) -> None:
+        self.recipe, self.store, self.split, self.progress = recipe, store, split, progress
+        self.links, self.on_published = links, on_published
+        self.statistics: PassStatistics | None = None
+        self.metrics: dict[str, float] = {}
+
+    def run(self, due: Mapping[Cell, Inputs], outcome: _Outcome) -> None:
+        """Score, then publish cell by cell."""
+        import torch
+
+        from yt8m_assets.prediction.scoring import ScoringOptions, SegmentIndex, score_videos
+        from yt8m_assets.stages.data import read_segment_classes
+
+        check_gpu(find_hardware())
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        some = next(iter(due.values()))  # the shards are the same for all
+        class_ids = read_segment_classes(self.recipe, self.store, some.parent("segment_shards"))
+        videos = self._videos(some.parent(SHARDS[self.split]))
+        index = SegmentIndex.of(videos)
+        if not len(index.segments):
+            raise DataError(f"the {SHARDS[self.split]} hold no segment to rank; check the recipe's data")
+        settings = self.recipe.prediction
+        options = ScoringOptions(
+            batch_size=settings.batch_size,
+            edges=settings.edges,
+            max_frames=self.recipe.data.max_frames,
+            top_k=settings.top_k,
+            precision=settings.precision,
+            compile=settings.compile,
+            trim_start=settings.trim_start,
+            trim_end=settings.trim_end,
+            candidate_classes=settings.candidate_classes,
+        )
+        members: list[ModelCells] = []
+        by_cell: dict[Cell, CellScores] = {}
+        for key in dict.fromkeys(key for key, _ in due):
+            shifts = [shift for other, shift in due if other == key]
+            try:
+                member = self._member(key, shifts, due[key, shifts[0]], class_ids, index.segments, device)
+            except Exception as error:  # noqa: BLE001 - one model's fault leaves the others to be published
+                outcome.errors.update({(key, shift): error for shift in shifts})
+                continue
+            members.append(member)
+            by_cell |= {(key, cell.shift): cell for cell in member.cells}
+        if members:
+            require_memory([cell.best.max_bytes for cell in by_cell.values()], self.progress)
+            self.statistics = score_videos(videos, index, members, options, device=device, progress=self.progress)
+            self.metrics["prediction/segments_per_second"] = self.rate
+        for cell, scores in by_cell.items():
+            try:
+                outcome.results[cell] = self._publish(cell, due[cell], scores)
+                _tell(self.on_published, cell, outcome.results[cell])
+            except Exception as error:  # noqa: BLE001 - raised at the end, when the other cells are safe
+                outcome.errors[cell] = error
+
+    @property
+    def rate(self) -> float:
+        """Segments a second of the whole pass."""
+        assert self.statistics is not None
+        return self.statistics.num_segments / max(self.statistics.seconds, 1e-9)
+
+    def _videos(self, shards: Manifest) -> Any:
+        from yt8m_assets.data.dataset.memory import load_videos
+        from yt8m_assets.data.records.reader import ReadReport
+        from yt8m_assets.stages.data import index_cache, read_shards
+
+        data = self.recipe.data
+        return load_videos(
+            read_shards(self.recipe, self.store, shards).uris(held_out=True if self.split == "oof" else None),
+            memory_budget=data.memory_budget,
+            max_frames=data.max_frames,
+            feature_sizes=data.feature_sizes,
+            on_corrupt=data.on_corrupt,
+            report=ReadReport(max_quarantined=data.max_quarantined),
+            index_cache_path=index_cache(self.store),
+            progress=self.progress,
+        )
+
+    def _member(
+        self, key: str, shifts: Sequence[int], inputs: Inputs, class_ids: Any, segments: Any, device: Any
+    ) -> Any:
+        import torch
+
+        from yt8m_assets.prediction.scoring import CellScores, ModelCells
+        from yt8m_assets.ranking.topk import StreamingTopK
+        from yt8m_assets.stages.training import load_model
+
+        model: Any = load_model(self.store, inputs.parent("finetuned_model", key), device)
+        restricted = model.restrict_classes(torch.as_tensor(class_ids, dtype=torch.int64, device=device))
+        if self.recipe.prediction.precision == "bfloat16":
+            restricted.hold_linear_weights(torch.bfloat16)
+        k = min(self.recipe.prediction.top_k, len(segments))
+        cells = [CellScores(shift=shift, best=StreamingTopK(class_ids, k, segments)) for shift in shifts]
+        return ModelCells(key=key, model=restricted, cells=cells)
+
+    def _publish(self, cell: Cell, inputs: Inputs, scores: "CellScores") -> StageResult:
+        from yt8m_assets.ranking.files import write_ranking
+
+        assert self.statistics is not None
+        ranking = scores.finish()
+        metadata: dict[str, Any] = {
+            "num_segments": self.statistics.num_segments,
+            "num_classes": len(ranking.class_ids),
+            "num_ranked": len(ranking.segment),
+            "segments_per_second": self.rate,
+            "score_min": scores.lowest,
+            "score_max": scores.highest,
+            "num_windows_past_end": self.statistics.num_windows_past_end[scores.shift],
+            "checkpoint": inputs.parent("finetuned_model", cell[0]).digest,
+            **{name: value for name, value in self.links.items() if value is not None},
+        }
+        if self.split == "oof":
+            quality = holdout_map(self.recipe, self.store, ranking)
+            if quality is not None:
+                metadata["map_at_100000"] = quality
+                self.metrics[f"oof/map_at_100000/{cell[0]}/shift {cell[1]}"] = quality
+        return publish_ranking(self.store, inputs, lambda folder: write_ranking(ranking, folder), metadata)
+
+
+def require_memory(sizes: Sequence[int], progress: Progress) -> None:
+    """Say how much memory the cells of a pass may take; raise OutOfMemoryError where this machine has not got it.
+
+    A pass would otherwise end hours later, when the last lists fill up.
+    """
+    import psutil
+
+    needed, free = sum(sizes), psutil.virtual_memory().available
+    progress.log(f"the best segments of {len(sizes)} cells take up to {needed / 1e9:.2f} GB of memory")
+    if needed > free:
+        fitting = max(1, int(len(sizes) * free / needed))
+        raise OutOfMemoryError(
+            f"the best segments of {len(sizes)} cells take up to {needed / 1e9:.1f} GB of memory, of which "
+            f"{free / 1e9:.1f} GB are free: predict fewer cells in one run, about {fitting}"
+        )
+
+
+def publish_ranking(
+    store: ArtifactStore, inputs: Inputs, write: Callable[[Path], Any], metadata: Mapping[str, Any]
+) -> StageResult:
+    """Publish a ranking; one that another run published in the meantime from the same inputs is taken as it is."""
+    key = inputs.node.key
+    present = store.find(key, inputs.fingerprint)
+    if present is not None:
+        return StageResult(present, reused=True)
+    with store.publish(key, **inputs.publish_arguments()) as publication:
+        write(publication.path)
+        publication.metadata.update(metadata)
+    assert publication.manifest is not None, "leaving the block publishes"
+    return StageResult(publication.manifest)
+
+
+def holdout_map(recipe: Recipe, store: ArtifactStore, ranking: "RankingSource") -> float | None:
+    """MAP@K of an out-of-fold ranking against the hold-out ratings; None while they are not up to date."""
+    from yt8m_assets.evaluation import Ratings, ranking_map
+    from yt8m_assets.stages.data import RATINGS_FILE
+
+    manifest = current_manifest(recipe, store, Node("holdout_ratings"))
+    if manifest is None:
+        return None
+    ratings = Ratings.read_csv(store.fetch(manifest) / RATINGS_FILE)
+    return float(ranking_map(ranking, ratings, k=recipe.prediction.top_k).map)
+
+
+def rank_model(
+    recipe: Recipe, store: ArtifactStore, split: Split, model_key: str, *, progress: Progress
+) -> StageResult:
+    """Fuse the rankings of a model's own shifts by rank, with equal weights (SPEC section 11).
+
+    Raises MissingArtifactError listing the shifts that are not materialised, ParentMismatchError listing those that
+    were made from another checkpoint or other shards than the current ones.
+    """
+    node = Node(f"{split}_ranking", recipe.model(model_key).key)
+    inputs = resolve_inputs(recipe, store, node)
+    if inputs.published is not None:
+        return StageResult(inputs.published, reused=True)
+    from yt8m_assets.ranking.files import RankingReader, RankingWriter
+    from yt8m_assets.ranking.fusion import fuse_into, unified_segments, union_of_classes
+
+    shifts = sorted(recipe.model(model_key).shifts)
+    parents = [inputs.parent(f"{split}_predictions", model_key, shift) for shift in shifts]
+    settings = recipe.prediction
+    with store.publish(node.key, **inputs.publish_arguments()) as publication:
+        readers = [RankingReader(store.fetch(parent)) for parent in parents]
+        writer = RankingWriter(publication.path, union_of_classes(readers), unified_segments(readers)[0])
+        progress.log(f"{node.key}: fusing the shifts {', '.join(f'{shift:+d}' for shift in shifts)}")
+        with writer:
+            fuse_into(writer, readers, [1.0] * len(readers), settings.tta_w0, settings.top_k)
+        publication.metadata.update(shifts=shifts, tta_w0=settings.tta_w0, num_classes=len(readers[0].class_ids))
+        if split == "oof":
+            publication.metadata.update(_tta_gain(recipe, store, inputs, RankingReader(publication.path)))
+    assert publication.manifest is not None, "leaving the block publishes"
+    return StageResult(publication.manifest)
+
+
+def _tta_gain(recipe: Recipe, store: ArtifactStore, inputs: Inputs, fused: "RankingSource") -> dict[str, Any]:
+    """MAP with and without shifts (the cell of shift 0, else of the smallest shift)."""
+    quality = holdout_map(recipe, store, fused)
+    if quality is None:
+        return {}
+    model_key = str(inputs.node.model)
+    plain_shift = min(recipe.model(model_key).shifts, key=abs)
+    plain = inputs.parent("oof_predictions", model_key, plain_shift).metadata.get("map_at_100000")
+    gain = {} if plain is None else {"map_without_tta": plain, "gain_of_tta": quality - plain}
+    return {"map_at_100000": quality, **gain}
