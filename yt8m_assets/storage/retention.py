@@ -6,14 +6,11 @@ hold-out MAP on each set of ratings, and whatever any artifact that is there was
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.storage.backend import LocalBackend
-
-if TYPE_CHECKING:
-    from yt8m_assets.storage.manifest import Manifest
-    from yt8m_assets.storage.store import ArtifactStore
+from yt8m_assets.storage.generations import Generations
+from yt8m_assets.storage.manifest import Manifest
 
 SUBMISSION = "submission"
 MODEL = "finetuned_model"
@@ -29,7 +26,7 @@ _ORPHAN_DISTANCE = 8
 """In a bucket, where no lock tells whether its writer lives, a folder without manifest goes when this far behind."""
 
 
-def purge(store: "ArtifactStore", key: str, scratch: bool) -> None:
+def purge(store: Generations, key: str, scratch: bool) -> None:
     """Drop generations that are no longer kept, and folders of writers that died before their manifest.
 
     `scratch`: nothing is ever made from it, so only the generation before the newest stays.
@@ -52,7 +49,7 @@ def purge(store: "ArtifactStore", key: str, scratch: bool) -> None:
             store.backend.delete(f"{key}/{name}")
 
 
-def superseded(store: "ArtifactStore", key: str, numbers: Sequence[int]) -> list[int]:
+def superseded(store: Generations, key: str, numbers: Sequence[int]) -> list[int]:
     """The generations of `key` (numbers, rising) that nothing keeps. Reads the other manifests only where some are old.
 
     A generation whose manifest cannot be read is one of them.
@@ -76,7 +73,7 @@ def superseded(store: "ArtifactStore", key: str, numbers: Sequence[int]) -> list
     ]
 
 
-def _best(manifests: "dict[int, Manifest]") -> set[int]:
+def _best(manifests: dict[int, Manifest]) -> set[int]:
     """The generation of highest hold-out MAP on each set of ratings; MAPs on different ones cannot be compared."""
     best: dict[str | None, tuple[float, int]] = {}
     for number, manifest in manifests.items():
@@ -86,14 +83,14 @@ def _best(manifests: "dict[int, Manifest]") -> set[int]:
     return {number for _, number in best.values()}
 
 
-def _read(store: "ArtifactStore", key: str, number: int) -> "Manifest | None":
+def _read(store: Generations, key: str, number: int) -> Manifest | None:
     try:
         return store.read_manifest(key, number)
     except (FileNotFoundError, CorruptArtifactError):
         return None
 
 
-def all_keys(store: "ArtifactStore") -> Iterator[str]:
+def all_keys(store: Generations) -> Iterator[str]:
     """Every artifact of the graph in the store, whatever recipe made it."""
     pending = [name for name in store.backend.names("") if name not in _NOT_ARTIFACTS]
     while pending:
@@ -105,7 +102,7 @@ def all_keys(store: "ArtifactStore") -> Iterator[str]:
             pending += [f"{key}/{name}" for name in names if "." not in name]
 
 
-def _parents_of_all(store: "ArtifactStore") -> Iterator[dict[str, str]]:
+def _parents_of_all(store: Generations) -> Iterator[dict[str, str]]:
     """Parents of every kept generation; a manifest never changes, so each is read once a process."""
     for key in all_keys(store):
         for number in store.numbers(key):

@@ -6,15 +6,12 @@ known by size and time of change from then on; objects of a bucket, which nothin
 
 import json
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.storage.backend import RemoteBackend
 from yt8m_assets.storage.files import atomic_write, is_settled
+from yt8m_assets.storage.generations import Generations
 from yt8m_assets.storage.manifest import REPORT_FOLDER, Manifest, check_file, sha256_text
-
-if TYPE_CHECKING:
-    from yt8m_assets.storage.store import ArtifactStore
 
 
 def content_files(manifest: Manifest) -> list[str]:
@@ -22,7 +19,7 @@ def content_files(manifest: Manifest) -> list[str]:
     return [name for name in manifest.files if PurePosixPath(name).parts[0] != REPORT_FOLDER]
 
 
-def damage(store: "ArtifactStore", manifest: Manifest) -> list[str]:
+def damage(store: Generations, manifest: Manifest) -> list[str]:
     """What is wrong with the content files, in words; empty where they are sound."""
     if isinstance(store.backend, RemoteBackend):
         sizes = store.backend.sizes(f"{manifest.key}/{manifest.folder}")
@@ -46,12 +43,12 @@ def damage(store: "ArtifactStore", manifest: Manifest) -> list[str]:
     return []
 
 
-def forget_sound(store: "ArtifactStore", manifest: Manifest) -> None:
+def forget_sound(store: Generations, manifest: Manifest) -> None:
     """Read an artifact's files again before it counts as sound: one was found damaged, whatever its time says."""
     _seal(store, manifest).unlink(missing_ok=True)
 
 
-def _seal(store: "ArtifactStore", manifest: Manifest) -> Path:
+def _seal(store: Generations, manifest: Manifest) -> Path:
     name = sha256_text(f"{store.root_uri}/{manifest.key}/{manifest.folder}")[:24]
     return store.cache_path / "sound" / f"{name}.json"
 

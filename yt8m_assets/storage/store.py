@@ -12,7 +12,6 @@ several recipes share a store, and check every file against its manifest. How ma
 import copy
 import json
 import logging
-import re
 import secrets
 import shutil
 import time
@@ -23,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from yt8m_assets.errors import CorruptArtifactError, MissingArtifactError, PartitionBusyError, StorageError
-from yt8m_assets.storage.backend import open_backend
 from yt8m_assets.storage.files import is_write_error
+from yt8m_assets.storage.generations import KEEP_GENERATIONS, Generations
 from yt8m_assets.storage.manifest import (
     REPORT_FOLDER,
     Manifest,
@@ -38,9 +37,7 @@ from yt8m_assets.storage.retention import purge
 from yt8m_assets.storage.soundness import content_files, damage, forget_sound
 
 logger = logging.getLogger(__name__)
-KEEP_GENERATIONS = 3
 """Generations of an artifact that are kept when nothing else is said."""
-_MANIFEST = re.compile(r"manifest-(\d{6})\.json")
 
 
 @dataclass(frozen=True)
@@ -67,41 +64,17 @@ class Publication:
         return path
 
 
-class ArtifactStore:
+class ArtifactStore(Generations):
     """Publishes and reads artifacts below a root: a local folder or gs://bucket/folder.
 
     `keep_generations`: of each artifact the newest ones stay; see `retention` for what stays beyond that.
     """
 
     def __init__(self, root_uri: str, cache_path: Path | None = None, keep_generations: int = KEEP_GENERATIONS) -> None:
-        self.cache_path = cache_path or Path.home() / ".cache" / "yt8m"
-        """Folder of this machine for what can be made again: indexes, copies of remote files."""
-        self.backend = open_backend(root_uri, self.cache_path)
-        self.root_uri = self.backend.root_uri
-        self.keep_generations = max(keep_generations, 2)
-        """At least two: a reader may hold the manifest of the generation before."""
-        self.parents_seen: dict[tuple[str, int], dict[str, str]] = {}
-        """Key and generation -> parents, of the manifests that retention has read."""
+        super().__init__(root_uri, cache_path, keep_generations)
         self.remade: frozenset[str] = frozenset()
         """Keys that are to be made again though they are there."""
         self._verified: set[tuple[str, str]] = set()
-
-    def uri(self, manifest: Manifest, name: str = "") -> str:
-        """Full path or URI of a file of an artifact."""
-        return "/".join(part for part in (self.root_uri, manifest.key, manifest.folder, name) if part)
-
-    def numbers(self, key: str) -> list[int]:
-        """Numbers of the kept generations of `key`, rising."""
-        matches = (_MANIFEST.fullmatch(name) for name in self.backend.names(key))
-        return sorted(int(match.group(1)) for match in matches if match)
-
-    def read_manifest(self, key: str, generation: int) -> Manifest:
-        """One manifest. Raises FileNotFoundError when it is gone, CorruptArtifactError when it is damaged."""
-        name = f"{key}/manifest-{generation:06d}.json"
-        manifest = Manifest.from_bytes(self.backend.read_bytes(name), f"{self.root_uri}/{name}")
-        if manifest.key != key:
-            raise CorruptArtifactError(f"{self.root_uri}/{name}: names itself {manifest.key!r}; redo it")
-        return manifest
 
     def manifest(self, key: str) -> Manifest | None:
         """The newest manifest of `key`, or None. Raises CorruptArtifactError when it is damaged.
@@ -118,17 +91,6 @@ class ArtifactStore:
             except FileNotFoundError:
                 continue  # purged by a newer publication between listing and reading
         raise StorageError(f"{self.root_uri}/{key}: its manifests change faster than they can be read")
-
-    def generations(self, key: str) -> Iterator[Manifest]:
-        """The manifests of the kept generations, newest first; damaged ones are passed over and logged."""
-        key = safe_join(key)
-        for number in reversed(self.numbers(key)):
-            try:
-                yield self.read_manifest(key, number)
-            except FileNotFoundError:
-                continue  # purged in the meantime
-            except CorruptArtifactError as error:
-                logger.warning("%s", error)
 
     def find(self, key: str, fingerprint: str) -> Manifest | None:
         """The newest kept generation of `key` that was made from exactly this and is sound, or None."""
@@ -185,29 +147,6 @@ class ArtifactStore:
                 check_file(path, manifest.files[name])
             except CorruptArtifactError as lasting:
                 raise CorruptArtifactError(f"{self.uri(manifest, name)}: twice, its copy {lasting}") from lasting
-
-    def list_keys(self, folder: str) -> list[str]:
-        """Keys of the artifacts directly below a folder, sorted."""
-        folder = safe_join(folder)
-        return [f"{folder}/{name}" for name in self.backend.names(folder) if self.numbers(f"{folder}/{name}")]
-
-    def delete(self, key: str) -> None:
-        """Remove an artifact with all its generations; its manifests go first, so no half artifact is ever visible."""
-        key = safe_join(key)
-        for generation in self.numbers(key):
-            self.backend.delete(f"{key}/manifest-{generation:06d}.json")
-        self.backend.delete(key)
-
-    def drop(self, key: str, generation: int) -> None:
-        """Remove one generation, manifest first; its folder goes with the next publication where it cannot be read."""
-        key = safe_join(key)
-        try:
-            folder: str | None = self.read_manifest(key, generation).folder
-        except (FileNotFoundError, CorruptArtifactError):
-            folder = None
-        self.backend.delete(f"{key}/manifest-{generation:06d}.json")
-        if folder is not None:
-            self.backend.delete(f"{key}/{folder}")
 
     @contextmanager
     def publish(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yt8m_assets.data.dataset.loading import iterate_batches
 from yt8m_assets.errors import CheckpointMismatchError, ConfigError
 
 if TYPE_CHECKING:
@@ -136,8 +137,6 @@ class BatchStream(ABC):
         return self._epochs[epoch]
 
     def __iter__(self) -> Iterator[Batch]:
-        from yt8m_assets.data.dataset.loading import iterate_batches
-
         return iterate_batches(self)
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,12 +3,9 @@
 import queue
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from yt8m_assets.errors import WorkerCrashError
-
-if TYPE_CHECKING:
-    from yt8m_assets.data.dataset.batches import Batch, BatchStream
 
 PREFETCHED_BATCHES = 2
 """Batches that wait ready for each worker."""
@@ -16,7 +13,24 @@ WORKER_TIMEOUT_SECONDS = 300.0
 """A batch that takes longer counts as a hang."""
 
 
-def iterate_batches(stream: "BatchStream") -> Iterator["Batch"]:
+class Stream(Protocol):
+    """Batches by position, and where the next one is."""
+
+    position: int
+    num_workers: int
+    pin_memory: bool
+
+    @property
+    def stride(self) -> int:
+        """From one batch's position to the next one's."""
+        ...
+
+    def batch_at(self, position: int) -> Any:
+        """The batch at a position."""
+        ...
+
+
+def iterate_batches(stream: Stream) -> Iterator[Any]:
     """Yield the stream's batches from its position on, which is advanced before each is handed out."""
     if stream.num_workers:
         return _from_workers(stream)
@@ -25,14 +39,14 @@ def iterate_batches(stream: "BatchStream") -> Iterator["Batch"]:
     return _inline(stream)
 
 
-def _inline(stream: "BatchStream") -> Iterator["Batch"]:
+def _inline(stream: Stream) -> Iterator[Any]:
     while True:
         batch = stream.batch_at(stream.position)
         stream.position += stream.stride
         yield batch
 
 
-def _from_thread(stream: "BatchStream") -> Iterator["Batch"]:
+def _from_thread(stream: Stream) -> Iterator[Any]:
     """A thread makes and pins the next batches while the device computes."""
     ready: queue.Queue[Any] = queue.Queue(PREFETCHED_BATCHES)
     stop = threading.Event()
@@ -84,7 +98,7 @@ class _Positions:
 class _BatchesByPosition:
     """The stream as a map from position to batch, as torch's DataLoader wants it."""
 
-    def __init__(self, stream: "BatchStream") -> None:
+    def __init__(self, stream: Stream) -> None:
         self.stream = stream
 
     def __getitem__(self, position: int) -> Any:
@@ -104,7 +118,7 @@ def _start_worker(number: int) -> None:
     torch.set_num_threads(1)
 
 
-def _from_workers(stream: "BatchStream") -> Iterator["Batch"]:
+def _from_workers(stream: Stream) -> Iterator[Any]:
     from torch.utils.data import DataLoader
 
     loader: Any = DataLoader(
