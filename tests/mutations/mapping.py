@@ -15,33 +15,35 @@ def relevant_tests(root: Path, source: str) -> list[str]:
     module = source.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
     importers = _importers(root)
     found = {path for path, modules in importers.items() if module in modules or _mirrors(path, source)}
-    relatives = [source]
-    if not any(_mirrors(path, source) for path in found):  # then what mirrors its users knows it, too
+    relatives, own = [source], Path("tests", *Path(source).parts[1:-1])
+    mirrored = any(_mirrors(path, source) for path in found)
+    if not mirrored:  # then its folder's tests, and what mirrors its users, know it, too
+        found |= {path for path in importers if Path(path).parent == own != Path("tests")}
         users = {name for name, modules in _imports_of_sources(root).items() if module in modules}
         relatives += [f"{name.replace('.', '/')}.py" for name in users]
         found |= {path for path in importers if any(_mirrors(path, relative) for relative in relatives)}
         found |= set() if found else {path for path, modules in importers.items() if modules & users}
-    if not found and len(Path(source).parts) > 2:  # loaded by name, as recipes are
-        found = {path for path in importers if Path(path).parent == Path("tests", *Path(source).parts[1:-1])}
 
     def rank(path: str) -> tuple[int, str]:
         parent = Path(path).parent
         places = [
+            _mirrors(path, source),
+            not mirrored and parent == own != Path("tests"),
             any(_mirrors(path, relative) for relative in relatives),
             parent == Path("tests", "faults"),
-            parent == Path("tests", *Path(source).parts[1:-1]) != Path("tests"),
+            parent == own != Path("tests"),
         ]
         return (places.index(True) if True in places else len(places), path)
 
     ranked = sorted((rank(path), path) for path in found)
-    near = [path for (place, _), path in ranked if place < 3 and ranked[0][0][0] == 0]
+    near = [path for (place, _), path in ranked if place < 5 and ranked[0][0][0] < 3]
     return (near or [path for _, path in ranked])[:MAX_FILES]
 
 
 def _mirrors(test: str, source: str) -> bool:
     """Whether a test is a source's by rule: tests/storage/test_remote.py of yt8m_assets/storage/remote.py.
 
-    tests/storage/test_store.py and all of tests/storage/ are also storage_backend.py's.
+    a test file's name may be the beginning of the source's, or its folder's the source's whole name.
     """
     parts = Path(source).parts
     inside = parts[1:] if parts[0] == "yt8m_assets" else parts

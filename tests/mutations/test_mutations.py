@@ -71,7 +71,7 @@ def test_a_sample_is_drawn_by_its_seed_and_grows_without_changing() -> None:
         ("models/bert.py", ["tests/models/test_bert.py"]),
         (
             "yt8m_assets/storage/backend.py",
-            ["tests/storage/test_collection.py", "tests/storage/test_conformance.py", "tests/storage/test_store.py"],
+            ["tests/storage/test_bucket.py", "tests/storage/test_conformance.py", "tests/storage/test_store.py"],
         ),
         ("yt8m_assets/recipes/demo.py", []),
     ],
