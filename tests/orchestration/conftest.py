@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from orchestration.cli import main
 from orchestration.driver import Driver, Outcome, open_driver
 from orchestration.settings import Settings
 from orchestration.state import State, prepare_state
@@ -28,6 +29,9 @@ ENVIRONMENT = (
     "YT8M_BACKFILL",
     "MLFLOW_TRACKING_URI",
 )
+
+Run = Callable[..., tuple[int, str, str]]
+RECIPE = "from tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"
 
 
 class RecordingProgress(NullProgress):
@@ -113,3 +117,22 @@ def own_graph(graph: Graph, tmp_path: Path) -> Graph:
     for name in ("artifacts", "dagster", "mlflow"):
         shutil.copytree(graph.state.root / name, tmp_path / "state" / name)
     return Graph(graph.recipe, prepare_state(tmp_path / "state"))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs `yt8m ...` in this process: exit code, stdout, stderr. COLUMNS is wide, so that tables are not cut."""
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    recipe = tmp_path / "tiny.py"
+    recipe.write_text(RECIPE)
+
+    def call(*arguments: object, recipe: str = str(recipe)) -> tuple[int, str, str]:
+        texts = [str(argument) for argument in arguments]
+        if recipe:
+            texts += ["--recipe", recipe]
+        code = main(texts)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

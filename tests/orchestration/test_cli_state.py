@@ -1,20 +1,18 @@
 """Why something is stale, what is damaged, what a command refuses to build on: `yt8m explain`, `verify`, `predict`."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestration.cli import main
-from tests.orchestration.conftest import Graph
+from tests.orchestration.conftest import Graph, Run
 from tests.tiny import SIMULATION
 from yt8m_assets.errors import ParentMismatchError
 from yt8m_assets.stages.data import simulated_folder
 from yt8m_assets.stages.lineage import Node, current_manifest, require_current
 
-Run = Callable[..., tuple[int, str, str]]
 CHANGED_MODEL = """from dataclasses import replace
 from tests.tiny import tiny_recipe
 RECIPE = tiny_recipe()
