@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+from yt8m_assets.data.config import DataConfig, HoldoutConfig
 from yt8m_assets.data.simulation.config import SimulationConfig
 from yt8m_assets.ensemble.config import SearchConfig
-from yt8m_assets.recipes.schema import DataConfig, HoldoutConfig, ModelRecipe, PredictionConfig, Recipe
+from yt8m_assets.recipes.schema import ModelRecipe, PredictionConfig, Recipe
 from yt8m_assets.training.config import TrainingConfig
 
 TRAINING = TrainingConfig(

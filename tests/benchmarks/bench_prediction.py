@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.graph import make_data, open_store
 from tests.tiny import SIMULATION, tiny_model, tiny_recipe
-from yt8m_assets.data.dataset.memory import forget_shared_videos
+from yt8m_assets.data.dataset.memory import _shared
 from yt8m_assets.data.dataset.videos import IndexedVideos
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes import demo
@@ -81,7 +81,7 @@ def main() -> None:
                         store.delete(Node("test_predictions", key, shift).key)
                 reads, started = 0, time.perf_counter()
                 for group in groups:
-                    forget_shared_videos()
+                    _shared.clear()
                     cells = [(key, shift) for key in recipe.model_keys for shift in group]
                     predict_cells(recipe, store, "test", cells, tracking=NullTracking(), progress=NullProgress())
                 times[name].append(time.perf_counter() - started)

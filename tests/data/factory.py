@@ -1,10 +1,13 @@
 """Tiny shards for tests: features of 8 + 4 bytes, so that every byte of a file can be tried."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.records.examples import encode_sequence_example
 from yt8m_assets.data.records.framing import RecordWriter
 from yt8m_assets.data.records.video import SegmentLabels, Video
@@ -75,4 +78,15 @@ def same_video(left: Video, right: Video) -> bool:
         ]
     return left.video_id == right.video_id and all(
         (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs
+    )
+
+
+def sort_options(options: dict[str, Any]) -> tuple[Reading, dict[str, Any], dict[str, Any]]:
+    """Options of a dataset, sorted: how shards are read, what `load_videos` takes beside it, and the rest."""
+    reading = {field.name for field in fields(Reading)}
+    loading = {"memory_budget", "report", "progress", "excluded_ids", "only_ids"}
+    return (
+        Reading(**{name: value for name, value in options.items() if name in reading}),
+        {name: value for name, value in options.items() if name in loading},
+        {name: value for name, value in options.items() if name not in reading | loading},
     )

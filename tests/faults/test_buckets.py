@@ -15,10 +15,11 @@ from tests.tiny import tiny_recipe
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.dataset import scan
 from yt8m_assets.data.dataset.index import load_index
+from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.shards import expand_patterns, list_shards
 from yt8m_assets.data.dataset.videos import IndexedVideos
-from yt8m_assets.data.records import framing
 from yt8m_assets.data.records.framing import frame_record
+from yt8m_assets.data.records.reader import iterate_records
 from yt8m_assets.errors import CorruptShardError, MissingDataError, StorageError, TransientError
 from yt8m_assets.stages.lineage import Node, resolve_inputs
 from yt8m_assets.storage import ArtifactStore, cache, remote
@@ -232,16 +233,16 @@ def test_whether_shards_are_many_is_asked_no_further_than_needed(store, monkeypa
 def test_an_index_is_known_to_fit_without_fetching_the_shard(store, tmp_path):
     """Else each training would move 1.5 TB before its first step, just to see that nothing has changed."""
     uri = store.put("bucket/a/s.tfrecord", SHARD)
-    options = {"cache_path": tmp_path / "indexes", "feature_sizes": SIZES}
-    first = load_index(uri, **options)
+    reading = Reading(index_folder=tmp_path / "indexes", feature_sizes=SIZES)
+    first = load_index(uri, reading)
     shutil.rmtree(tmp_path / "cache")  # the shard's copy made room for others
     store.requests.clear()
-    assert load_index(uri, **options).video_ids == first.video_ids == ["aaaa", "bbbb"]
+    assert load_index(uri, reading).video_ids == first.video_ids == ["aaaa", "bbbb"]
     assert not [path for _, path in store.requests if "/download/" in path]
     changed = frame_record(encode(make_video("cccc", 3, [1]))) + frame_record(encode(make_video("dddd", 2)))
     assert len(changed) == len(SHARD)
     store.put("bucket/a/s.tfrecord", changed)
-    assert load_index(uri, **options).video_ids == ["cccc", "dddd"]
+    assert load_index(uri, reading).video_ids == ["cccc", "dddd"]
 
 
 @pytest.mark.parametrize("fault", [503, "reset", "truncate", "short"])
@@ -298,7 +299,7 @@ def test_of_many_readers_one_fetches_a_shard_and_the_others_wait(store, tmp_path
 def test_f38_a_copy_that_rotted_on_this_disk_is_fetched_again(store, tmp_path, place):
     """In a record's length, in its data, in its checksum; the object itself is sound."""
     uri = store.put("bucket/a/s.tfrecord", SHARD)
-    options = {"cache_path": tmp_path / "indexes", "feature_sizes": SIZES}
+    reading = Reading(index_folder=tmp_path / "indexes", feature_sizes=SIZES)
     (copy,) = {path for _ in ids(uri) for path in (tmp_path / "cache").glob("*-s.tfrecord")}
     rotten = bytearray(SHARD)
     rotten[place] ^= 1
@@ -306,9 +307,9 @@ def test_f38_a_copy_that_rotted_on_this_disk_is_fetched_again(store, tmp_path, p
     assert ids(uri) == ["aaaa", "bbbb"]
     assert copy.read_bytes() == SHARD
     copy.write_bytes(rotten)
-    assert load_index(uri, **options).video_ids == ["aaaa", "bbbb"]
+    assert load_index(uri, reading).video_ids == ["aaaa", "bbbb"]
     copy.write_bytes(rotten)
-    videos = IndexedVideos([load_index(uri, **options)])
+    videos = IndexedVideos([load_index(uri, reading)])
     assert [videos.read(number).shape[0] for number in range(2)] == [3, 2]
     repairs = 2 if place == 2 else 3  # a record read by its index needs no length
     assert sum("/download/" in path for _, path in store.requests) == 1 + repairs
@@ -316,7 +317,7 @@ def test_f38_a_copy_that_rotted_on_this_disk_is_fetched_again(store, tmp_path, p
 
 def test_f38_an_object_that_changed_meanwhile_does_not_heal_a_copy(store, tmp_path):
     uri = store.put("bucket/a/s.tfrecord", SHARD)
-    records = framing.read_records(uri)
+    records = iterate_records(uri)
     next(records)
     (copy,) = (tmp_path / "cache").glob("*-s.tfrecord")
     copy.write_bytes(SHARD[:-1] + b"x")

@@ -12,6 +12,7 @@ from tests.tiny import tiny_recipe
 from yt8m_assets.data.dataset import index, videos
 from yt8m_assets.data.dataset.index import load_index
 from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.shards import list_shards
 from yt8m_assets.data.records.framing import ShardFile, frame_record
 from yt8m_assets.errors import CorruptShardError, MissingDataError
@@ -65,10 +66,10 @@ def test_a_link_to_a_shard_that_is_gone_is_an_error_and_no_shorter_list(recipe: 
 
 def test_a_shard_that_vanishes_after_it_was_listed_has_a_typed_error(store: ArtifactStore, tmp_path: Path) -> None:
     path = tmp_path / "data" / "2" / "train1.tfrecord"
-    load_index(str(path), cache_path=index_cache(store), feature_sizes=SIZES)
+    load_index(str(path), Reading(index_folder=index_cache(store), feature_sizes=SIZES))
     path.unlink()
     with pytest.raises(MissingDataError, match=r"train1\.tfrecord: no such shard.*holds train0\.tfrecord"):
-        load_index(str(path), cache_path=index_cache(store), feature_sizes=SIZES)
+        load_index(str(path), Reading(index_folder=index_cache(store), feature_sizes=SIZES))
 
 
 def test_another_shard_of_the_same_size_and_time_is_found_out_once_and_then_known(
@@ -81,14 +82,14 @@ def test_another_shard_of_the_same_size_and_time_is_found_out_once_and_then_know
     os.utime(path, LONG_AGO)
     assert current_manifest(recipe, store, node) is not None, "nothing that is looked at has changed"
     uris = read_shards(recipe, store, asset).uris()
-    options = {"feature_sizes": SIZES, "index_cache_path": index_cache(store)}
+    reading = Reading(feature_sizes=SIZES, index_folder=index_cache(store))
     with pytest.raises(CorruptShardError, match="run again to index it anew"):
-        list(load_videos(uris, **options))
+        list(load_videos(uris, reading))
     assert current_manifest(recipe, store, node) is None
     after = make_shards(recipe, store, asset, progress=QUIET)
     assert not after.reused
     assert after.manifest.digest != before.digest
-    assert [video.labels.tolist() for video in load_videos(uris, **options)] == [[1], [2]]
+    assert [video.labels.tolist() for video in load_videos(uris, reading)] == [[1], [2]]
 
 
 def test_a_record_that_was_set_aside_is_back_when_its_shard_is_whole_again(
@@ -135,7 +136,10 @@ def test_data_from_the_future_are_looked_through_once(
     monkeypatch.setattr(index, "framing_crc", lambda file, **_: looked_at.append(file))
     assert current_manifest(recipe, store, Node("test_shards")) is not None
     assert make_shards(recipe, store, "test_shards", progress=QUIET).reused
-    load_index(read_shards(recipe, store, "test_shards").uris()[0], cache_path=index_cache(store), feature_sizes=SIZES)
+    load_index(
+        read_shards(recipe, store, "test_shards").uris()[0],
+        Reading(index_folder=index_cache(store), feature_sizes=SIZES),
+    )
     assert not looked_at
 
 
@@ -179,7 +183,7 @@ def test_a_shard_replaced_during_a_run_is_verified_anew(
         (tmp_path / name).write_bytes(frame_record(encode(make_video(name[:1] * 4, 6, [1]))))
         os.utime(tmp_path / name, LONG_AGO)
         uris.append(str(tmp_path / name))
-    found = load_videos(uris, feature_sizes=SIZES)
+    found = load_videos(uris, Reading(feature_sizes=SIZES))
     calls = {
         "read": lambda number: found.read(number),
         "read_windows": lambda number: found.read_windows([number], [0], 2),

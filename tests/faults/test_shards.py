@@ -13,9 +13,11 @@ from yt8m_assets.data import ReadReport, read_shard
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
 from yt8m_assets.data.dataset.folds import find_duplicates, find_leaks, require_disjoint, require_unique
 from yt8m_assets.data.dataset.index import load_index
-from yt8m_assets.data.dataset.ratings import load_ratings
+from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.data.dataset.ratings import collect_ratings
+from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.scan import scan_shards
-from yt8m_assets.data.dataset.segments import load_segments
+from yt8m_assets.data.dataset.segments import SegmentTable
 from yt8m_assets.data.dataset.shards import expand_patterns
 from yt8m_assets.data.records.framing import OVERHEAD_BYTES, frame_record, masked_crc
 from yt8m_assets.data.records.wire import bytes_feature, field, map_entry
@@ -49,11 +51,11 @@ def test_f15_a_cut_at_every_byte_is_detected(tiny):
 
 
 def test_f15_a_cut_between_records_makes_the_index_stale(tiny, tmp_path):
-    options = {"cache_path": tmp_path / "cache", "feature_sizes": SIZES}
-    before = load_index(str(tiny), **options)
+    reading = Reading(index_folder=tmp_path / "cache", feature_sizes=SIZES)
+    before = load_index(str(tiny), reading)
     content = tiny.read_bytes()
     tiny.write_bytes(content[: OVERHEAD_BYTES + int.from_bytes(content[:8], "little")])
-    after = load_index(str(tiny), **options)
+    after = load_index(str(tiny), reading)
     assert (before.num_records, after.num_records) == (2, 1)
     assert before.checksum != after.checksum
 
@@ -138,7 +140,7 @@ def test_f19_an_empty_shard_is_counted_and_warned_of(tmp_path, caplog):
     empty.write_bytes(b"")
     report = ReadReport()
     with caplog.at_level(logging.WARNING):
-        indices = scan_shards([*uris, str(empty)], feature_sizes=SIZES, report=report)
+        indices = scan_shards([*uris, str(empty)], Reading(feature_sizes=SIZES), report=report)
     assert [len(index.records) for index in indices] == [2, 0]
     assert (report.num_shards, report.num_empty_shards, report.num_records) == (2, 1, 2)
     assert "empty.tfrecord: the shard is empty" in caplog.text
@@ -148,7 +150,7 @@ def test_f19_only_empty_shards_are_an_error(tmp_path):
     empty = tmp_path / "empty.tfrecord"
     empty.write_bytes(b"")
     with pytest.raises(DataError, match=r"all 1 shards are empty, .*empty\.tfrecord"):
-        scan_shards([str(empty)], feature_sizes=SIZES)
+        scan_shards([str(empty)], Reading(feature_sizes=SIZES))
 
 
 def test_f19_a_missing_shard_is_named_with_what_is_there(tmp_path):
@@ -204,7 +206,7 @@ def test_f22_a_segment_beyond_the_end_is_kept_counted_and_refused_when_strict(tm
     assert report.num_segments_beyond_end == 2
     with pytest.raises(SchemaMismatchError, match=r"segment_start_times: 10 lies beyond the video's end \(7 frames\)"):
         list(read_shard(uri, feature_sizes=SIZES, strict=True))
-    table = load_segments([uri], num_classes=5, feature_sizes=SIZES)
+    table = SegmentTable(load_videos([uri], Reading(feature_sizes=SIZES)), num_classes=5)
     frames, valid = table.frames(np.arange(3))
     assert valid.sum(axis=1).tolist() == [2, 0, 0]
     assert not frames[1:].any()
@@ -219,7 +221,8 @@ def test_f22_a_negative_start_is_an_error(tmp_path):
 @pytest.mark.parametrize("label", [-1, 10, 2**40])
 def test_f23_a_label_outside_the_vocabulary_is_an_error(tmp_path, label):
     uri = write_shard(tmp_path / "a.tfrecord", [make_video("aaaa", 7, [3, label])])
-    dataset = PretrainingDataset([uri], num_classes=10, batch_size=1, window_frames=5, feature_sizes=SIZES)
+    videos = load_videos([uri], Reading(feature_sizes=SIZES))
+    dataset = PretrainingDataset(videos, num_classes=10, batch_size=1, window_frames=5)
     with pytest.raises(VocabularyError, match=f"video aaaa: labels: class {label} lies outside"):
         next(iter(dataset))
 
@@ -227,7 +230,7 @@ def test_f23_a_label_outside_the_vocabulary_is_an_error(tmp_path, label):
 def test_f23_a_rating_of_a_class_that_is_not_rated_is_an_error(tmp_path):
     uri = write_shard(tmp_path / "a.tfrecord", [make_video("aaaa", 7, [3], [(0, 4, 1.0)])])
     with pytest.raises(VocabularyError, match="class 4 is not a rated class"):
-        load_ratings([uri], segment_classes=np.array([1, 2]), feature_sizes=SIZES)
+        collect_ratings(load_videos([uri], Reading(feature_sizes=SIZES)), segment_classes=np.array([1, 2]))
 
 
 def test_f25_ids_that_occur_twice_are_found_within_and_among_shards():

@@ -1,6 +1,7 @@
 """One pass over the videos for many models and shifts, against the original's rankings and against itself."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from models.base import FrameModel
-from yt8m_assets.data.dataset.memory import forget_shared_videos, load_videos
+from yt8m_assets.data.dataset.memory import _shared, load_videos
+from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.errors import CorruptShardError, NonFiniteError, OutOfMemoryError
 from yt8m_assets.prediction.scoring import (
     CellScores,
@@ -80,23 +82,23 @@ def test_a_video_damaged_after_indexing_stops_a_pass_or_is_left_out(tmp_path, bu
     path = tmp_path / "frame_test.tfrecord"
     content = bytearray((RECORDS / "frame_test.tfrecord").read_bytes())
     path.write_bytes(content)
-    options = {"memory_budget": budget, "index_cache_path": tmp_path / "cache"}
+    strict = Reading(index_folder=tmp_path / "cache")
 
     def segments_scored(videos):
         index = SegmentIndex.of(videos)
         blocks = read_blocks(videos, index, [0], ScoringOptions(edges="wrap", batch_size=16))
         return index.segments.ids()[np.concatenate([block.rows for block in blocks])]
 
-    whole = segments_scored(load_videos([str(path)], **options))
-    forget_shared_videos()
+    whole = segments_scored(load_videos([str(path)], strict, memory_budget=budget))
+    _shared.clear()
     content[len(content) // 2] ^= 1  # in the first and largest record
     path.write_bytes(content)
     with pytest.raises(CorruptShardError, match="record 0 at byte 0: the checksum"):
-        segments_scored(load_videos([str(path)], **options))
-    left = segments_scored(load_videos([str(path)], on_corrupt="quarantine", **options))
+        segments_scored(load_videos([str(path)], strict, memory_budget=budget))
+    left = segments_scored(load_videos([str(path)], replace(strict, on_corrupt="quarantine"), memory_budget=budget))
     assert sorted(left) == sorted(name for name in whole if not name.startswith(whole[0].split(":")[0]))
     assert 0 < len(left) < len(whole)
-    forget_shared_videos()
+    _shared.clear()
 
 
 def test_one_pass_ranks_what_the_original_ranks_at_every_shift(videos):

@@ -10,8 +10,9 @@ import pytest
 
 from tests.data.factory import make_video, write_shard
 from tests.tiny import tiny_model, tiny_recipe
+from yt8m_assets.data.config import DataConfig, HoldoutConfig
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.recipes.schema import DataConfig, HoldoutConfig, Recipe
+from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.lineage import ASSETS, Lineage, nodes
 from yt8m_assets.storage import ArtifactStore
 

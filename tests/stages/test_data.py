@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from yt8m_assets.data import read_shard
+from yt8m_assets.data.config import DataConfig, HoldoutConfig
 from yt8m_assets.data.dataset import identity
-from yt8m_assets.data.dataset.index import sound_framing_checksum
+from yt8m_assets.data.dataset.index import framing_checksum
 from yt8m_assets.data.dataset.shards import local_version
 from yt8m_assets.data.records.examples import encode_sequence_example
 from yt8m_assets.data.records.framing import frame_record
@@ -17,7 +18,7 @@ from yt8m_assets.data.simulation.config import SimulationConfig
 from yt8m_assets.errors import CorruptShardError, DataError, MissingDataError, ParentMismatchError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes import load_recipe
-from yt8m_assets.recipes.schema import DataConfig, HoldoutConfig, Recipe
+from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import make_holdout_ratings, make_shards, read_segment_classes, read_shards
 from yt8m_assets.stages.lineage import Lineage, Node, current_manifest
 from yt8m_assets.storage import ArtifactStore
@@ -208,7 +209,7 @@ def test_shards_that_were_seen_are_recognised_without_reading_them(
         os.utime(path, (1e9, 1e9))
     make_shards(found, store, "test_shards", progress=QUIET)
     looked_at: list[str] = []
-    monkeypatch.setattr(identity, "_look_through", lambda uri: looked_at.append(uri) or sound_framing_checksum(uri))
+    monkeypatch.setattr(identity, "_look_through", lambda uri: looked_at.append(uri) or framing_checksum(uri))
     assert current_manifest(found, store, Node("test_shards")) is not None
     assert read_shards(found, store, "test_shards").uris()
     assert not looked_at

@@ -5,6 +5,8 @@ import pytest
 from tests.data.factory import GOLDEN, SIZES, make_video, same_video, write_shard
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
+from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.shards import expand_patterns, list_shards
 from yt8m_assets.data.records.framing import local_file
 from yt8m_assets.errors import ConfigError, MissingDataError, StorageError
@@ -29,7 +31,8 @@ def test_shards_are_listed_read_and_trained_on(bucket, tmp_path):
     assert uris == [f"gs://yt/split/train000{number}.tfrecord" for number in range(3)]
     videos = [video for uri in uris for video in read_shard(uri, feature_sizes=SIZES)]
     assert all(same_video(video, make_video(f"vid{number}", 6, [number])) for number, video in enumerate(videos))
-    dataset = PretrainingDataset(uris, num_classes=5, batch_size=3, window_frames=5, feature_sizes=SIZES)
+    held = load_videos(uris, Reading(feature_sizes=SIZES))
+    dataset = PretrainingDataset(held, num_classes=5, batch_size=3, window_frames=5)
     assert sorted(next(iter(dataset)).video_ids) == ["vid0", "vid1", "vid2"]
     assert list(list_shards(uris[:2])) == uris[:2]
 

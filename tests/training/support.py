@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from yt8m_assets.data.config import DataConfig, HoldoutConfig
 from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.data.records.examples import encode_sequence_example
 from yt8m_assets.data.records.framing import frame_record
 from yt8m_assets.data.records.video import SegmentLabels
 from yt8m_assets.progress import NullProgress
-from yt8m_assets.recipes.schema import DataConfig, HoldoutConfig, ModelRecipe, Recipe
+from yt8m_assets.recipes.schema import ModelRecipe, Recipe
 from yt8m_assets.stages.data import make_holdout_ratings, make_shards
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.config import TrainingConfig

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from tests.training.support import FEATURE_SIZES, NUM_CLASSES, RATED
-from yt8m_assets.data.dataset.segments import SegmentTable, load_segments
+from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.data.dataset.reading import Reading
+from yt8m_assets.data.dataset.segments import SegmentTable
 from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.errors import DataError, NonFiniteError
 from yt8m_assets.evaluation.picking import whole_scores
@@ -39,7 +41,8 @@ def table(shards: Path) -> SegmentTable:
 
 def segment_table(shards: Path) -> SegmentTable:
     uris = sorted(map(str, shards.glob("validate*.tfrecord")))
-    return load_segments(uris, num_classes=NUM_CLASSES, max_frames=30, feature_sizes=FEATURE_SIZES)
+    videos = load_videos(uris, Reading(max_frames=30, feature_sizes=FEATURE_SIZES))
+    return SegmentTable(videos, num_classes=NUM_CLASSES)
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,8 @@ import torch
 from tests.training.support import BERT, FEATURE_SIZES, MIX, NUM_CLASSES, PRETRAINING, make_recipe, prepare_store
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
+from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.shards import ShardInfo, ShardManifest
 from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.errors import NonFiniteError
@@ -186,16 +188,18 @@ def test_few_shards_are_read_and_videos_are_spread_over_them(runs: Runs) -> None
     assert shards_to_score(shards, 100) == ["1", "3", "5", "7"]
     assert shards_to_score(shards, 0) == []
     uris = read_shards(runs.recipe, runs.store, "pretraining_shards").uris(held_out=True)
-    options: Any = {"num_classes": NUM_CLASSES, "feature_sizes": FEATURE_SIZES, "window_frames": 5, "batch_size": 4}
-    evaluation = VideoEvaluation(PretrainingDataset(uris, **options), 4, torch.device("cpu"))
+    videos = load_videos(uris, Reading(feature_sizes=FEATURE_SIZES))
+    dataset = PretrainingDataset(videos, num_classes=NUM_CLASSES, window_frames=5, batch_size=4)
+    evaluation = VideoEvaluation(dataset, 4, torch.device("cpu"))
     held = len(evaluation.dataset.videos)
     assert evaluation.numbers.tolist() == [number * held // 4 for number in range(4)]
 
 
 def test_scores_that_are_not_finite_end_it_by_name_and_the_state_is_untouched(runs: Runs) -> None:
     uris = read_shards(runs.recipe, runs.store, "pretraining_shards").uris(held_out=True)
-    options: Any = {"num_classes": NUM_CLASSES, "feature_sizes": FEATURE_SIZES, "window_frames": None, "batch_size": 4}
-    evaluation = VideoEvaluation(PretrainingDataset(uris, **options), 8, torch.device("cpu"))
+    videos = load_videos(uris, Reading(feature_sizes=FEATURE_SIZES))
+    dataset = PretrainingDataset(videos, num_classes=NUM_CLASSES, window_frames=None, batch_size=4)
+    evaluation = VideoEvaluation(dataset, 8, torch.device("cpu"))
     model = load_model(runs.store, runs.pretrain()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random_state = torch.get_rng_state()

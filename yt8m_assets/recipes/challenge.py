@@ -9,7 +9,8 @@ Everything is the original's, except what docs/fidelity.md lists as ours by defa
 
 from dataclasses import replace
 
-from yt8m_assets.recipes.schema import DataConfig, HoldoutConfig, ModelRecipe, PredictionConfig, Recipe
+from yt8m_assets.data.config import DataConfig, HoldoutConfig
+from yt8m_assets.recipes.schema import ModelRecipe, PredictionConfig, Recipe
 from yt8m_assets.training.config import TrainingConfig
 
 BUCKET = "gs://youtube8m-ml-us-east1"

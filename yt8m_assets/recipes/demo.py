@@ -6,10 +6,11 @@ README.md for the time it takes and the scores it reaches on the machine they we
 
 from dataclasses import replace
 
+from yt8m_assets.data.config import DataConfig, HoldoutConfig
 from yt8m_assets.data.simulation.config import SimulationConfig
 from yt8m_assets.ensemble.config import SearchConfig
 from yt8m_assets.recipes import challenge
-from yt8m_assets.recipes.schema import DataConfig, HoldoutConfig, ModelRecipe, PredictionConfig, Recipe
+from yt8m_assets.recipes.schema import ModelRecipe, PredictionConfig, Recipe
 from yt8m_assets.training.config import TrainingConfig
 
 SIMULATION = SimulationConfig()

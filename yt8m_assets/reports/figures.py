@@ -4,14 +4,13 @@ Everything is recomputed from the published rankings, so the figures cannot drif
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import numpy as np
 
 from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.records.examples import FEATURE_SIZES
-from yt8m_assets.data.records.reader import ReadReport
 from yt8m_assets.data.records.vocabulary import class_names, load_vocabulary
 from yt8m_assets.evaluation import MapResult, Ratings, bootstrap_map, paired_test, ranking_map, rated_places
 from yt8m_assets.evaluation.picking import picking_optimism
@@ -214,12 +213,9 @@ def _ceiling(
     whole = data.feature_sizes == FEATURE_SIZES
     videos = load_videos(  # the best that can be made of the data is made of all of it, whatever the models see
         read_shards(recipe, store, shards).uris(held_out=True if shards.key == "segment_shards" else None),
+        # no indexes but those of all of it: the ones there are of what the models see
+        replace(data.reading(index_cache(store) if whole else None), feature_sizes=FEATURE_SIZES),
         memory_budget=data.memory_budget,
-        max_frames=data.max_frames,
-        feature_sizes=FEATURE_SIZES,
-        on_corrupt=data.on_corrupt,
-        report=ReadReport(max_quarantined=data.max_quarantined),
-        index_cache_path=index_cache(store) if whole else None,  # the indexes there are of what the models see
     )
     progress.log(f"scoring the {shards.key} with the oracle: {len(ratings)} ratings")
     oracle = oracle_map(recipe.data.simulation, ratings, cast(Any, videos))

@@ -9,11 +9,11 @@ import numpy as np
 from yt8m_assets.data.dataset.folds import find_duplicates, require_unique
 from yt8m_assets.data.dataset.identity import SHARDS_FILE, VERSIONS_FILE, Identities, versions_text
 from yt8m_assets.data.dataset.index import ShardIndex
-from yt8m_assets.data.dataset.ratings import load_ratings
+from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.data.dataset.ratings import collect_ratings
 from yt8m_assets.data.dataset.scan import describe_shard, scan_shards
 from yt8m_assets.data.dataset.shards import ShardManifest, shard_names
 from yt8m_assets.data.records.framing import local_file
-from yt8m_assets.data.records.reader import ReadReport
 from yt8m_assets.data.records.vocabulary import load_segment_classes, load_vocabulary
 from yt8m_assets.data.simulation import dataset_paths
 from yt8m_assets.errors import DataError
@@ -75,8 +75,9 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
         if inputs.published is not None:
             return StageResult(inputs.published, reused=True)
     names = shard_names(listing)
-    report = ReadReport(max_quarantined=recipe.data.max_quarantined)
-    indices = _scan(recipe, store, list(names), report, progress)
+    reading = recipe.data.reading(index_cache(store))
+    report = reading.new_report()
+    indices = scan_shards(list(names), reading, report=report, progress=progress)
     held_out, rated, held_out_ids = _hold_out(recipe, store, asset, {index.uri: index for index in indices}, progress)
     seen = [(index.uri, listing[index.uri], index.checksum) for index in indices] + rated
     Identities(store.cache_path).note(seen)
@@ -99,19 +100,6 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
     return _result(publication)
 
 
-def _scan(
-    recipe: Recipe, store: ArtifactStore, uris: list[str], report: ReadReport, progress: Progress
-) -> list[ShardIndex]:
-    return scan_shards(
-        uris,
-        cache_path=index_cache(store),
-        feature_sizes=recipe.data.feature_sizes,
-        on_corrupt=recipe.data.on_corrupt,
-        report=report,
-        progress=progress,
-    )
-
-
 def _hold_out(
     recipe: Recipe, store: ArtifactStore, asset: str, indices: Mapping[str, ShardIndex], progress: Progress
 ) -> tuple[set[str], list[tuple[str, str, str]], np.ndarray | None]:
@@ -124,8 +112,9 @@ def _hold_out(
     if asset == "segment_shards":
         return held_out_shards(recipe, indices), [], None
     listing = locate_shards(recipe, store, "segment_shards", progress)
-    report = ReadReport(max_quarantined=recipe.data.max_quarantined, quiet=True)  # told by segment_shards
-    rated = _scan(recipe, store, sorted(held_out_shards(recipe, listing)), report, progress)
+    reading = recipe.data.reading(index_cache(store))
+    quiet = reading.new_report(quiet=True)  # told by segment_shards
+    rated = scan_shards(sorted(held_out_shards(recipe, listing)), reading, report=quiet, progress=progress)
     seen = [(index.uri, listing[index.uri], index.checksum) for index in rated]
     return set(), seen, np.unique(np.concatenate([index.ids for index in rated]))
 
@@ -188,17 +177,10 @@ def make_holdout_ratings(recipe: Recipe, store: ArtifactStore, *, progress: Prog
     if inputs.published is not None:
         return StageResult(inputs.published, reused=True)
     segments = inputs.parent("segment_shards")
-    ratings = load_ratings(
-        read_shards(recipe, store, segments).uris(held_out=True),
-        num_classes=recipe.data.num_classes,
-        segment_classes=read_segment_classes(recipe, store, segments),
-        max_frames=recipe.data.max_frames,
-        feature_sizes=recipe.data.feature_sizes,
-        on_corrupt=recipe.data.on_corrupt,
-        report=ReadReport(max_quarantined=recipe.data.max_quarantined),
-        index_cache_path=index_cache(store),
-        progress=progress,
-    )
+    uris = read_shards(recipe, store, segments).uris(held_out=True)
+    videos = load_videos(uris, recipe.data.reading(index_cache(store)), progress=progress)
+    classes = read_segment_classes(recipe, store, segments)
+    _, ratings = collect_ratings(videos, recipe.data.num_classes, classes)
     if not len(ratings):
         raise DataError("the held-out segment shards hold no rating; check data.segments and data.holdout")
     with store.publish(node.key, **inputs.publish_arguments()) as publication:

@@ -195,18 +195,13 @@ class _Pass:
 
     def _videos(self, shards: Manifest) -> Any:
         from yt8m_assets.data.dataset.memory import load_videos
-        from yt8m_assets.data.records.reader import ReadReport
         from yt8m_assets.stages.data import index_cache, read_shards
 
         data = self.recipe.data
         return load_videos(
             read_shards(self.recipe, self.store, shards).uris(held_out=True if self.split == "oof" else None),
+            data.reading(index_cache(self.store)),
             memory_budget=data.memory_budget,
-            max_frames=data.max_frames,
-            feature_sizes=data.feature_sizes,
-            on_corrupt=data.on_corrupt,
-            report=ReadReport(max_quarantined=data.max_quarantined),
-            index_cache_path=index_cache(self.store),
             progress=self.progress,
         )
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from yt8m_assets.data.config import DataConfig
 from yt8m_assets.errors import DataError, MissingDataError
 from yt8m_assets.evaluation import Ratings
-from yt8m_assets.recipes.schema import DataConfig
 
 _LOOKED_AT = 4096
 
@@ -18,7 +18,9 @@ def read_ratings(path: Path, data: DataConfig) -> Ratings:
     path: a CSV, a shard, a pattern of shards, or a folder (every *.tfrecord below it). Raises DataError naming the
     file, and the line of a CSV or the record of a shard; MissingDataError.
     """
-    from yt8m_assets.data.dataset.ratings import load_ratings
+    from yt8m_assets.data.dataset.memory import load_videos
+    from yt8m_assets.data.dataset.ratings import collect_ratings
+    from yt8m_assets.data.dataset.reading import Reading
     from yt8m_assets.data.dataset.shards import expand_patterns
 
     if path.is_file():
@@ -30,7 +32,8 @@ def read_ratings(path: Path, data: DataConfig) -> Ratings:
         raise MissingDataError(f"{path}: no such file")
     uris = expand_patterns(str(path / "**" / "*.tfrecord" if path.is_dir() else path))
     try:
-        found = load_ratings(uris, max_frames=data.max_frames, feature_sizes=data.feature_sizes)
+        strict = Reading(max_frames=data.max_frames, feature_sizes=data.feature_sizes)
+        _, found = collect_ratings(load_videos(uris, strict))
     except DataError as error:
         raise DataError(f"{path}: neither a CSV of ratings nor shards of this recipe: {error}") from error
     if not len(found):

@@ -4,15 +4,14 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from yt8m_assets.data.config import DataConfig
 from yt8m_assets.data.dataset.batches import BatchStream
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
 from yt8m_assets.data.dataset.folds import require_disjoint
-from yt8m_assets.data.dataset.segments import SegmentDataset, SegmentTable, load_segments
+from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.data.dataset.reading import Reading
+from yt8m_assets.data.dataset.segments import SegmentDataset, SegmentTable
 from yt8m_assets.data.dataset.videos import ids_by_shard
-from yt8m_assets.data.records.reader import ReadReport
-from yt8m_assets.recipes.schema import DataConfig
-from yt8m_assets.stages.data import index_cache
-from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.randomness import derive_seed
 from yt8m_assets.training.team import Team
@@ -33,7 +32,7 @@ _MAX_TABLES = 2
 
 
 def pretraining_source(
-    store: ArtifactStore,
+    reading: Reading,
     data: DataConfig,
     config: TrainingConfig,
     uris: Sequence[str],
@@ -47,12 +46,13 @@ def pretraining_source(
 
     Raises DataError naming the videos when one of them is held out.
     """
-    dataset = PretrainingDataset(
-        uris,
+    videos = load_videos(uris, reading, memory_budget=data.memory_budget, excluded_ids=held_out.dropped)
+    require_disjoint(ids_by_shard(videos), held_out.by_shard)
+    return PretrainingDataset(
+        videos,
         num_classes=data.num_classes,
         batch_size=config.batch_size // team.size,
         window_frames=config.window_frames,
-        max_frames=data.max_frames,
         seed=derive_seed(seed, "order") % 2**32,
         shuffle_buffer=config.shuffle_buffer,
         windows_per_video=config.windows_per_video,
@@ -60,37 +60,23 @@ def pretraining_source(
         num_ranks=team.size,
         num_workers=data.num_workers,
         pin_memory=pin,
-        memory_budget=data.memory_budget,
-        feature_sizes=data.feature_sizes,
-        on_corrupt=data.on_corrupt,
-        report=ReadReport(max_quarantined=data.max_quarantined),
-        index_cache_path=index_cache(store),
-        excluded_ids=held_out.dropped,
     )
-    require_disjoint(ids_by_shard(dataset.videos), held_out.by_shard)
-    return dataset
 
 
 def holdout_videos(
-    store: ArtifactStore, data: DataConfig, config: TrainingConfig, uris: Sequence[str], held_out: HeldOut
+    reading: Reading, data: DataConfig, config: TrainingConfig, uris: Sequence[str], held_out: HeldOut
 ) -> PretrainingDataset:
     """Held-out videos to evaluate on, in batches as large as those of training, read from their files each time."""
     return PretrainingDataset(
-        uris,
+        load_videos(uris, reading, only_ids=held_out.dropped),
         num_classes=data.num_classes,
         batch_size=config.batch_size // (config.num_processes * config.accumulation),
         window_frames=config.window_frames,
-        max_frames=data.max_frames,
-        feature_sizes=data.feature_sizes,
-        on_corrupt=data.on_corrupt,
-        report=ReadReport(max_quarantined=data.max_quarantined),
-        index_cache_path=index_cache(store),
-        only_ids=held_out.dropped,
     )
 
 
 def segment_source(
-    store: ArtifactStore,
+    reading: Reading,
     data: DataConfig,
     config: TrainingConfig,
     uris: Sequence[str],
@@ -101,36 +87,26 @@ def segment_source(
     held_out: HeldOut,
 ) -> BatchStream:
     """Rated segments for one rank. Raises DataError naming the videos when one of them is held out."""
-    table = load_segment_table(store, data, uris, digest)
+    table = load_segment_table(reading, data, uris, digest)
     require_disjoint({"the rated shards to train on": sorted(set(table.video_ids))}, held_out.by_shard)
     return SegmentDataset(
-        num_classes=data.num_classes,
+        table,
         batch_size=config.batch_size // team.size,
         seed=derive_seed(seed, "order") % 2**32,
         rank=team.rank,
         num_ranks=team.size,
         num_workers=data.num_workers,
         pin_memory=pin,
-        table=table,
     )
 
 
-def load_segment_table(store: ArtifactStore, data: DataConfig, uris: Sequence[str], digest: str) -> SegmentTable:
+def load_segment_table(reading: Reading, data: DataConfig, uris: Sequence[str], digest: str) -> SegmentTable:
     """The rated segments of shards whose artifact has this digest, kept for the next model of this process."""
-    reading = (data.num_classes, data.max_frames, data.memory_budget, tuple(data.feature_sizes), data.on_corrupt)
-    key = (digest, tuple(uris), reading)
+    key = (digest, tuple(uris), data.num_classes, data.memory_budget, reading)
     if key not in _tables:
         while len(_tables) >= _MAX_TABLES:
             _tables.popitem(last=False)
-        _tables[key] = load_segments(
-            uris,
-            num_classes=data.num_classes,
-            max_frames=data.max_frames,
-            memory_budget=data.memory_budget,
-            feature_sizes=data.feature_sizes,
-            on_corrupt=data.on_corrupt,
-            report=ReadReport(max_quarantined=data.max_quarantined),
-            index_cache_path=index_cache(store),
-        )
+        videos = load_videos(uris, reading)
+        _tables[key] = SegmentTable(videos, num_classes=data.num_classes, memory_budget=data.memory_budget)
     _tables.move_to_end(key)
     return _tables[key]

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from yt8m_assets.data.config import DataConfig
 from yt8m_assets.data.dataset.batches import BatchStream
+from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.recipes.schema import DataConfig
 from yt8m_assets.stages.lineage import Node
+from yt8m_assets.stages.locating import index_cache
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.artifacts import OPTIMIZER, TRAINING, WEIGHTS, ModelSpec, read_json, write_model
 from yt8m_assets.training.checkpoint import CheckpointStore
@@ -88,11 +90,15 @@ class TrainingJob:
         """Where this run keeps its checkpoints."""
         return CheckpointStore(store, checkpoint_key(Node(self.asset, self.model_key)), self.identity)
 
+    def reading(self, store: ArtifactStore) -> Reading:
+        """How the shards are read on this machine."""
+        return self.data.reading(index_cache(store))
+
     def source(self, store: ArtifactStore, team: Team, pin: bool) -> BatchStream:
         """This rank's stream of batches. Raises DataError naming the videos when a held-out one is among them."""
         make = segment_source if self.finetunes else pretraining_source
         shards = self.train_uris, self.shards_digest
-        return make(store, self.data, self.config, *shards, self.run_seed, team, pin, self.held_out)
+        return make(self.reading(store), self.data, self.config, *shards, self.run_seed, team, pin, self.held_out)
 
 
 def training_device(rank: int = 0) -> torch.device:
@@ -199,12 +205,12 @@ def holdout_evaluation(job: TrainingJob, store: ArtifactStore, device: torch.dev
     """Evaluation on the held-out rated segments, or in pre-training on held-out videos; None where there are none."""
     config = job.config
     if job.finetunes:
-        table = load_segment_table(store, job.data, job.holdout_uris, job.shards_digest)
+        table = load_segment_table(job.reading(store), job.data, job.holdout_uris, job.shards_digest)
         return HoldoutEvaluation(table, device, config.precision)
     if not job.holdout_uris:
         logger.info("%s: no held-out video with video labels to score pre-training on", job.model_key)
         return None
-    videos = holdout_videos(store, job.data, config, job.holdout_uris, job.held_out)
+    videos = holdout_videos(job.reading(store), job.data, config, job.holdout_uris, job.held_out)
     return VideoEvaluation(videos, config.evaluation_videos, device, config.precision)
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.data.dataset.stream_checks import check_restores_everywhere, same_batch, take
-from tests.data.factory import SIZES, make_video, write_shard, write_split
+from tests.data.factory import SIZES, make_video, sort_options, write_shard, write_split
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.dataset.batches import shuffled_order
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
-from yt8m_assets.data.dataset.memory import forget_shared_videos
+from yt8m_assets.data.dataset.memory import MemoryVideos, _shared, load_videos
 from yt8m_assets.errors import CheckpointMismatchError, ConfigError, VocabularyError
 
 COUNTS = [7, 1, 5]
@@ -22,7 +22,8 @@ def dataset(uris, **changes):
     options = {
         "num_classes": 10, "batch_size": 4, "window_frames": 5, "seed": 3, "shuffle_buffer": 6, "feature_sizes": SIZES,
     }  # fmt: skip
-    return PretrainingDataset(uris, **(options | changes))
+    reading, loading, rest = sort_options(options | changes)
+    return PretrainingDataset(load_videos(uris, reading, **loading), **rest)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_whole_videos_are_padded_to_the_longest(uris, videos):
 
 def test_memory_and_streaming_give_the_same(uris):
     streamed, held = dataset(uris), dataset(uris, memory_budget=1 << 20)
-    assert (streamed.in_memory, held.in_memory) == (False, True)
+    assert [isinstance(each.videos, MemoryVideos) for each in (streamed, held)] == [False, True]
     assert all(same_batch(*pair) for pair in zip(take(streamed, 12), take(held, 12), strict=True))
 
 
@@ -136,12 +137,12 @@ def test_the_order_of_single_windows_is_as_it_always_was(uris):
 def test_training_goes_on_without_a_record_that_was_damaged_since(tmp_path, budget, changes):
     """The order stays, so that a saved position is still good; the next sound video stands for the damaged one."""
     uris = write_split(tmp_path, [6, 6])
-    changes = changes | {"on_corrupt": "quarantine", "index_cache_path": tmp_path / "cache", "memory_budget": budget}
+    changes = changes | {"on_corrupt": "quarantine", "index_folder": tmp_path / "cache", "memory_budget": budget}
     whole = take(dataset(uris, **changes), 9)
     stream = dataset(uris, **changes)
     take(stream, 2)
     state = stream.state_dict()
-    forget_shared_videos()
+    _shared.clear()
     path = tmp_path / "train0001.tfrecord"
     content = bytearray(path.read_bytes())
     content[-5] ^= 1  # in vid0011, the last one: the first one stands for it
@@ -152,7 +153,7 @@ def test_training_goes_on_without_a_record_that_was_damaged_since(tmp_path, budg
         expected = tuple("vid0000" if name == "vid0011" else name for name in before.video_ids)
         assert batch.video_ids == expected
     assert any("vid0011" in batch.video_ids for batch in whole[2:])
-    forget_shared_videos()
+    _shared.clear()
 
 
 def test_the_same_seed_gives_the_same_and_another_does_not(uris):

@@ -12,10 +12,11 @@ import pytest
 from tests.data.factory import SIZES, encode, make_video
 from tests.storage.fake_store import FakeStore
 from tests.tiny import tiny_recipe
+from yt8m_assets.data.config import DataConfig, HoldoutConfig
 from yt8m_assets.data.records.framing import frame_record
 from yt8m_assets.errors import ParentMismatchError
 from yt8m_assets.progress import NullProgress
-from yt8m_assets.recipes.schema import DataConfig, HoldoutConfig, Recipe
+from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import make_shards, read_shards
 from yt8m_assets.stages.lineage import Node, current_manifest
 from yt8m_assets.storage import ArtifactStore, cache, remote

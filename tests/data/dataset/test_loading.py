@@ -8,15 +8,17 @@ from collections import Counter
 import pytest
 
 from tests.data.dataset.stream_checks import same_batch, take
-from tests.data.factory import SIZES, make_video, write_shard, write_split
+from tests.data.factory import SIZES, make_video, sort_options, write_shard, write_split
 from yt8m_assets.data.dataset import loading
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
+from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.errors import VocabularyError, WorkerCrashError
 
 
 def dataset(uris, **changes):
     options = {"num_classes": 10, "batch_size": 4, "window_frames": 5, "seed": 3, "feature_sizes": SIZES}
-    return PretrainingDataset(uris, **(options | changes))
+    reading, loading, rest = sort_options(options | changes)
+    return PretrainingDataset(load_videos(uris, reading, **loading), **rest)
 
 
 @pytest.fixture(scope="module")

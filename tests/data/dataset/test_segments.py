@@ -5,19 +5,22 @@ import pytest
 
 from tests.data.dataset.stream_checks import check_restores_everywhere, same_batch, take
 from tests.data.factory import GOLDEN, SIZES, make_video, write_shard
-from yt8m_assets.data.dataset.ratings import load_ratings
-from yt8m_assets.data.dataset.segments import SegmentDataset, load_segments
+from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.data.dataset.ratings import collect_ratings
+from yt8m_assets.data.dataset.reading import Reading
+from yt8m_assets.data.dataset.segments import SegmentDataset, SegmentTable
 from yt8m_assets.data.dataset.windows import dequantise
 from yt8m_assets.errors import VocabularyError
 
 SEGMENTS = str(GOLDEN / "frame_segment_labels.tfrecord")
+TINY = Reading(feature_sizes=SIZES)
 
 
 @pytest.mark.parametrize("budget", [0, 1 << 24])
 def test_examples_are_the_originals(budget):
     arrays = np.load(GOLDEN / "out_frame_segment_labels.npz")
     expected = json.loads((GOLDEN / "out_frame_segment_labels.json").read_text())
-    table = load_segments([SEGMENTS], num_classes=3862, memory_budget=budget)
+    table = SegmentTable(load_videos([SEGMENTS]), num_classes=3862, memory_budget=budget)
     assert table.in_memory == bool(budget)
     assert table.video_ids == [video_id for entry in expected for video_id in entry["ids"]]
     assert table.starts.tolist() == [40, 10, 75, 295, 0, 150, 20, 5, 100]
@@ -42,20 +45,23 @@ def tiny(tmp_path, **changes):
         make_video("cccc", 7, [1], [(5, 3, 1.0), (40, 1, 0.0)]),
     ]
     uri = write_shard(tmp_path / "a.tfrecord", videos)
-    options = {"num_classes": 5, "batch_size": 3, "feature_sizes": SIZES, "seed": 1}
-    return videos, SegmentDataset([uri], **(options | changes))
+    of_table = {
+        name: changes.pop(name) for name in ("num_classes", "memory_budget", "segment_classes") if name in changes
+    }
+    table = SegmentTable(load_videos([uri], TINY), **({"num_classes": 5} | of_table))
+    return videos, SegmentDataset(table, **({"batch_size": 3, "seed": 1} | changes))
 
 
-def test_context_rows_surround_the_segment(tmp_path):
-    videos, dataset = tiny(tmp_path, context_frames=2)
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+def test_rows_beyond_the_video_are_not_valid(tmp_path, budget):
+    videos, dataset = tiny(tmp_path, memory_budget=budget)
     frames, valid = dataset.table.frames(np.arange(4))
     assert dataset.table.segment_ids == ["aaaa:5", "aaaa:0", "cccc:5", "cccc:40"]
-    assert np.array_equal(frames[0], videos[0].frames[3:12])
-    assert valid.tolist() == [
-        [True] * 9, [False] * 2 + [True] * 7, [True] * 4 + [False] * 5, [False] * 9,
-    ]  # fmt: skip
+    assert np.array_equal(frames[0], videos[0].frames[5:10])
+    assert valid.tolist() == [[True] * 5, [True] * 5, [True] * 2 + [False] * 3, [False] * 5]
     batch = dataset.table.batch(np.arange(4))
-    assert np.array_equal(batch.frames[0].numpy(), videos[0].frames[5:10])
+    assert np.array_equal(batch.frames[2, :2].numpy(), videos[2].frames[5:7])
+    assert not batch.frames[2, 2:].any()
     assert batch.valid[2].tolist() == [True, True, False, False, False]
 
 
@@ -82,26 +88,26 @@ def test_one_pass_is_in_order_and_leaves_the_state_alone(tmp_path):
 
 def test_a_table_is_shared_between_datasets(tmp_path):
     _, dataset = tiny(tmp_path)
-    other = SegmentDataset(num_classes=5, batch_size=3, seed=1, table=dataset.table)
+    other = SegmentDataset(dataset.table, batch_size=3, seed=1)
     assert all(same_batch(*pair) for pair in zip(take(dataset, 3), take(other, 3), strict=True))
 
 
 def test_starts_far_apart_do_not_collide(tmp_path):
     first = make_video("aaaa", 7, [], [(0, 1, 1.0), (2**32, 2, 0.0)])
     uri = write_shard(tmp_path / "a.tfrecord", [first, make_video("bbbb", 7, [], [(0, 3, 1.0)])])
-    table = load_segments([uri], num_classes=5, feature_sizes=SIZES)
+    table = SegmentTable(load_videos([uri], TINY), num_classes=5)
     assert table.segment_ids == ["aaaa:0", f"aaaa:{2**32}", "bbbb:0"]
     assert table.annotations(np.arange(3))[0].nonzero()[1].tolist() == [1, 3]
 
 
 def test_ratings_are_listed_once(tmp_path):
-    ratings = load_ratings([SEGMENTS], num_classes=3862)
+    _, ratings = collect_ratings(load_videos([SEGMENTS]), num_classes=3862)
     assert len(ratings) == 12
     assert ratings.segment_ids[:3] == ["sega:40", "sega:40", "sega:10"]
     assert ratings.class_ids[:6].tolist() == [3, 7, 3, 8, 7, 3861]
     assert ratings.scores[:6].tolist() == [1, 0, 1, 1, 0, 1]
     uri = write_shard(tmp_path / "b.tfrecord", [make_video("aaaa", 6, [], [(0, 1, 1.0), (0, 1, 0.0), (0, 2, 1.0)])])
-    twice = load_ratings([uri], feature_sizes=SIZES)
+    _, twice = collect_ratings(load_videos([uri], TINY))
     assert (twice.num_repeated, twice.scores.tolist(), twice.class_ids.tolist()) == (1, [0.0, 1.0], [1, 2])
 
 

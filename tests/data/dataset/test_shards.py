@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.factory import SIZES, make_video, write_shard, write_split
+from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.scan import describe_shard, scan_shards
 from yt8m_assets.data.dataset.shards import ShardManifest, expand_patterns, list_shards, shard_names
 from yt8m_assets.errors import CorruptShardError, DataError, MissingDataError
@@ -98,7 +99,7 @@ def test_shards_are_named_by_as_many_folders_as_tell_them_apart():
 
 def manifest(tmp_path):
     uris = write_split(tmp_path, [3, 1])
-    indices = scan_shards(uris, feature_sizes=SIZES)
+    indices = scan_shards(uris, Reading(feature_sizes=SIZES))
     return uris, ShardManifest(
         shards=tuple(describe_shard(i, Path(i.uri).name, number == 1) for number, i in enumerate(indices))
     )
@@ -131,18 +132,18 @@ def test_another_schema_is_refused(tmp_path):
 
 def test_scanning_counts_as_it_goes(tmp_path):
     progress = CountingProgress()
-    indices = scan_shards(write_split(tmp_path, [1, 2, 3]), feature_sizes=SIZES, progress=progress)
+    indices = scan_shards(write_split(tmp_path, [1, 2, 3]), Reading(feature_sizes=SIZES), progress=progress)
     assert [len(index.records) for index in indices] == [1, 2, 3]
     assert (progress.total, progress.done) == (3, 3)
 
 
 def test_processes_give_the_same_and_pass_errors_on(tmp_path):
     uris = write_split(tmp_path, [1, 2, 3])
-    alone = scan_shards(uris, feature_sizes=SIZES)
-    together = scan_shards(uris, feature_sizes=SIZES, num_workers=2, cache_path=tmp_path / "cache")
+    alone = scan_shards(uris, Reading(feature_sizes=SIZES))
+    together = scan_shards(uris, Reading(feature_sizes=SIZES, index_folder=tmp_path / "cache"), num_workers=2)
     known = [replace(index, stored_mtime_ns=None) for index in together]  # noted once a file has been still for 2 s
     assert [index.to_bytes() for index in alone] == [index.to_bytes() for index in known]
     path = tmp_path / "train0001.tfrecord"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(CorruptShardError, match=r"train0001\.tfrecord: record 1 at byte \d+: truncated"):
-        scan_shards(uris, feature_sizes=SIZES, num_workers=2)
+        scan_shards(uris, Reading(feature_sizes=SIZES), num_workers=2)

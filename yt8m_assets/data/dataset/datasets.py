@@ -1,20 +1,14 @@
 """Windows of whole videos with video labels: what the models are pre-trained on."""
 
 import zlib
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from yt8m_assets.data.dataset.batches import Batch, BatchStream, multi_hot, shuffled_order, spread_windows
-from yt8m_assets.data.dataset.memory import MemoryVideos, load_videos
+from yt8m_assets.data.dataset.memory import MemoryVideos
 from yt8m_assets.data.dataset.videos import Videos
-from yt8m_assets.data.dataset.windows import MAX_VIDEO_FRAMES
-from yt8m_assets.data.records.examples import FEATURE_SIZES
-from yt8m_assets.data.records.reader import OnCorrupt, ReadReport
 from yt8m_assets.errors import ConfigError, DataError, VocabularyError
-from yt8m_assets.progress import Progress
 
 
 class _Epoch(NamedTuple):
@@ -27,7 +21,7 @@ class _Epoch(NamedTuple):
 
 
 class PretrainingDataset(BatchStream):
-    """Endless shuffled epochs over the videos of shards, each `windows_per_video` times an epoch, as far apart as
+    """Endless shuffled epochs over videos, each `windows_per_video` times an epoch, as far apart as
     `shuffle_buffer` allows: within an epoch a batch no larger than that holds no video twice. A batch that ends one
     epoch and begins the next may hold a window of each, for every epoch is drawn by itself.
 
@@ -40,12 +34,11 @@ class PretrainingDataset(BatchStream):
 
     def __init__(
         self,
-        shard_uris: Sequence[str],
+        videos: Videos,
         *,
         num_classes: int,
         batch_size: int,
         window_frames: int | None,
-        max_frames: int = MAX_VIDEO_FRAMES,
         seed: int = 0,
         shuffle_buffer: int = 16384,
         windows_per_video: int = 1,
@@ -53,47 +46,23 @@ class PretrainingDataset(BatchStream):
         num_ranks: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
-        memory_budget: int = 0,
-        feature_sizes: tuple[int, int] = FEATURE_SIZES,
-        on_corrupt: OnCorrupt = "raise",
-        report: ReadReport | None = None,
-        index_cache_path: Path | None = None,
-        progress: Progress | None = None,
-        excluded_ids: Sequence[str] = (),
-        only_ids: Sequence[str] | None = None,
     ) -> None:
         if window_frames is not None and window_frames < 1:
             raise ConfigError(f"window_frames = {window_frames}: must be at least 1, or None for whole videos")
         if windows_per_video < 1:
             raise ConfigError(f"windows_per_video = {windows_per_video}: must be at least 1")
-        self.videos: Videos = load_videos(
-            shard_uris,
-            memory_budget=memory_budget,
-            max_frames=max_frames,
-            feature_sizes=feature_sizes,
-            on_corrupt=on_corrupt,
-            report=report,
-            index_cache_path=index_cache_path,
-            progress=progress,
-            excluded_ids=excluded_ids,
-            only_ids=only_ids,
-        )
+        self.videos = videos
         self.num_classes, self.window_frames = num_classes, window_frames
         self.shuffle_buffer, self.windows_per_video = shuffle_buffer, windows_per_video
         super().__init__(
-            num_examples=len(self.videos) * windows_per_video,
+            num_examples=len(videos) * windows_per_video,
             batch_size=batch_size,
             seed=seed,
             rank=rank,
             num_ranks=num_ranks,
-            num_workers=0 if isinstance(self.videos, MemoryVideos) else num_workers,  # memory needs no processes
+            num_workers=0 if isinstance(videos, MemoryVideos) else num_workers,  # memory needs no processes
             pin=pin_memory,
         )
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the frames are held in memory."""
-        return isinstance(self.videos, MemoryVideos)
 
     def identity(self) -> dict[str, Any]:
         """Seed, sizes, and a checksum of the videos' ids and lengths."""

@@ -93,9 +93,9 @@ def content_checksums(store: ArtifactStore, listing: Mapping[str, str]) -> dict[
 
 
 def _look_through(uri: str) -> str:
-    from yt8m_assets.data.dataset.index import sound_framing_checksum
+    from yt8m_assets.data.dataset.index import framing_checksum
 
-    return sound_framing_checksum(uri)
+    return framing_checksum(uri)
 
 
 def published_versions(store: ArtifactStore) -> dict[str, str]:

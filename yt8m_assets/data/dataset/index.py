@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from crc32c import crc32c
 
+from yt8m_assets.data.dataset.reading import RELEASED, Reading
 from yt8m_assets.data.dataset.shards import local_stat
-from yt8m_assets.data.records.examples import FEATURE_SIZES
 from yt8m_assets.data.records.framing import OVERHEAD_BYTES, ShardFile, framing_crc, local_file
 from yt8m_assets.data.records.parsing import RecordParser
-from yt8m_assets.data.records.reader import OnCorrupt, QuarantinedRecord, ReadReport, check_segments, iterate_records
+from yt8m_assets.data.records.reader import QuarantinedRecord, ReadReport, iterate_records, segments_beyond_end
 from yt8m_assets.errors import SchemaMismatchError
 from yt8m_assets.storage import atomic_write, sha256_text
 from yt8m_assets.storage.files import is_settled
@@ -51,17 +51,11 @@ _VIDEO_LEVEL = (
 
 
 def framing_checksum(uri: str) -> str:
-    """`framing-crc32c:` + hex over the 16 framing bytes of every record: reads a page a record, not the frames.
+    """`framing-crc32c:` + hex over the framing bytes of every record (see `framing_crc`): what names a shard's content.
 
     It stands for the content as long as each record matches its own checksum, which reading verifies.
-    Raises CorruptShardError where the framing is damaged.
     """
     return f"framing-crc32c:{framing_crc(ShardFile(local_file(uri), uri))[1]:08x}"
-
-
-def sound_framing_checksum(uri: str) -> str:
-    """The same over the part of a shard whose framing is sound: what `ShardIndex.checksum` is."""
-    return f"framing-crc32c:{framing_crc(ShardFile(local_file(uri), uri), tolerant=True)[1]:08x}"
 
 
 def framing_of(checksum: str) -> str:
@@ -105,6 +99,15 @@ class ShardIndex:
     def video_ids(self) -> list[str]:
         """The ids as text."""
         return [name.decode() for name in self.ids.tolist()]
+
+    def tell(self, report: ReadReport) -> None:
+        """Report what reading the shard met."""
+        for record in self.quarantined:
+            report.note(record)
+        report.num_shards += 1
+        report.num_empty_shards += not self.num_records
+        report.num_records += len(self.records)
+        report.num_segments_beyond_end += self.num_segments_beyond_end
 
     def without(self, video_ids: np.ndarray) -> "ShardIndex":
         """The index without some videos (S11 [n]); its counts stay those of the shard."""
@@ -153,35 +156,28 @@ _HEADER_FIELDS = (
 )
 
 
-def build_index(
-    uri: str,
-    *,
-    feature_sizes: tuple[int, int] = FEATURE_SIZES,
-    strict: bool = False,
-    on_corrupt: OnCorrupt = "raise",
-    report: ReadReport | None = None,
-) -> ShardIndex:
-    """Read a shard once, checking everything, and note where its records lie. Errors and options as `read_shard`.
+def build_index(uri: str, reading: Reading = RELEASED, report: ReadReport | None = None) -> ShardIndex:
+    """Read a shard once, checking everything, and note where its records lie. Errors as `read_shard`.
 
-    Raises SchemaMismatchError for a video-level record whatever `on_corrupt` says: only its kind is wrong.
+    Raises SchemaMismatchError for a video-level record whatever `reading.on_corrupt` says: only its kind is wrong.
     """
-    report = ReadReport() if report is None else report
+    report = reading.new_report() if report is None else report
     before = len(report.quarantined)
-    parser, file = RecordParser(uri, feature_sizes), ShardFile(local_file(uri), uri)
+    parser, file = RecordParser(uri, reading.feature_sizes), ShardFile(local_file(uri), uri)
     rows: list[tuple[int, ...]] = []
     ids: list[str] = []
     labels = ratings = beyond = 0
-    for offset, record, view, checksum in iterate_records(uri, on_corrupt=on_corrupt, report=report, file=file):
+    for offset, record, view, checksum in iterate_records(uri, on_corrupt=reading.on_corrupt, report=report, file=file):
         try:
             layout, video = parser.examine(view, offset, record)
-            beyond += check_segments(video, strict, uri, offset, record)
         except SchemaMismatchError as error:
-            if on_corrupt == "raise":
+            if reading.on_corrupt == "raise":
                 raise
             report.set_aside(error, len(view) + OVERHEAD_BYTES)
             continue
         if video.frames is None:
             raise SchemaMismatchError(uri, offset, record, _VIDEO_LEVEL)
+        beyond += segments_beyond_end(video)
         ids.append(video.video_id)
         labels += len(video.labels)
         ratings += 0 if video.segments is None else len(video.segments)
@@ -192,14 +188,14 @@ def build_index(
         rows.append((offset, len(view), *places, record, checksum))
     report.num_records += len(rows)
     report.num_segments_beyond_end += beyond
-    num_records, crc = framing_crc(file, tolerant=True)
+    num_records, crc = framing_crc(file)
     quarantined = tuple(report.quarantined[before:])
     lost = f"{_WITHOUT}{','.join(str(each.record) for each in quarantined)}" if quarantined else ""
     return ShardIndex(
         uri=uri,
         size=file.size,
         checksum=f"framing-crc32c:{crc:08x}{lost}",
-        feature_sizes=feature_sizes,
+        feature_sizes=reading.feature_sizes,
         num_records=num_records,
         num_labels=labels,
         num_ratings=ratings,
@@ -216,23 +212,16 @@ def index_path(uri: str, cache_path: Path) -> Path:
     return cache_path / f"{name}-{sha256_text(uri)[:16]}.index"
 
 
-def load_index(
-    uri: str,
-    *,
-    cache_path: Path | None = None,
-    feature_sizes: tuple[int, int] = FEATURE_SIZES,
-    on_corrupt: OnCorrupt = "raise",
-    report: ReadReport | None = None,
-) -> ShardIndex:
-    """The index of a shard: from the cache folder while it fits the shard's content, else built (and kept there).
+def load_index(uri: str, reading: Reading = RELEASED, report: ReadReport | None = None) -> ShardIndex:
+    """The index of a shard: from the index folder while it fits the shard's content, else built (and kept there).
 
     An index that lists damaged records is used under "quarantine" only (and reported again); under "raise" the shard
     is read anew, which raises.
     """
-    report = ReadReport() if report is None else report
-    if cache_path is None:
-        return build_index(uri, feature_sizes=feature_sizes, on_corrupt=on_corrupt, report=report)
-    path = index_path(uri, cache_path)
+    report = reading.new_report() if report is None else report
+    if reading.index_folder is None:
+        return build_index(uri, reading, report)
+    path = index_path(uri, reading.index_folder)
     try:
         index = ShardIndex.from_bytes(path.read_bytes())
     except FileNotFoundError:
@@ -240,17 +229,12 @@ def load_index(
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("%s: the index is %s; it is built again", path, error)
         index = None
-    if index is not None and _fits(index, uri, feature_sizes, on_corrupt):
-        for record in index.quarantined:
-            report.note(record)
-        report.num_shards += 1
-        report.num_empty_shards += not index.num_records
-        report.num_records += len(index.records)
-        report.num_segments_beyond_end += index.num_segments_beyond_end
+    if index is not None and _fits(index, uri, reading):
+        index.tell(report)
         return index
     stored = stored_version(uri)  # first: a shard that is replaced while it is read does not fit the next time
     changed_ns = settled_mtime_ns(uri) if stored is None else None
-    index = build_index(uri, feature_sizes=feature_sizes, on_corrupt=on_corrupt, report=report)
+    index = build_index(uri, reading, report)
     index = replace(index, stored_crc32c=stored[1] if stored else None, stored_mtime_ns=changed_ns)
     with atomic_write(path) as temporary:
         temporary.write_bytes(index.to_bytes())
@@ -273,10 +257,10 @@ def settled_mtime_ns(uri: str) -> int | None:
     return changed if is_settled(changed) else None
 
 
-def _fits(index: ShardIndex, uri: str, feature_sizes: tuple[int, int], on_corrupt: OnCorrupt) -> bool:
-    if index.uri != uri or index.feature_sizes != tuple(feature_sizes):
+def _fits(index: ShardIndex, uri: str, reading: Reading) -> bool:
+    if index.uri != uri or index.feature_sizes != tuple(reading.feature_sizes):
         return False
-    if index.quarantined and on_corrupt == "raise":
+    if index.quarantined and reading.on_corrupt == "raise":
         return False
     if index.stored_crc32c is not None:
         return stored_version(uri) == (index.size, index.stored_crc32c)
@@ -287,4 +271,4 @@ def _fits(index: ShardIndex, uri: str, feature_sizes: tuple[int, int], on_corrup
     if index.quarantined:
         return False  # a record that was repaired has the framing that the damaged one had
     file = ShardFile(local_file(uri), uri)
-    return index.size == file.size and index.checksum == f"framing-crc32c:{framing_crc(file, tolerant=True)[1]:08x}"
+    return index.size == file.size and index.checksum == f"framing-crc32c:{framing_crc(file)[1]:08x}"

@@ -13,7 +13,7 @@ from yt8m_assets.data.dataset.folds import Duplicate, find_duplicates
 from yt8m_assets.data.dataset.shards import expand_patterns, shard_size
 from yt8m_assets.data.records.examples import FEATURE_SIZES
 from yt8m_assets.data.records.parsing import RecordParser
-from yt8m_assets.data.records.reader import ReadReport, check_segments, iterate_records
+from yt8m_assets.data.records.reader import ReadReport, iterate_records, segments_beyond_end
 from yt8m_assets.data.records.video import Video
 from yt8m_assets.data.records.vocabulary import load_vocabulary
 from yt8m_assets.errors import SchemaMismatchError, Yt8mError
@@ -134,7 +134,7 @@ def _inspect_shard(
         except SchemaMismatchError as error:
             reading.set_aside(error)
             continue
-        reading.num_segments_beyond_end += check_segments(video, False, uri, offset, record)
+        reading.num_segments_beyond_end += segments_beyond_end(video)
         report.num_protobuf += layout is None and video.frames is not None
         ids.append(video.video_id)
         _count(video, summary, report)

@@ -2,15 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from yt8m_assets.data.dataset.reading import RELEASED, Reading
 from yt8m_assets.data.dataset.scan import scan_shards
 from yt8m_assets.data.dataset.videos import IndexedVideos, Videos
-from yt8m_assets.data.dataset.windows import MAX_VIDEO_FRAMES
-from yt8m_assets.data.records.examples import FEATURE_SIZES
-from yt8m_assets.data.records.reader import OnCorrupt, ReadReport
+from yt8m_assets.data.records.reader import ReadReport
 from yt8m_assets.data.records.video import SegmentLabels, Video
 from yt8m_assets.progress import NullProgress, Progress
 
@@ -74,21 +72,12 @@ _shared: OrderedDict[tuple[object, ...], MemoryVideos] = OrderedDict()
 _MAX_SHARED = 3
 
 
-def forget_shared_videos() -> None:
-    """Drop the videos that `load_videos` keeps for the models of a run."""
-    _shared.clear()
-
-
 def load_videos(
     uris: Sequence[str],
+    reading: Reading = RELEASED,
     *,
     memory_budget: int = 0,
-    max_frames: int = MAX_VIDEO_FRAMES,
-    feature_sizes: tuple[int, int] = FEATURE_SIZES,
-    on_corrupt: OnCorrupt = "raise",
     report: ReadReport | None = None,
-    index_cache_path: Path | None = None,
-    num_workers: int | None = None,
     progress: Progress | None = None,
     excluded_ids: Sequence[str] = (),
     only_ids: Sequence[str] | None = None,
@@ -99,16 +88,8 @@ def load_videos(
     leave out all but these.
     What is in memory is shared by later calls of this process for the same content, within the budget.
     """
-    report = ReadReport() if report is None else report
-    indices = scan_shards(
-        uris,
-        cache_path=index_cache_path,
-        feature_sizes=feature_sizes,
-        on_corrupt=on_corrupt,
-        report=report,
-        num_workers=num_workers,
-        progress=progress,
-    )
+    report = reading.new_report() if report is None else report
+    indices = scan_shards(uris, reading, report=report, progress=progress)
     if excluded_ids or only_ids is not None:
         left = [index.without(np.array(sorted(excluded_ids), "S11")) for index in indices]
         if only_ids is not None:
@@ -116,21 +97,12 @@ def load_videos(
         indices = [
             kept for index, kept in zip(indices, left, strict=True) if len(kept.records) or not len(index.records)
         ]
-    videos = IndexedVideos(
-        indices, max_frames=max_frames, on_corrupt=on_corrupt, report=report, index_cache_path=index_cache_path
-    )
+    videos = IndexedVideos(indices, reading, report)
     needed = int(videos.num_frames.sum()) * videos.feature_size
     if needed > memory_budget:
         return videos
     content = tuple((index.uri, index.checksum) for index in indices)
-    key = (
-        content,
-        max_frames,
-        tuple(feature_sizes),
-        on_corrupt,
-        frozenset(excluded_ids),
-        only_ids and frozenset(only_ids),
-    )
+    key = (content, reading, frozenset(excluded_ids), only_ids and frozenset(only_ids))
     if key not in _shared:
         while _shared and (
             len(_shared) >= _MAX_SHARED or needed + sum(held.frames.nbytes for held in _shared.values()) > memory_budget

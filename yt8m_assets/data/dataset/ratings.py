@@ -1,23 +1,16 @@
 """The ratings of segments: who was rated, for which class, and what the raters said."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from yt8m_assets.data.dataset.datasets import check_classes
-from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.videos import Videos
-from yt8m_assets.data.dataset.windows import MAX_VIDEO_FRAMES
-from yt8m_assets.data.records.examples import FEATURE_SIZES
-from yt8m_assets.data.records.reader import OnCorrupt, ReadReport
 from yt8m_assets.errors import VocabularyError
-from yt8m_assets.progress import Progress
 
 
 @dataclass(frozen=True, eq=False)
-class Ratings:
+class SegmentRatings:
     """R rated (segment, class) pairs, in the order of the records; each pair once."""
 
     video_ids: list[str]
@@ -42,7 +35,7 @@ class Ratings:
 
 def collect_ratings(
     videos: Videos, num_classes: int | None = None, segment_classes: np.ndarray | None = None
-) -> tuple[np.ndarray, Ratings]:
+) -> tuple[np.ndarray, SegmentRatings]:
     """All ratings of some videos, and the number of each rating's video (int64 [R]).
 
     Raises VocabularyError when a rated class lies outside the vocabulary, or outside `segment_classes` where given.
@@ -65,7 +58,7 @@ def collect_ratings(
             repeated += (number, start, class_id) in rows
             rows[number, start, class_id] = score
     numbers = [number for number, _, _ in rows]
-    ratings = Ratings(
+    ratings = SegmentRatings(
         video_ids=[videos.video_ids[number] for number in numbers],
         starts=np.array([start for _, start, _ in rows], np.int64),
         class_ids=np.array([class_id for _, _, class_id in rows], np.int32),
@@ -73,28 +66,3 @@ def collect_ratings(
         num_repeated=repeated,
     )
     return np.array(numbers, np.int64), ratings
-
-
-def load_ratings(
-    shard_uris: Sequence[str],
-    *,
-    num_classes: int | None = None,
-    segment_classes: np.ndarray | None = None,
-    max_frames: int = MAX_VIDEO_FRAMES,
-    feature_sizes: tuple[int, int] = FEATURE_SIZES,
-    on_corrupt: OnCorrupt = "raise",
-    report: ReadReport | None = None,
-    index_cache_path: Path | None = None,
-    progress: Progress | None = None,
-) -> Ratings:
-    """Every rated (video, start, class) of shards; frames are not read. Errors as `collect_ratings` and reading."""
-    videos = load_videos(
-        shard_uris,
-        max_frames=max_frames,
-        feature_sizes=feature_sizes,
-        on_corrupt=on_corrupt,
-        report=report,
-        index_cache_path=index_cache_path,
-        progress=progress,
-    )
-    return collect_ratings(videos, num_classes, segment_classes)[1]

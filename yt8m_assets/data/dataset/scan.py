@@ -7,15 +7,14 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from yt8m_assets.data.dataset.index import ShardIndex, load_index
+from yt8m_assets.data.dataset.reading import RELEASED, Reading
 from yt8m_assets.data.dataset.shards import ShardInfo, shard_size
-from yt8m_assets.data.records.examples import FEATURE_SIZES
-from yt8m_assets.data.records.reader import OnCorrupt, ReadReport
+from yt8m_assets.data.records.reader import ReadReport
 from yt8m_assets.errors import DataError, WorkerCrashError
 from yt8m_assets.progress import NullProgress, Progress
 
@@ -24,54 +23,32 @@ PARALLEL_BYTES = 2**30
 """Below this much data, processes cost more than they save."""
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What a worker needs to index a shard."""
-
-    uri: str
-    cache_path: Path | None
-    feature_sizes: tuple[int, int]
-    on_corrupt: OnCorrupt
-
-    def run(self) -> ShardIndex:
-        options = {"cache_path": self.cache_path, "feature_sizes": self.feature_sizes, "on_corrupt": self.on_corrupt}
-        return load_index(self.uri, **options)  # type: ignore[arg-type]
-
-
 def scan_shards(
     uris: Sequence[str],
+    reading: Reading = RELEASED,
     *,
-    cache_path: Path | None = None,
-    feature_sizes: tuple[int, int] = FEATURE_SIZES,
-    on_corrupt: OnCorrupt = "raise",
     report: ReadReport | None = None,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> list[ShardIndex]:
-    """The index of every shard, in the order of `uris`; those in `cache_path` that still fit are not read again.
+    """The index of every shard, in the order of `uris`; those in `index_folder` that still fit are not read again.
 
     num_workers: processes; None chooses one a core for a gigabyte or more, 0 reads in this process.
     Raises what reading raises; DataError when there are shards and all are empty.
     """
-    report = ReadReport() if report is None else report
-    tasks = [_Task(uri, cache_path, feature_sizes, on_corrupt) for uri in uris]
+    report = reading.new_report() if report is None else report
     if num_workers is None:
         num_workers = min(len(uris), os.cpu_count() or 1) if _is_large(uris) else 0
-    with (progress or NullProgress()).task("indexing shards", len(tasks), "shards") as task:
+    with (progress or NullProgress()).task("indexing shards", len(uris), "shards") as task:
         if num_workers < 2:
             indices = []
-            for each in tasks:
-                indices.append(each.run())
+            for uri in uris:
+                indices.append(load_index(uri, reading))
                 task.advance()
         else:
-            indices = _scan_parallel(tasks, num_workers, task)
+            indices = _scan_parallel(uris, reading, num_workers, task)
     for index in indices:
-        for record in index.quarantined:
-            report.note(record)
-        report.num_shards += 1
-        report.num_empty_shards += not index.num_records
-        report.num_records += len(index.records)
-        report.num_segments_beyond_end += index.num_segments_beyond_end
+        index.tell(report)
     if indices and not any(len(index.records) for index in indices):
         raise DataError(
             f"all {len(indices)} shards are empty, {uris[0]} the first; check how they were made or fetched"
@@ -85,33 +62,33 @@ def _is_large(uris: Sequence[str]) -> bool:
     return any(total >= PARALLEL_BYTES for total in sizes)
 
 
-def _scan_parallel(tasks: list[_Task], num_workers: int, task: object) -> list[ShardIndex]:
-    """Run the tasks in processes; a handful is in flight at a time, and the first error stops the rest."""
+def _scan_parallel(uris: Sequence[str], reading: Reading, num_workers: int, task: Any) -> list[ShardIndex]:
+    """Index in processes; a handful is in flight at a time, and the first error stops the rest."""
     results: dict[int, ShardIndex] = {}
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
         waiting: dict[Future[ShardIndex], int] = {}
-        upcoming = iter(enumerate(tasks))
+        upcoming = iter(enumerate(uris))
         try:
             while True:
                 while len(waiting) < 2 * num_workers and (following := next(upcoming, None)) is not None:
-                    waiting[pool.submit(following[1].run)] = following[0]
+                    waiting[pool.submit(load_index, following[1], reading)] = following[0]
                 if not waiting:
                     break
                 done, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:
                     number = waiting.pop(future)
                     results[number] = future.result()
-                    task.advance()  # type: ignore[attr-defined]
+                    task.advance()
         except BrokenProcessPool as error:
             raise WorkerCrashError(
-                f"a process that indexed shards died near {tasks[min(set(range(len(tasks))) - set(results))].uri}; "
+                f"a process that indexed shards died near {uris[min(set(range(len(uris))) - set(results))]}; "
                 "run again, with fewer workers if memory was short"
             ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return [results[number] for number in range(len(tasks))]
+    return [results[number] for number in range(len(uris))]
 
 
 def describe_shard(

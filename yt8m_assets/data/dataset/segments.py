@@ -1,19 +1,15 @@
 """Rated segments: what the models are fine-tuned on and measured by."""
 
 import zlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from yt8m_assets.data.dataset.batches import Batch, BatchStream, multi_hot
-from yt8m_assets.data.dataset.memory import load_videos
-from yt8m_assets.data.dataset.ratings import Ratings, collect_ratings
+from yt8m_assets.data.dataset.ratings import SegmentRatings, collect_ratings
 from yt8m_assets.data.dataset.videos import Videos
-from yt8m_assets.data.dataset.windows import MAX_VIDEO_FRAMES, SEGMENT_FRAMES
-from yt8m_assets.data.records.examples import FEATURE_SIZES
-from yt8m_assets.data.records.reader import OnCorrupt, ReadReport
+from yt8m_assets.data.dataset.windows import SEGMENT_FRAMES
 from yt8m_assets.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
@@ -23,7 +19,7 @@ if TYPE_CHECKING:
 class SegmentTable:
     """S distinct rated segments, in order of first appearance, with their ratings and frames (SPEC section 1).
 
-    A segment's rows are its 5 seconds with `context_frames` more on both sides; rows outside the video are not valid.
+    A segment's rows are its 5 seconds; those outside the video are not valid.
     Frames lie in memory as uint8 where they fit `memory_budget` bytes, else they are read when asked for.
     """
 
@@ -33,13 +29,12 @@ class SegmentTable:
         *,
         num_classes: int,
         segment_classes: np.ndarray | None = None,
-        context_frames: int = 0,
         memory_budget: int = 0,
         progress: Progress | None = None,
     ) -> None:
         numbers, ratings = collect_ratings(videos, num_classes, segment_classes)
-        self.ratings: Ratings = ratings
-        self.num_classes, self.context_frames, self._videos = num_classes, context_frames, videos
+        self.ratings: SegmentRatings = ratings
+        self.num_classes, self._videos = num_classes, videos
         distinct, rank = np.unique(ratings.starts, return_inverse=True)
         keys = numbers * max(len(distinct), 1) + rank  # a start may be any int64: it is not packed as it is
         _, first, group = np.unique(keys, return_index=True, return_inverse=True)
@@ -54,18 +49,13 @@ class SegmentTable:
         by_segment = np.argsort(self.rating_segments, kind="stable")
         self._class_ids, self._scores = ratings.class_ids[by_segment], ratings.scores[by_segment]
         self._first = np.searchsorted(self.rating_segments[by_segment], np.arange(len(rows) + 1))
-        size = len(rows) * self.num_rows * videos.feature_size
+        size = len(rows) * SEGMENT_FRAMES * videos.feature_size
         self._held: tuple[np.ndarray, np.ndarray] | None = None
         if size <= memory_budget:
             self._held = self._load(progress or NullProgress())
 
     def __len__(self) -> int:
         return len(self.starts)
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of a segment with its context."""
-        return SEGMENT_FRAMES + 2 * self.context_frames
 
     @property
     def in_memory(self) -> bool:
@@ -78,11 +68,11 @@ class SegmentTable:
         return [f"{name}:{start}" for name, start in zip(self.video_ids, self.starts.tolist(), strict=True)]
 
     def frames(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [B, rows, F] and validity bool [B, rows] of some segments (int64 [B])."""
+        """uint8 [B, 5, F] and validity bool [B, 5] of some segments (int64 [B])."""
         if self._held is not None:
             return self._held[0][segments], self._held[1][segments]
-        frames = np.zeros((len(segments), self.num_rows, self._videos.feature_size), np.uint8)
-        valid = np.zeros((len(segments), self.num_rows), bool)
+        frames = np.zeros((len(segments), SEGMENT_FRAMES, self._videos.feature_size), np.uint8)
+        valid = np.zeros((len(segments), SEGMENT_FRAMES), bool)
         for row, segment in enumerate(segments.tolist()):
             self._read(segment, frames[row], valid[row])
         return frames, valid
@@ -95,19 +85,15 @@ class SegmentTable:
         return multi_hot(classes, scores, self.num_classes), multi_hot(classes, None, self.num_classes)
 
     def inputs(self, segments: np.ndarray) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-        """The segments' own 5 rows: frames uint8 [B, 5, F], validity bool [B, 5], `num_frames` int64 [B].
+        """As tensors: frames uint8 [B, 5, F], validity bool [B, 5], `num_frames` int64 [B].
 
         `num_frames` is 5 for all, as in the original.
         """
         import torch
 
         frames, valid = self.frames(segments)
-        inner = slice(self.context_frames, self.context_frames + SEGMENT_FRAMES)
-        return (
-            torch.from_numpy(np.ascontiguousarray(frames[:, inner])),
-            torch.from_numpy(np.ascontiguousarray(valid[:, inner])),
-            torch.full((len(segments),), SEGMENT_FRAMES, dtype=torch.int64),
-        )
+        num_frames = torch.full((len(segments),), SEGMENT_FRAMES, dtype=torch.int64)
+        return torch.from_numpy(frames), torch.from_numpy(valid), num_frames
 
     def batch(self, segments: np.ndarray) -> Batch:
         """A training batch: `inputs`, and labels and weights over all classes."""
@@ -127,16 +113,15 @@ class SegmentTable:
 
     def _read(self, segment: int, frames: np.ndarray, valid: np.ndarray) -> None:
         number = int(self.numbers[segment])
-        first = int(self.starts[segment]) - self.context_frames
-        begin = max(first, 0)
-        end = min(first + self.num_rows, int(self._videos.num_frames[number]))
-        if end > begin:
-            frames[begin - first : end - first] = self._videos.read(number, begin, end - begin)
-            valid[begin - first : end - first] = True
+        first = int(self.starts[segment])
+        count = min(SEGMENT_FRAMES, int(self._videos.num_frames[number]) - first)
+        if count > 0:
+            frames[:count] = self._videos.read(number, first, count)
+            valid[:count] = True
 
     def _load(self, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
-        frames = np.zeros((len(self), self.num_rows, self._videos.feature_size), np.uint8)
-        valid = np.zeros((len(self), self.num_rows), bool)
+        frames = np.zeros((len(self), SEGMENT_FRAMES, self._videos.feature_size), np.uint8)
+        valid = np.zeros((len(self), SEGMENT_FRAMES), bool)
         with progress.task("loading segments", len(self), "segments") as task:
             for segment in range(len(self)):
                 self._read(segment, frames[segment], valid[segment])
@@ -147,52 +132,29 @@ class SegmentTable:
 class SegmentDataset(BatchStream):
     """Endless shuffled epochs over rated segments; see `BatchStream` for ranks and states.
 
-    labels = the scores scattered at the rated classes, label_weights = 1 where rated (SPEC section 1). Give `table` to
-    share the frames between several datasets of a run.
+    labels = the scores scattered at the rated classes, label_weights = 1 where rated (SPEC section 1). Several datasets
+    of a run may share a table.
     """
 
     def __init__(
         self,
-        shard_uris: Sequence[str] = (),
+        table: SegmentTable,
         *,
-        num_classes: int,
         batch_size: int,
         seed: int = 0,
-        segment_classes: np.ndarray | None = None,
-        max_frames: int = MAX_VIDEO_FRAMES,
-        context_frames: int = 0,
         rank: int = 0,
         num_ranks: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
-        memory_budget: int = 4 * 2**30,
-        feature_sizes: tuple[int, int] = FEATURE_SIZES,
-        on_corrupt: OnCorrupt = "raise",
-        report: ReadReport | None = None,
-        index_cache_path: Path | None = None,
-        progress: Progress | None = None,
-        table: SegmentTable | None = None,
     ) -> None:
-        self.table = table or load_segments(
-            shard_uris,
-            num_classes=num_classes,
-            segment_classes=segment_classes,
-            max_frames=max_frames,
-            context_frames=context_frames,
-            memory_budget=memory_budget,
-            feature_sizes=feature_sizes,
-            on_corrupt=on_corrupt,
-            report=report,
-            index_cache_path=index_cache_path,
-            progress=progress,
-        )
+        self.table = table
         super().__init__(
-            num_examples=len(self.table),
+            num_examples=len(table),
             batch_size=batch_size,
             seed=seed,
             rank=rank,
             num_ranks=num_ranks,
-            num_workers=0 if self.table.in_memory else num_workers,
+            num_workers=0 if table.in_memory else num_workers,
             pin=pin_memory,
         )
 
@@ -214,37 +176,3 @@ class SegmentDataset(BatchStream):
         size = batch_size or self.batch_size
         for first in range(0, len(self.table), size):
             yield self.table.batch(np.arange(first, min(first + size, len(self.table))))
-
-
-def load_segments(
-    shard_uris: Sequence[str],
-    *,
-    num_classes: int,
-    segment_classes: np.ndarray | None = None,
-    max_frames: int = MAX_VIDEO_FRAMES,
-    context_frames: int = 0,
-    memory_budget: int = 4 * 2**30,
-    feature_sizes: tuple[int, int] = FEATURE_SIZES,
-    on_corrupt: OnCorrupt = "raise",
-    report: ReadReport | None = None,
-    index_cache_path: Path | None = None,
-    progress: Progress | None = None,
-) -> SegmentTable:
-    """The rated segments of shards. Raises VocabularyError for a class that is not in the vocabulary or not rated."""
-    videos = load_videos(
-        shard_uris,
-        max_frames=max_frames,
-        feature_sizes=feature_sizes,
-        on_corrupt=on_corrupt,
-        report=report,
-        index_cache_path=index_cache_path,
-        progress=progress,
-    )
-    return SegmentTable(
-        videos,
-        num_classes=num_classes,
-        segment_classes=segment_classes,
-        context_frames=context_frames,
-        memory_budget=memory_budget,
-        progress=progress,
-    )

@@ -2,18 +2,17 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from yt8m_assets.data.dataset.identity import forget_shard
 from yt8m_assets.data.dataset.index import NOT_LOCATED, ShardIndex
-from yt8m_assets.data.dataset.windows import MAX_VIDEO_FRAMES
+from yt8m_assets.data.dataset.reading import RELEASED, Reading
 from yt8m_assets.data.records.examples import FEATURE_NAMES, FEATURE_SIZES
 from yt8m_assets.data.records.framing import HEADER_BYTES, OVERHEAD_BYTES, ShardFile, local_file, read_data
 from yt8m_assets.data.records.parsing import NO_LABELS, RecordParser
-from yt8m_assets.data.records.reader import OnCorrupt, ReadReport
+from yt8m_assets.data.records.reader import ReadReport
 from yt8m_assets.data.records.video import SegmentLabels, Video
 from yt8m_assets.data.records.wire import frame_header
 from yt8m_assets.errors import CorruptShardError, MissingDataError
@@ -66,21 +65,18 @@ class IndexedVideos:
     def __init__(
         self,
         indices: Sequence[ShardIndex],
-        *,
-        max_frames: int = MAX_VIDEO_FRAMES,
-        on_corrupt: OnCorrupt = "raise",
+        reading: Reading = RELEASED,
         report: ReadReport | None = None,
-        index_cache_path: Path | None = None,
     ) -> None:
-        self.indices, self._index_cache_path = list(indices), index_cache_path
-        self.max_frames, self.on_corrupt, self.report = max_frames, on_corrupt, report or ReadReport()
+        self.indices, self.reading = list(indices), reading
+        self.report = reading.new_report() if report is None else report
         self.feature_sizes = self.indices[0].feature_sizes if self.indices else FEATURE_SIZES
         self.feature_size = sum(self.feature_sizes)
         self.video_ids = [name for index in self.indices for name in index.video_ids]
         self.shard_uris = [index.uri for index in self.indices]
         self.shard_sizes = np.array([len(index.records) for index in self.indices], np.int64)
         self._first = np.concatenate([[0], np.cumsum(self.shard_sizes)])
-        self.num_frames = np.minimum(self._column("num_frames"), max_frames)
+        self.num_frames = np.minimum(self._column("num_frames"), reading.max_frames)
         self._verified = np.zeros(len(self.video_ids), bool)
         self._damaged = np.zeros(len(self.video_ids), bool)
         self._shard = np.repeat(np.arange(len(self.indices), dtype=np.int32), self.shard_sizes)
@@ -103,7 +99,7 @@ class IndexedVideos:
 
     def damaged(self, numbers: np.ndarray) -> np.ndarray:
         """bool [B]: which videos (int64 [B]) cannot be read. Under "raise" none: reading them raises."""
-        return self._verify(numbers) if self.on_corrupt == "quarantine" else np.zeros(len(numbers), bool)
+        return self._verify(numbers) if self.reading.on_corrupt == "quarantine" else np.zeros(len(numbers), bool)
 
     def read(self, number: int, first: int = 0, count: int | None = None) -> np.ndarray:
         """Frames [first, first + count) of a video, uint8 [count, F]; by default all that are used.
@@ -249,8 +245,8 @@ class IndexedVideos:
 
     def _changed(self, number: int) -> CorruptShardError:
         """The error of a shard that is not the indexed one; the next run does not recognise it."""
-        if self._index_cache_path is not None:
-            forget_shard(self.indices[self._shard.item(number)].uri, self._index_cache_path)
+        if self.reading.index_folder is not None:
+            forget_shard(self.indices[self._shard.item(number)].uri, self.reading.index_folder)
         return self._fault(number, _CHANGED)
 
     def _verify(self, numbers: np.ndarray) -> np.ndarray:
@@ -268,7 +264,7 @@ class IndexedVideos:
         try:
             content, checksum = read_data(file, offset, length, int(record["number"]))
         except CorruptShardError as error:
-            if self.on_corrupt == "raise":
+            if self.reading.on_corrupt == "raise":
                 raise
             self.report.set_aside(error, length + OVERHEAD_BYTES)
             self._damaged[number] = self._verified[number] = True

@@ -120,7 +120,7 @@ def _once_more(
 
 
 @_once_more
-def read_header(file: ShardFile, position: int, record: int, max_record_bytes: int = MAX_RECORD_BYTES) -> int:
+def read_header(file: ShardFile, position: int, record: int) -> int:
     """Length of the record that starts at `position`, its header verified. Raises CorruptShardError."""
     head, rest = file.read(position, HEADER_BYTES), file.size - position
     if len(head) < HEADER_BYTES:
@@ -130,8 +130,8 @@ def read_header(file: ShardFile, position: int, record: int, max_record_bytes: i
     if masked_crc(head[:8]) != checksum:
         reason = _explain(file, "the checksum of the record's length is wrong")
         raise CorruptShardError(file.uri, position, record, reason)
-    if length > max_record_bytes:
-        reason = f"it claims {length:,} bytes, more than the limit of {max_record_bytes:,}"
+    if length > MAX_RECORD_BYTES:
+        reason = f"it claims {length:,} bytes, more than the limit of {MAX_RECORD_BYTES:,}"
         raise CorruptShardError(file.uri, position, record, reason)
     if rest < length + OVERHEAD_BYTES:
         reason = f"truncated: {rest - HEADER_BYTES:,} of {length + FOOTER_BYTES:,} bytes after the header"
@@ -140,10 +140,8 @@ def read_header(file: ShardFile, position: int, record: int, max_record_bytes: i
 
 
 @_once_more
-def read_data(
-    file: ShardFile, position: int, length: int, record: int, *, check_crc: bool = True
-) -> tuple[memoryview, int]:
-    """Data of the record that starts at `position`, and the checksum stored with it, verified (unless not `check_crc`).
+def read_data(file: ShardFile, position: int, length: int, record: int) -> tuple[memoryview, int]:
+    """Data of the record that starts at `position`, and the checksum stored with it, verified.
 
     Raises CorruptShardError.
     """
@@ -152,30 +150,36 @@ def read_data(
         reason = f"truncated while it was open: {len(content):,} of {length + FOOTER_BYTES:,} bytes after the header"
         raise CorruptShardError(file.uri, position, record, reason)
     data, checksum = memoryview(content)[:length], int(_FOOTER.unpack_from(content, length)[0])
-    if check_crc and masked_crc(data) != checksum:
+    if masked_crc(data) != checksum:
         raise CorruptShardError(file.uri, position, record, "the checksum of the record's data is wrong")
     return data, checksum
 
 
-def framing_crc(file: ShardFile, *, tolerant: bool = False) -> tuple[int, int]:
-    """Records, and the crc32c over the framing bytes of each; where `tolerant`, of the part whose framing is sound.
-
-    Raises CorruptShardError where the framing is damaged (unless tolerant: the damaged record then counts, too).
-    """
-    position = record = crc = 0
+def walk_headers(file: ShardFile) -> Iterator[tuple[int, int, int]]:
+    """Position, number and length of each record, by the headers alone. Raises CorruptShardError at a damaged one."""
+    position = record = 0
     while position < file.size:
-        try:
-            length = read_header(file, position, record)
-        except CorruptShardError:
-            if not tolerant:
-                raise
-            return record + 1, crc
-        footer = file.read(position + HEADER_BYTES + length, FOOTER_BYTES)
-        header = _HEADER.pack(length, masked_crc(struct.pack("<Q", length)))
-        crc = crc32c(footer, crc32c(header, crc))
+        length = read_header(file, position, record)
+        yield position, record, length
         position += length + OVERHEAD_BYTES
         record += 1
-    return record, crc
+
+
+def framing_crc(file: ShardFile) -> tuple[int, int]:
+    """Records, and the crc32c over the framing bytes of each: a page a record is read, not the frames.
+
+    With damaged framing of the part that is sound; the damaged record then counts, too.
+    """
+    count = crc = 0
+    try:
+        for position, _, length in walk_headers(file):
+            footer = file.read(position + HEADER_BYTES + length, FOOTER_BYTES)
+            header = _HEADER.pack(length, masked_crc(struct.pack("<Q", length)))
+            crc = crc32c(footer, crc32c(header, crc))
+            count += 1
+    except CorruptShardError:
+        count += 1
+    return count, crc
 
 
 def _explain(file: ShardFile, reason: str) -> str:
@@ -192,21 +196,6 @@ def local_file(uri: str) -> Path:
     from yt8m_assets.storage.cache import default_cache
 
     return default_cache().get(uri)
-
-
-def read_records(uri: str, check_crc: bool = True, *, max_record_bytes: int = MAX_RECORD_BYTES) -> Iterator[memoryview]:
-    """Yield the data of each record.
-
-    uri: local path or gs:// URI. check_crc: verify the data's checksum (the length's is always verified).
-    Raises CorruptShardError naming file, byte and record; MissingDataError when there is no such file.
-    """
-    file = ShardFile(local_file(uri), uri)
-    position = record = 0
-    while position < file.size:
-        length = read_header(file, position, record, max_record_bytes)
-        yield read_data(file, position, length, record, check_crc=check_crc)[0]
-        position += length + OVERHEAD_BYTES
-        record += 1
 
 
 class RecordWriter:

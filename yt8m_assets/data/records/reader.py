@@ -7,12 +7,11 @@ from typing import Literal
 
 from yt8m_assets.data.records.examples import FEATURE_SIZES
 from yt8m_assets.data.records.framing import (
-    MAX_RECORD_BYTES,
     OVERHEAD_BYTES,
     ShardFile,
     local_file,
     read_data,
-    read_header,
+    walk_headers,
 )
 from yt8m_assets.data.records.parsing import RecordParser
 from yt8m_assets.data.records.video import Video
@@ -87,13 +86,7 @@ OnCorrupt = Literal["raise", "quarantine"]
 
 
 def iterate_records(
-    uri: str,
-    *,
-    check_crc: bool = True,
-    on_corrupt: OnCorrupt = "raise",
-    report: ReadReport | None = None,
-    max_record_bytes: int = MAX_RECORD_BYTES,
-    file: ShardFile | None = None,
+    uri: str, *, on_corrupt: OnCorrupt = "raise", report: ReadReport | None = None, file: ShardFile | None = None
 ) -> Iterator[tuple[int, int, memoryview, int]]:
     """Yield offset, number, data and checksum of each whole record; `file`: the shard where it is open already.
 
@@ -104,63 +97,65 @@ def iterate_records(
         raise ConfigError(f"on_corrupt = {on_corrupt!r}: choose 'raise' or 'quarantine'")
     report = ReadReport() if report is None else report
     file = file or ShardFile(local_file(uri), uri)
-    position = record = 0
     if not file.size:
         if not report.quiet:
             logger.warning("%s: the shard is empty (0 bytes)", uri)
         report.num_empty_shards += 1
-    while position < file.size:
+    headers = walk_headers(file)
+    while True:
         try:
-            length = read_header(file, position, record, max_record_bytes)
+            header = next(headers, None)
         except CorruptShardError as error:
             if on_corrupt == "raise":
                 raise
-            rest = file.size - position
-            lost = max(1, round(rest * record / position) if record else round(rest / TYPICAL_RECORD_BYTES))
-            about = f", about {lost:,} records" if lost > 1 else ""
-            reason = f"{error.reason}; the remaining {rest:,} bytes of the shard are lost with it{about}"
-            report.set_aside(CorruptShardError(uri, position, record, reason), rest, lost)
+            _set_rest_aside(error, file.size, report)
             break
+        if header is None:
+            break
+        position, record, length = header
         try:
-            data, checksum = read_data(file, position, length, record, check_crc=check_crc)
+            data, checksum = read_data(file, position, length, record)
         except CorruptShardError as error:
             if on_corrupt == "raise":
                 raise
             report.set_aside(error, length + OVERHEAD_BYTES)
         else:
             yield position, record, data, checksum
-        position += length + OVERHEAD_BYTES
-        record += 1
     report.num_shards += 1
+
+
+def _set_rest_aside(error: CorruptShardError, size: int, report: ReadReport) -> None:
+    """Lose what lies behind a damaged header, in a shard of `size` bytes."""
+    rest, record = size - error.offset, error.record
+    lost = max(1, round(rest * record / error.offset) if record else round(rest / TYPICAL_RECORD_BYTES))
+    about = f", about {lost:,} records" if lost > 1 else ""
+    reason = f"{error.reason}; the remaining {rest:,} bytes of the shard are lost with it{about}"
+    report.set_aside(CorruptShardError(error.uri, error.offset, record, reason), rest, lost)
 
 
 def read_shard(
     uri: str,
     *,
-    check_crc: bool = True,
     strict: bool = False,
     on_corrupt: OnCorrupt = "raise",
     report: ReadReport | None = None,
     feature_sizes: tuple[int, int] = FEATURE_SIZES,
-    max_record_bytes: int = MAX_RECORD_BYTES,
 ) -> Iterator[Video]:
     """Yield the videos of a shard of any release, in order (SPEC section 1).
 
-    uri: local path or gs:// URI. check_crc: verify the checksum of the data (that of the lengths always is).
-    strict: a rated segment that starts after its video's end is an error instead of a count in the report.
-    on_corrupt: "quarantine" sets damaged records aside into `report` (which caps how many), "raise" stops at the first.
+    uri: local path or gs:// URI. strict: a rated segment that starts after its video's end is an error instead of a
+    count in the report. on_corrupt: "quarantine" sets damaged records aside into `report` (which caps how many),
+    "raise" stops at the first. feature_sizes: bytes of rgb and audio per frame.
     Raises MissingDataError, CorruptShardError, SchemaMismatchError. Vocabulary bounds are checked by the datasets.
     """
     report = ReadReport() if report is None else report
     parser = RecordParser(uri, feature_sizes)
-    records = iterate_records(
-        uri, check_crc=check_crc, on_corrupt=on_corrupt, report=report, max_record_bytes=max_record_bytes
-    )
-    for offset, record, data, _ in records:
+    for offset, record, data, _ in iterate_records(uri, on_corrupt=on_corrupt, report=report):
         try:
             video = parser.parse(data, offset, record)
-            if video.segments is not None:
-                report.num_segments_beyond_end += check_segments(video, strict, uri, offset, record)
+            if strict:
+                _require_segments_inside(video, uri, offset, record)
+            report.num_segments_beyond_end += segments_beyond_end(video)
         except SchemaMismatchError as error:
             if on_corrupt == "raise":
                 raise
@@ -170,13 +165,15 @@ def read_shard(
         yield video
 
 
-def check_segments(video: Video, strict: bool, uri: str, offset: int, record: int) -> int:
-    """How many ratings start beyond the end of the video. Raises SchemaMismatchError when `strict`."""
+def segments_beyond_end(video: Video) -> int:
+    """How many ratings start beyond the end of the video."""
     if video.segments is None or video.frames is None:
         return 0
-    beyond = video.segments.start_times >= video.num_frames
-    if strict and beyond.any():
-        start = int(video.segments.start_times[beyond][0])
+    return int((video.segments.start_times >= video.num_frames).sum())
+
+
+def _require_segments_inside(video: Video, uri: str, offset: int, record: int) -> None:
+    if segments_beyond_end(video) and video.segments is not None:
+        start = int(video.segments.start_times[video.segments.start_times >= video.num_frames][0])
         reason = f"segment_start_times: {start} lies beyond the video's end ({video.num_frames} frames)"
         raise SchemaMismatchError(uri, offset, record, reason)
-    return int(beyond.sum())

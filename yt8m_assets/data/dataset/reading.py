@@ -1,0 +1,32 @@
+"""How shards are read: one object from the recipe down to the record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from yt8m_assets.data.dataset.windows import MAX_VIDEO_FRAMES
+from yt8m_assets.data.records.examples import FEATURE_SIZES
+from yt8m_assets.data.records.reader import OnCorrupt, ReadReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What is taken from a record, and what happens where one is damaged."""
+
+    feature_sizes: tuple[int, int] = FEATURE_SIZES
+    """Bytes of rgb and audio per frame."""
+    max_frames: int = MAX_VIDEO_FRAMES
+    """Frames of a video that are used."""
+    on_corrupt: OnCorrupt = "raise"
+    """"quarantine" sets damaged records aside into the report, "raise" stops at the first."""
+    max_quarantined: int = 100
+    """Records that may be set aside."""
+    index_folder: Path | None = None
+    """Where the shards' indexes are kept; None: each is made anew."""
+
+    def new_report(self, quiet: bool = False) -> ReadReport:
+        """An empty report with this limit."""
+        return ReadReport(max_quarantined=self.max_quarantined, quiet=quiet)
+
+
+RELEASED = Reading()
+"""The data as released, every damage an error."""
