@@ -8,9 +8,10 @@ The variable holds JSON, or the path of a JSON file::
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from orchestration.launchers.machines import ACCELERATORS
 from yt8m_assets.errors import ConfigError
@@ -56,7 +57,7 @@ class DeploymentOptions:
     """A step whose hints ask for a GPU refuses to run where torch sees none."""
     pending_minutes: float = 60
     """A Kubernetes step whose pod has not started after so long fails with the scheduler's reason; 0: never."""
-    hints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    hints: Mapping[str, Any] = field(default_factory=dict)
     """Asset (or `checks`, `ablate`) -> fields of its resource hints that differ here."""
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     """Names of the Kubernetes cluster."""
@@ -85,18 +86,40 @@ def read_deployment(value: str | None) -> DeploymentOptions:
 
 
 def _options(kind: type, values: Any, prefix: str) -> Any:
+    return kind(**checked_fields(kind, values, prefix))
+
+
+def checked_fields(kind: type, values: Any, prefix: str) -> dict[str, Any]:
+    """The values, if each is a field of the dataclass and of its type; `prefix` says in errors where they stand.
+
+    Raises ConfigError that names the field at fault.
+    """
     if not isinstance(values, dict):
-        raise ConfigError(f"{VARIABLE}: {prefix or 'the value'} must be an object, not {type(values).__name__}")
-    defaults = kind()
-    known = {item.name: getattr(defaults, item.name) for item in fields(kind)}
+        where = (prefix or "the value").rstrip()
+        raise ConfigError(f"{VARIABLE}: {where} must be an object, not {type(values).__name__}")
+    types = get_type_hints(kind)
     for name, value in values.items():
-        if name not in known:
-            raise ConfigError(f"{VARIABLE}: {prefix}{name} is not known; known: {', '.join(known)}")
-        allowed: tuple[type, ...] = (str, type(None)) if known[name] is None else (type(known[name]),)
-        if allowed == (float,) or name == "pending_minutes":
-            allowed = (int, float)
-        if name == "gpu_node_label":
-            allowed = (str, type(None))
-        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            raise ConfigError(f"{VARIABLE}: {prefix}{name} = {value!r}: must be {allowed[0].__name__}")
-    return kind(**values)
+        if name not in types:
+            raise ConfigError(f"{VARIABLE}: {prefix}{name} is not known; known: {', '.join(types)}")
+        if not _is_of(value, types[name]):
+            raise ConfigError(f"{VARIABLE}: {prefix}{name} = {value!r}: must be {_named(types[name])}")
+    return values
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    """Whether a value of JSON is of a field's type; a bool is no number, and a number is finite."""
+    parts = get_args(wanted)
+    if get_origin(wanted) is Mapping:
+        return isinstance(value, dict) and all(_is_of(item, parts[1]) for item in value.values())
+    if parts:
+        return any(_is_of(value, part) for part in parts)
+    if wanted is float:
+        return _is_of(value, int) or (isinstance(value, float) and isfinite(value))
+    return wanted is Any or (isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool)))
+
+
+def _named(wanted: Any) -> str:
+    parts = get_args(wanted)
+    if get_origin(wanted) is Mapping:
+        return f"an object of {_named(parts[1])}"
+    return _named(parts[0]) if parts else str(wanted.__name__)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from orchestration.cluster import VARIABLE, ClusterOptions, DeploymentOptions
+from orchestration.cluster import VARIABLE, ClusterOptions, DeploymentOptions, checked_fields
 from orchestration.launchers.machines import ACCELERATORS, MIN_BOOT_DISK_GB, choose_machine
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.stages.hardware import REQUIRE_GPU
@@ -103,10 +103,12 @@ def hints_for(recipe: "Recipe", deployment: DeploymentOptions | None = None) -> 
     for asset, changes in deployment.hints.items():
         if asset not in hints:
             raise ConfigError(f"{VARIABLE}: hints: {asset} is not known; known: {', '.join(hints)}")
+        where = f"hints: {asset}: "
+        changed = checked_fields(ResourceHints, changes, where)
         try:
-            hints[asset] = replace(hints[asset], **changes)
-        except TypeError as error:
-            raise ConfigError(f"{VARIABLE}: hints: {asset}: {error}") from error
+            hints[asset] = replace(hints[asset], **changed)
+        except ConfigError as error:
+            raise ConfigError(f"{VARIABLE}: {where}{error}") from None
     return hints
 
 
