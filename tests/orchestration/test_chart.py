@@ -86,16 +86,30 @@ def test_links_lead_to_where_docs_forward_mlflow():
     assert "port-forward service/dagster-dagster-webserver 3000:3000" in text
 
 
+def context_of_code() -> K8sContainerContext:
+    """What the chart hands to each run and step of the code location (`includeConfigInLaunchedRuns`)."""
+    assert CODE["includeConfigInLaunchedRuns"]["enabled"]
+    handed_on = {snake(name): CODE[name] for name in ("volumeMounts", "volumes", "resources", "env")}
+    account = VALUES["dagster-user-deployments"]["serviceAccount"]["name"]
+    token = {"pod_spec_config": {"automount_service_account_token": True}}
+    own = {"service_account_name": account, "namespace": "yt8m", "run_k8s_config": token}
+    return K8sContainerContext.create_from_config({"k8s": {**handed_on, **own}})
+
+
 def pod_of(step: str | None) -> dict[str, Any]:
-    """The pod that dagster-k8s makes of a run (None) or of a step, with the launcher's settings and the hints."""
+    """The pod that dagster-k8s makes of a run (None) or of a step, of launcher, code location and hints."""
     context = K8sContainerContext(
         run_k8s_config=UserDefinedDagsterK8sConfig.from_dict({snake(name): value for name, value in LAUNCHER.items()})
-    )
+    ).merge(context_of_code())
     if step:
         tags = tags_for(step, "k8s", RESOURCE_HINTS, read_deployment(ENV["YT8M_DEPLOYMENT"]))["dagster-k8s/config"]
         context = context.merge(K8sContainerContext(run_k8s_config=UserDefinedDagsterK8sConfig.from_dict(tags)))
     job = construct_dagster_k8s_job(
-        DagsterK8sJobConfig(job_image="image:1", dagster_home="/opt/dagster/dagster_home"),
+        DagsterK8sJobConfig(
+            job_image="image:1",
+            dagster_home="/opt/dagster/dagster_home",
+            postgres_password_secret=VALUES["global"]["postgresqlSecretName"],
+        ),
         args=["dagster"],
         job_name="job",
         user_defined_k8s_config=context.run_k8s_config,
@@ -161,6 +175,33 @@ def test_a_read_only_root_has_what_is_written_to(name: str):
         assert "/var/lib/yt8m" in mounts
 
 
+@pytest.mark.parametrize("name", PODS)
+def test_no_pod_names_a_volume_a_mount_or_a_variable_twice(name: str):
+    """Launcher and code location both give volumes; what differs between them would be there twice, and be refused."""
+    (container,) = PODS[name]["containers"]
+    for kind, items in (("volumes", PODS[name]["volumes"]), ("env", container.get("env", []))):
+        names = [item["name"] for item in items]
+        assert len(names) == len(set(names)), (kind, names)
+    paths = [item["mountPath"] for item in container.get("volumeMounts", [])]
+    assert len(paths) == len(set(paths)), paths
+
+
+def asked_secrets(pod: dict[str, Any]) -> set[str]:
+    sources = [item.get("valueFrom", {}) for container in pod["containers"] for item in container.get("env", [])]
+    return {source["secretKeyRef"]["name"] for source in sources if "secretKeyRef" in source}
+
+
+def test_every_secret_that_a_pod_asks_for_is_made_and_dagsters_holds_nothing():
+    """The chart lets runs and steps ask for the database's password also where there is none."""
+    made = {item["metadata"]["name"]: item["stringData"] for item in documents() if item["kind"] == "Secret"}
+    assert made == {"dagster-postgresql": {"postgresql-password": ""}}
+    asked = set().union(*map(asked_secrets, PODS.values()))
+    text = (DEPLOY.parents[1] / "docs" / "cloud.md").read_text()
+    typed = {name for name in asked if f"create secret generic {name}" in text}
+    assert asked == {"dagster-postgresql", "mlflow-database"}
+    assert asked - typed == set(made)
+
+
 def test_servers_and_as_many_runs_as_may_run_fit_the_pool_that_is_always_on():
     limit = VALUES["concurrency"]["runs"]["maxConcurrentRuns"]
     always = [container for name in ("webserver", "daemon", "code", "mlflow") for container in PODS[name]["containers"]]
@@ -187,6 +228,7 @@ def documents() -> list[dict[str, Any]]:
 
 def test_the_namespace_is_closed_and_restricted():
     kinds = {"Namespace": "V1Namespace", "ServiceAccount": "V1ServiceAccount", "NetworkPolicy": "V1NetworkPolicy"}
+    kinds["Secret"] = "V1Secret"
     for item in documents():
         assert_model(item, kinds[item["kind"]], item["metadata"]["name"])
     (namespace,) = [item for item in documents() if item["kind"] == "Namespace"]

@@ -1,6 +1,8 @@
 """Dagster and MLflow over a real PostgreSQL, set up by the files of orchestration/deploy as they are."""
 
 import os
+import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -100,6 +102,55 @@ def test_vertex_jobs_reach_the_database_without_a_password(
         instance.run_storage.set_cursor_values({"seen": "yes"})
         assert instance.run_storage.get_cursor_values({"seen"}) == {"seen": "yes"}
     assert not any("PASSWORD" in entry for entry in config["run_launcher"]["config"]["env_vars"])
+
+
+@dg.asset
+def seen() -> None:
+    """Something to record."""
+
+
+def test_the_cluster_reaches_cloud_sql_without_a_password(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storages as the chart makes them of helm-values.yaml, over a database made and granted as docs/cloud.md says.
+
+    As in Cloud SQL, the administrator is no superuser, and the account's user owns nothing. TLS is left out.
+    """
+    values = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())
+    asked = values["postgresql"]
+    assert (values["global"]["postgresqlAuthWifEnabled"], asked["authProvider"]) == (True, {"type": "gcp_wif"})
+    assert asked["postgresqlParams"] == {"sslmode": "require"}
+    project, server = f"p{secrets.token_hex(4)}", postgres.administration
+    account, token = asked["postgresqlUsername"].replace("PROJECT", project), secrets.token_hex(12)
+    for made in (
+        f"CREATE ROLE {project} CREATEDB CREATEROLE",
+        f"CREATE USER {project}_admin PASSWORD '{token}' IN ROLE {project}",
+        f"CREATE DATABASE {project} OWNER {project}",
+        f"CREATE USER \"{account}\" PASSWORD '{token}'",
+    ):
+        server.ask(made)
+    (grant,) = re.findall(r"```sql\n(GRANT .*?)```", (ROOT / "docs" / "cloud.md").read_text(), re.DOTALL)
+    administrator = Database(port=server.port, name=project, user=f"{project}_admin", password=token)
+    administrator.ask(grant.replace("PROJECT", project))
+
+    place = {"hostname": HOST, "port": server.port, "db_name": project, "username": account}
+    config = {"postgres_db": {**place, "scheme": asked["postgresqlScheme"]}, "auth_provider": {"gcp_wif": {}}}
+    storages = {
+        "run_storage": ("dagster_postgres.run_storage", "PostgresRunStorage"),
+        "event_log_storage": ("dagster_postgres.event_log", "PostgresEventLogStorage"),
+        "schedule_storage": ("dagster_postgres.schedule_storage", "PostgresScheduleStorage"),
+    }
+    named = {name: {"module": module, "class": kind, "config": config} for name, (module, kind) in storages.items()}
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(named))
+    credentials = google.oauth2.credentials.Credentials(token=token)
+    monkeypatch.setattr(credentials, "refresh", lambda request: None, raising=False)
+    monkeypatch.setattr(google.auth, "default", lambda scopes: (credentials, "x"))
+    monkeypatch.setenv("DAGSTER_PG_PASSWORD", "")
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        instance.run_storage.set_cursor_values({"seen": "yes"})
+        assert instance.run_storage.get_cursor_values({"seen"}) == {"seen": "yes"}
+        assert dg.materialize([seen], instance=instance).success
+        assert instance.get_latest_materialization_event(dg.AssetKey("seen")) is not None
 
 
 def example_server() -> tuple[list[str], dict[str, str], list[str]]:

@@ -44,7 +44,7 @@ def test_the_pools_of_steps_grow_from_nothing_and_back():
     """A pool that is always on would be paid for all month; one without autoscaling would not do for a backfill."""
     text = (ROOT / "docs" / "cloud.md").read_text().replace("\\\n", " ")
     pools = [line for line in text.splitlines() if line.startswith("gcloud container node-pools create")]
-    assert len(pools) == 2
+    assert len(pools) == 3
     for line in pools:
         assert "--enable-autoscaling" in line
         assert "--num-nodes 0 --min-nodes 0" in line

@@ -24,7 +24,8 @@ sys.path.insert(0, sys.argv[1])
 import borrowed.launchers as package
 for module in pkgutil.iter_modules(package.__path__):
     importlib.import_module(f"borrowed.launchers.{module.name}")
-print([name for name in sys.modules if name.split(".")[0] in ("orchestration", "yt8m_assets", "models", "tests", "torch")])
+ours = ("orchestration", "yt8m_assets", "models", "tests", "torch")
+print([name for name in sys.modules if name.split(".")[0] in ours])
 """
 
 
@@ -64,6 +65,9 @@ def test_the_readme_names_every_file_and_its_examples_are_valid():
     result = validate_config(VertexAIRunLauncher.config_type(), example["run_launcher"]["config"])
     assert result.success, [error.message for error in result.errors or []]
     (tag,) = re.findall(r'"vertex-ai/config": (\{.*?\})', README)
-    assert set(parse_tag({"vertex-ai/config": json.dumps(ast.literal_eval(tag))})) == {"machine_type", "accelerator_type"}
+    assert set(parse_tag({"vertex-ai/config": json.dumps(ast.literal_eval(tag))})) == {
+        "machine_type",
+        "accelerator_type",
+    }
     listed = README.split("The tag takes ")[1].split(";")[0]
     assert set(re.findall(r"`(\w+)`", listed)) == set(JOB_FIELDS)
