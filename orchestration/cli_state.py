@@ -9,8 +9,9 @@ from yt8m_assets.errors import ConfigError, CorruptArtifactError
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.progress import Progress, default_progress
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
-from yt8m_assets.stages.explain import causes, explain, state
-from yt8m_assets.stages.lineage import ASSETS, Lineage, Node, nodes, parents
+from yt8m_assets.stages.explain import causes, explain
+from yt8m_assets.stages.lineage import Lineage
+from yt8m_assets.stages.nodes import ASSETS, Node, all_nodes, parents
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.storage.soundness import content_files
 
@@ -19,17 +20,16 @@ KEPT = "--repair leaves it, for its artifact is sound; `yt8m materialize --until
 
 def known_nodes(recipe: Recipe) -> list[Node]:
     """Every node of a recipe, the cells of shifts that no ranking fuses included."""
-    found = [node for asset in ASSETS for node in nodes(recipe, asset)]
-    grids = ("oof_predictions", "test_predictions")
+    grids = [name for name, asset in ASSETS.items() if "shift" in asset.axes]
     cells = [Node(asset, key, shift) for asset in grids for key in recipe.model_keys for shift in SHIFTS]
-    return list(dict.fromkeys([*found, *cells]))
+    return list(dict.fromkeys([*all_nodes(recipe), *cells]))
 
 
 def named_nodes(recipe: Recipe, name: str) -> list[Node]:
     """The nodes of that key, or of that asset or model of it. Raises ConfigError naming the assets."""
     name = name.rstrip("/")
     found = [node for node in known_nodes(recipe) if name in (node.key, f"{node.asset}/{partition_key(node)}")]
-    found = found or [n for asset in ASSETS for n in nodes(recipe, asset) if n.key.startswith(f"{name}/")]
+    found = found or [node for node in all_nodes(recipe) if node.key.startswith(f"{name}/")]
     if not found:
         raise ConfigError(
             f"{name!r} is nothing of recipe {recipe.name!r}; known: {', '.join(ASSETS)}, with /MODEL or /MODEL|SHIFT"
@@ -42,17 +42,16 @@ def command_explain(arguments: argparse.Namespace) -> int:
     recipe, _, settings = prepare(arguments)
     lineage = Lineage(recipe, open_store(settings))
     if arguments.node is None:
-        every = [node for asset in ASSETS for node in nodes(recipe, asset)]
-        lines = list(dict.fromkeys(cause for node in every for cause in causes(lineage, node)))
+        lines = list(dict.fromkeys(cause for node in all_nodes(recipe) for cause in causes(lineage, node)))
         sys.stdout.write("".join(f"{line}\n" for line in lines) or f"recipe {recipe.name}: everything is up to date\n")
         return 1 if lines else 0
     asked = named_nodes(recipe, arguments.node)
     for node in asked:
-        found = state(lineage, node)
+        found = lineage.state(node)
         sys.stdout.write(f"{node.key}: {found}\n" + "".join(f"  {reason}\n" for reason in explain(lineage, node)))
         begins = [cause for cause in causes(lineage, node) if not cause.startswith(f"{node.key}:")]
         sys.stdout.write("".join(f"  begins at {cause}\n" for cause in begins))
-    return 1 if any(state(lineage, node) != "current" for node in asked) else 0
+    return 1 if any(lineage.state(node) != "current" for node in asked) else 0
 
 
 def command_lineage(arguments: argparse.Namespace) -> int:
@@ -62,13 +61,13 @@ def command_lineage(arguments: argparse.Namespace) -> int:
     seen: set[Node] = set()
     for node in named_nodes(recipe, arguments.node):
         sys.stdout.writelines(f"{line}\n" for line in chain(lineage, node, seen))
-    return 1 if any(state(lineage, node) != "current" for node in seen) else 0
+    return 1 if any(lineage.state(node) != "current" for node in seen) else 0
 
 
 def chain(lineage: Lineage, node: Node, seen: set[Node], depth: int = 0) -> Iterator[str]:
     """A line for a node, and below it, further in, those of its parents; what was shown above is only named."""
     manifest = lineage.current(node)
-    where = f"{manifest.digest[:16]}  {lineage.store.uri(manifest)}" if manifest else state(lineage, node)
+    where = f"{manifest.digest[:16]}  {lineage.store.uri(manifest)}" if manifest else lineage.state(node)
     yield f"{'  ' * depth}{node.key}  {'as above' if node in seen else where}"
     if node not in seen:
         seen.add(node)

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.partitions import cell_key, partition_key
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
-from yt8m_assets.stages.lineage import ASSETS, Node, nodes, parents
+from yt8m_assets.stages.nodes import ASSETS, Node, all_nodes, nodes, parents, with_ancestors
 
-DATA = ("pretraining_shards", "segment_shards", "test_shards", "holdout_ratings")
-MODELS = ("pretrained_model", "finetuned_model")
-PREDICTIONS = ("oof_predictions", "test_predictions")
-RANKINGS = ("oof_ranking", "test_ranking")
-ENSEMBLE = ("ensemble_weights", "submission", "leaderboard")
+
+def together() -> list[tuple[str, ...]]:
+    """The assets in lineage order, those with the same heading and partitions side by side."""
+    return [tuple(run) for _, run in groupby(ASSETS, key=lambda asset: (ASSETS[asset].group, ASSETS[asset].axes))]
+
+
+DATA, MODELS, PREDICTIONS, RANKINGS, ENSEMBLE = together()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,33 +50,28 @@ def required_nodes(recipe: Recipe, models: Sequence[str] = (), until: str | None
         raise ConfigError(f"unknown asset {until!r}; known: {', '.join(ASSETS)}")
     pending = [node for asset in ASSETS if until in (None, asset) for node in nodes(recipe, asset)]
     if models:
-        pending = [node for node in pending if node.model in models or (node.model is None and node.asset in DATA)]
+        pending = [node for node in pending if node.model in models or is_data(node)]
         if not pending:
             raise ConfigError(f"{until} is made from all models; leave out the choice of models")
     wanted = set(with_ancestors(recipe, pending))
-    return [node for asset in ASSETS for node in nodes(recipe, asset) if node in wanted]
+    return [node for node in all_nodes(recipe) if node in wanted]
 
 
-def with_ancestors(recipe: Recipe, wanted: Sequence[Node]) -> list[Node]:
-    """The nodes and all that they come from, in lineage order."""
-    found: set[Node] = set()
-    pending = list(wanted)
-    while pending:
-        node = pending.pop()
-        if node not in found:
-            found.add(node)
-            pending.extend(parents(recipe, node))
-    return sorted(found, key=lambda node: (ASSETS.index(node.asset), node.model or "", node.shift or 0))
+def is_data(node: Node) -> bool:
+    """Whether the node says what the data is."""
+    return ASSETS[node.asset].group == "data"
 
 
 def groups(recipe: Recipe, required: Sequence[Node]) -> list[list[Node]]:
     """The required nodes in the order in which they are made; a group's nodes share their kind of partitions."""
-    by_assets = [[node for node in required if node.asset in DATA]]
-    by_assets += [
-        [node for node in required if node.asset in MODELS and node.model == key] for key in recipe.model_keys
-    ]
-    by_assets += [[node for node in required if node.asset in assets] for assets in (PREDICTIONS, RANKINGS, ENSEMBLE)]
-    return [group for group in by_assets if group]
+    found = []
+    for assets in together():
+        split = [[key] for key in recipe.model_keys] if ASSETS[assets[0]].training else [recipe.model_keys]
+        found += [
+            [node for node in required if node.asset in assets and (node.model is None or node.model in keys)]
+            for keys in split
+        ]
+    return [group for group in found if group]
 
 
 def with_dependents(recipe: Recipe, group: Sequence[Node], outdated: set[Node]) -> set[Node]:

@@ -7,25 +7,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages import explain
-from yt8m_assets.stages.lineage import ASSETS, Lineage, Node, nodes, require_current
+from yt8m_assets.stages.explain import causes
+from yt8m_assets.stages.lineage import Lineage, require_current
+from yt8m_assets.stages.nodes import ASSETS, Node, all_nodes
 from yt8m_assets.storage import ArtifactStore
 
-COLUMNS = {
-    "pretrained": ("pretrained_model",),
-    "finetuned": ("finetuned_model",),
-    "oof cells": ("oof_predictions",),
-    "test cells": ("test_predictions",),
-    "rankings": ("oof_ranking", "test_ranking"),
-}
-"""Heading -> assets of which a model's state is shown there."""
 STYLES = {"current": "green", "stale": "yellow", "missing": "red"}
 
 
 def states(lineage: Lineage) -> dict[Node, str]:
     """Every required node: current, stale (it or something it comes from has changed) or missing."""
-    every = (node for asset in ASSETS for node in nodes(lineage.recipe, asset))
-    return {node: explain.state(lineage, node) for node in every}
+    return {node: lineage.state(node) for node in all_nodes(lineage.recipe)}
+
+
+def column_of(node: Node) -> str:
+    """Heading of the column that shows the state of a model's node."""
+    return ASSETS[node.asset].column or node.asset
 
 
 def summarise(values: Sequence[str]) -> str:
@@ -45,7 +42,7 @@ def status_report(recipe: Recipe, store: ArtifactStore) -> Iterator[Any]:
     lineage = Lineage(recipe, store)
     found = states(lineage)
     yield status_table(lineage, found)
-    stale = [cause for node, text in found.items() if text == "stale" for cause in explain.causes(lineage, node)]
+    stale = [cause for node, text in found.items() if text == "stale" for cause in causes(lineage, node)]
     begins = list(dict.fromkeys(stale))
     yield from (f"stale  {cause}" for cause in begins[:MAX_CAUSES])
     if len(begins) > MAX_CAUSES:
@@ -57,19 +54,20 @@ def status_table(lineage: Lineage, found: dict[Node, str]) -> Table:
     recipe = lineage.recipe
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column(escape(f"recipe {recipe.name}"), no_wrap=True)
-    for name in COLUMNS:
+    columns = list(dict.fromkeys(column_of(node) for node in found if node.model is not None))
+    for name in columns:
         table.add_column(name, no_wrap=True)
     table.add_column("best MAP", justify="right", no_wrap=True)
     for model in recipe.models:
         cells = [
-            summarise([state for node, state in found.items() if node.asset in assets and node.model == model.key])
-            for assets in COLUMNS.values()
+            summarise([state for node, state in found.items() if node.model == model.key and column_of(node) == name])
+            for name in columns
         ]
         table.add_row(model.key, *cells, best_map(lineage, Node("finetuned_model", model.key)))
     table.add_section()
     for node, state in found.items():
         if node.model is None:
-            table.add_row(node.asset, summarise([state]), *[""] * (len(COLUMNS) - 1), best_map(lineage, node))
+            table.add_row(node.asset, summarise([state]), *[""] * (len(columns) - 1), best_map(lineage, node))
     return table
 
 

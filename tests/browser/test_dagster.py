@@ -18,7 +18,7 @@ from tests.browser.dagster_pages import (
     wait_for_run,
 )
 from yt8m_assets.recipes.schema import SHIFTS
-from yt8m_assets.stages.lineage import CODE_VERSIONS
+from yt8m_assets.stages.lineage import ASSETS
 
 pytestmark = pytest.mark.browser
 Picture = Callable[[Page, str], Path]
@@ -30,7 +30,7 @@ MODEL = "bert_l2h12"
 def test_the_lineage_shows_every_asset_in_its_group(page: Page, sites: Sites, picture: Picture) -> None:
     page.set_viewport_size({"width": 1440, "height": 1060})
     drawing = open_lineage(page, sites.dagster)
-    for name in (*GROUPS, *CODE_VERSIONS):
+    for name in (*GROUPS, *ASSETS):
         expect(drawing.get_by_text(name, exact=True).first).to_be_visible()
     page.wait_for_load_state("networkidle")
     picture(page, "lineage")

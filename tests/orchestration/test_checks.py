@@ -8,10 +8,9 @@ import pytest
 from orchestration.driver import QUIET, RANGE_END, RANGE_START, Driver
 from orchestration.plan import Step
 from tests.orchestration.conftest import Graph, report_verdict
-from yt8m_assets.assets.verdicts import BLOCKING
 from yt8m_assets.errors import ParentCheckError
 from yt8m_assets.partitions import node_of
-from yt8m_assets.stages.lineage import Node, nodes
+from yt8m_assets.stages.nodes import ASSETS, Node, nodes
 
 PARTITION = "dagster/partition"
 Run = dg.ExecuteInProcessResult
@@ -33,7 +32,7 @@ def check_alone(driver: Driver, asset: str, name: str, tags: Mapping[str, str] |
 
 def test_a_pass_leaves_a_verdict_on_every_partition(graph: Graph) -> None:
     with graph.open() as driver:
-        for asset, names in BLOCKING.items():
+        for asset, names in ((name, declared.checks) for name, declared in ASSETS.items()):
             for name in names:
                 found = verdicts(driver, asset, name)
                 assert set(nodes(graph.recipe, asset)) <= set(found), (asset, name)
@@ -44,7 +43,7 @@ def test_a_pass_leaves_a_verdict_on_every_partition(graph: Graph) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asset", "name"), [(asset, name) for asset in ("finetuned_model", "oof_ranking") for name in BLOCKING[asset]]
+    ("asset", "name"), [(asset, name) for asset in ("finetuned_model", "oof_ranking") for name in ASSETS[asset].checks]
 )
 def test_a_check_runs_alone(own_graph: Graph, asset: str, name: str) -> None:
     """Of one partition, of several, and of all that the recipe needs, as the page asks for it."""

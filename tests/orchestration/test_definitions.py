@@ -16,7 +16,7 @@ from tests.tiny import tiny_recipe
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import ASSETS, CODE_VERSIONS, Node, nodes, parents
+from yt8m_assets.stages.lineage import ASSETS, Node, nodes, parents
 
 ROOT = Path(__file__).parents[2]
 GROUPS = {
@@ -42,7 +42,7 @@ def test_groups_and_what_the_page_of_an_asset_shows(tmp_path: Path) -> None:
         assert len(node.description) > 40
         assert node.owners == ["team:video-understanding"]
         assert node.kinds
-        assert str(node.code_version).startswith(f"{CODE_VERSIONS[key.to_user_string()]}-")
+        assert str(node.code_version).startswith(f"{ASSETS[key.to_user_string()].code_version}-")
     assert found == GROUPS
 
 

@@ -8,13 +8,12 @@ import pytest
 from yt8m_assets.errors import ConfigError, MissingArtifactError, ParentMismatchError
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages import explain as explain_module
 from yt8m_assets.stages import lineage
 from yt8m_assets.stages.explain import explain
 from yt8m_assets.stages.lineage import Lineage, Node, current_manifest, nodes, parents, resolve_inputs
 from yt8m_assets.storage import ArtifactStore, Manifest
 
-ORDER = lineage.ASSETS
+ORDER = list(lineage.ASSETS)
 
 
 @pytest.fixture
@@ -157,7 +156,8 @@ def test_a_raised_code_version_makes_its_asset_stale(
     recipe: Recipe, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_all(recipe, store)
-    monkeypatch.setattr(lineage, "CODE_VERSIONS", {**lineage.CODE_VERSIONS, "ensemble_weights": "99"})
+    raised = replace(lineage.ASSETS["ensemble_weights"], code_version="99")
+    monkeypatch.setitem(lineage.ASSETS, "ensemble_weights", raised)
     assert roots(recipe, store) == {"ensemble_weights"}
 
 
@@ -212,6 +212,5 @@ def test_why_a_node_is_stale_is_said_in_words(recipe: Recipe, store: ArtifactSto
     put(changed, store, node, "other weights")
     (text,) = why(changed, Node("oof_predictions", "bert_l2h12", 0))
     assert re.fullmatch(r"finetuned_model/bert_l2h12 has other content: [0-9a-f]{12} -> [0-9a-f]{12}", text)
-    monkeypatch.setattr(explain_module, "CODE_VERSIONS", {**lineage.CODE_VERSIONS, "submission": "99"})
-    monkeypatch.setattr(lineage, "CODE_VERSIONS", {**lineage.CODE_VERSIONS, "submission": "99"})
+    monkeypatch.setitem(lineage.ASSETS, "submission", replace(lineage.ASSETS["submission"], code_version="99"))
     assert why(recipe, Node("submission")) == ["code version: 1 -> 99"]

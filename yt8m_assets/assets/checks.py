@@ -7,11 +7,10 @@ import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from yt8m_assets.assets.display import shown_values
-from yt8m_assets.assets.verdicts import BLOCKING
 from yt8m_assets.partitions import beta_accepted, node_of, partition_key, partitions_of
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.audit import Verdict
-from yt8m_assets.stages.lineage import Node, nodes
+from yt8m_assets.stages.nodes import ASSETS, Node, nodes
 from yt8m_assets.storage import ArtifactStore
 
 FRESHNESS = "up_to_date"
@@ -34,14 +33,14 @@ def audits(asset: str) -> dict[str, Audit]:
         "valid": audit.valid_submission,
         FRESHNESS: audit.up_to_date,
     }
-    names = (*BLOCKING[asset], FRESHNESS) if asset == "submission" else BLOCKING[asset]
+    names = (*ASSETS[asset].checks, FRESHNESS) if asset == "submission" else ASSETS[asset].checks
     return {name: functions[name] for name in names}
 
 
 @beta_accepted()
 def build_checks(recipe: Recipe) -> list[dg.AssetChecksDefinition]:
     """The checks of every asset, partitioned as it is; those of one asset share a step, and each runs alone as well."""
-    return [_checks(recipe, asset) for asset in BLOCKING]
+    return [_checks(recipe, asset) for asset in ASSETS if ASSETS[asset].checks]
 
 
 def _checks(recipe: Recipe, asset: str) -> dg.AssetChecksDefinition:

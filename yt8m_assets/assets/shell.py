@@ -9,7 +9,7 @@ from yt8m_assets.assets.verdicts import refuse_failed_parents
 from yt8m_assets.partitions import nodes_of
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import CODE_VERSIONS, config_slice, nodes, plain
+from yt8m_assets.stages.lineage import ASSETS, config_slice, nodes, plain
 from yt8m_assets.storage import ArtifactStore, canonical_json, sha256_text
 
 OWNERS = ["team:video-understanding"]
@@ -38,7 +38,7 @@ def code_version(recipe: Recipe, asset: str) -> str:
     slices: dict[str, Any] = {node.key: config_slice(recipe, node) for node in nodes(recipe, asset)}
     if asset.endswith("_shards"):
         slices["simulation"] = plain(recipe.data.simulation)
-    return f"{CODE_VERSIONS[asset]}-{sha256_text(canonical_json(slices))[:12]}"
+    return f"{ASSETS[asset].code_version}-{sha256_text(canonical_json(slices))[:12]}"
 
 
 def asset_options(recipe: Recipe, name: str, group: str, kinds: set[str], **options: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What Dagster's newest verdicts say about what an asset is made from: nothing is built on what failed its check."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import dagster as dg
 from dagster._core.event_api import PartitionKeyFilter
@@ -9,22 +9,8 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from yt8m_assets.errors import ParentCheckError
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Node, parents
+from yt8m_assets.stages.nodes import ASSETS, Node, parents
 
-BLOCKING: Mapping[str, tuple[str, ...]] = {
-    "pretraining_shards": ("not_empty",),
-    "segment_shards": ("not_empty", "no_leak"),
-    "test_shards": ("not_empty",),
-    "holdout_ratings": ("both_verdicts",),
-    "finetuned_model": ("finite_map",),
-    "oof_predictions": ("coverage", "finite_scores"),
-    "test_predictions": ("coverage", "finite_scores"),
-    "oof_ranking": ("coverage",),
-    "test_ranking": ("coverage",),
-    "ensemble_weights": ("not_worse_than_best_member",),
-    "submission": ("valid",),
-}
-"""Asset -> its blocking checks: nothing is made from a partition whose newest verdict of one of them is bad."""
 _FINISHED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
 
@@ -32,7 +18,7 @@ def failed_checks(instance: dg.DagsterInstance, nodes: Iterable[Node]) -> Iterat
     """`node: check: what it found` of every node's newest finished verdicts that are bad."""
     for node in nodes:
         where = PartitionKeyFilter(key=partition_key(node))
-        for name in BLOCKING.get(node.asset, ()):
+        for name in ASSETS[node.asset].checks:
             key = dg.AssetCheckKey(dg.AssetKey(node.asset), name)
             newest = instance.event_log_storage.get_asset_check_execution_history(
                 key, limit=1, status=_FINISHED, partition_filter=where

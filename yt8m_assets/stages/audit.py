@@ -15,8 +15,9 @@ import numpy as np
 
 from yt8m_assets.evaluation.ranked import ROUNDING
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.explain import explain, state
-from yt8m_assets.stages.lineage import Lineage, Node, current_manifest, parents
+from yt8m_assets.stages.explain import explain
+from yt8m_assets.stages.lineage import Lineage, current_manifest
+from yt8m_assets.stages.nodes import Node, with_ancestors
 from yt8m_assets.storage import ArtifactStore, Manifest
 
 MAX_PROBLEMS = 20
@@ -62,18 +63,11 @@ def _manifests(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node], prob
 
 def up_to_date(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
     """The artifacts, and all that they are made from, are what recipe, code and data would give now."""
-    problems: list[str] = []
     lineage = Lineage(recipe, store)
-    seen: set[Node] = set()
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        if node not in seen:
-            seen.add(node)
-            pending.extend(parents(recipe, node))
-            if state(lineage, node) != "current":
-                problems.append(f"{node.key}: {', '.join(explain(lineage, node))}")
-    return _verdict(len(seen), sorted(problems))
+    looked_at = with_ancestors(recipe, nodes)
+    stale = (node for node in looked_at if lineage.current(node) is None)
+    problems = sorted(f"{node.key}: {', '.join(explain(lineage, node))}" for node in stale)
+    return _verdict(len(looked_at), problems)
 
 
 def shards_not_empty(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:

@@ -7,8 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from yt8m_assets.data.dataset.folds import find_duplicates, require_unique
-from yt8m_assets.data.dataset.identity import SHARDS_FILE, VERSIONS_FILE, Identities, versions_text
-from yt8m_assets.data.dataset.index import ShardIndex
+from yt8m_assets.data.dataset.identity import (
+    SHARDS_FILE,
+    VERSIONS_FILE,
+    Identities,
+    content_checksums,
+    versions_text,
+)
+from yt8m_assets.data.dataset.index import ShardIndex, framing_of
 from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.ratings import collect_ratings
 from yt8m_assets.data.dataset.scan import describe_shard, scan_shards
@@ -16,11 +22,12 @@ from yt8m_assets.data.dataset.shards import ShardManifest, shard_names
 from yt8m_assets.data.records.framing import local_file
 from yt8m_assets.data.records.vocabulary import load_segment_classes, load_vocabulary
 from yt8m_assets.data.simulation import dataset_paths
-from yt8m_assets.errors import DataError
+from yt8m_assets.errors import DataError, ParentMismatchError
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Inputs, Node, plain, require_current, resolve_inputs
-from yt8m_assets.stages.locating import held_out_shards, index_cache, locate_shards, read_shards, simulated_folder
+from yt8m_assets.stages.lineage import Inputs, require_current, resolve_inputs
+from yt8m_assets.stages.locating import held_out_shards, index_cache, locate_shards, simulated_folder
+from yt8m_assets.stages.nodes import Node, plain
 from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, Manifest, Publication, StageResult
 
 __all__ = [
@@ -38,6 +45,33 @@ VOCABULARY_FILE = f"{REPORT_FOLDER}/vocabulary.csv"
 """Names for people, so not part of the content: no model is trained again because its classes got names."""
 VIDEO_IDS_FILE = "video_ids.parquet"
 RATINGS_FILE = "ratings.csv"
+
+
+def read_shards(recipe: Recipe, store: ArtifactStore, shards: Manifest | str) -> ShardManifest:
+    """A published list of shards (a manifest, or the name of an asset), with where they lie now.
+
+    Raises MissingArtifactError or ParentMismatchError where a named asset is not up to date, MissingDataError for a
+    pattern without a match, ParentMismatchError naming a shard that is not there or not the one that was published.
+    """
+    manifest = require_current(recipe, store, Node(shards)) if isinstance(shards, str) else shards
+    published = ShardManifest.read(store.fetch(manifest, (SHARDS_FILE,)) / SHARDS_FILE)
+    listing = locate_shards(recipe, store, manifest.key)
+    uris = {name: uri for uri, name in shard_names(listing).items()}
+    checksums = content_checksums(store, listing)
+    for shard in published.shards:
+        if shard.name not in uris:
+            raise ParentMismatchError(
+                f"{shard.name} of {manifest.key} is not among the shards that the recipe names now; "
+                f"materialise {manifest.key} again"
+            )
+        uri = uris[shard.name]
+        if framing_of(checksums[uri]) != framing_of(shard.checksum):
+            cure = "remove it, it is simulated again" if recipe.data.simulation else f"materialise {manifest.key} again"
+            raise ParentMismatchError(
+                f"{uri}: its content is not what {manifest.key} lists ({checksums[uri]}, published {shard.checksum}); "
+                f"{cure}"
+            )
+    return published.located(uris)
 
 
 def read_segment_classes(recipe: Recipe, store: ArtifactStore, shards: Manifest | None = None) -> np.ndarray:

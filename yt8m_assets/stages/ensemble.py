@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from yt8m_assets.errors import DataError, SubmissionError
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import CODE_VERSIONS, Inputs, Node, resolve_inputs
+from yt8m_assets.stages.lineage import Inputs, Node, resolve_inputs
 from yt8m_assets.storage import ArtifactStore, Publication, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking
 
@@ -73,7 +73,7 @@ def _search(
         "asset": inputs.node.asset,
         "recipe": recipe.name,
         "fingerprint": inputs.fingerprint,
-        "code_version": CODE_VERSIONS[inputs.node.asset],
+        "code_version": inputs.node.code_version,
         **{f"parent.{key}": digest for key, digest in inputs.parents.items()},
     }
     params = {**inputs.config["search"], "top_k": k}

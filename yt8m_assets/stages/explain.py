@@ -1,25 +1,32 @@
 """Why a node is not up to date, in words: the same text in `yt8m explain`, status, checks and refusals."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from yt8m_assets.errors import DataError
-from yt8m_assets.stages.lineage import CODE_VERSIONS, Lineage, Node, parents
-from yt8m_assets.storage.manifest import Manifest
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.nodes import Node, parents
+from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.storage.soundness import damage
 
 _LONGEST = 60
 """Characters of a value that are shown."""
 
 
-def state(lineage: Lineage, node: Node) -> str:
-    """`current`, `stale` (what it is made from has changed, or it is damaged) or `missing`."""
-    if lineage.current(node) is not None:
-        return "current"
-    return "stale" if lineage.store.numbers(node.key) else "missing"
+class Answers(Protocol):
+    """What is known of the nodes of a recipe in a store: see `Lineage`, which answers it."""
+
+    recipe: Recipe
+    store: ArtifactStore
+
+    def current(self, node: Node) -> Manifest | None: ...
+
+    def state(self, node: Node) -> str: ...
+
+    def config(self, node: Node) -> dict[str, Any]: ...
 
 
-def explain(lineage: Lineage, node: Node) -> list[str]:
+def explain(lineage: Answers, node: Node) -> list[str]:
     """The reasons why a node is not up to date, nearest first; empty where it is."""
     if lineage.current(node) is not None:
         return []
@@ -27,7 +34,7 @@ def explain(lineage: Lineage, node: Node) -> list[str]:
     above = [
         f"{parent.key} is {found}"
         for parent in parents(lineage.recipe, node)
-        if (found := state(lineage, parent)) != "current"
+        if (found := lineage.state(parent)) != "current"
     ]
     if not kept:
         damaged = ["its manifest is damaged"] if lineage.store.numbers(node.key) else ["not materialised"]
@@ -40,13 +47,13 @@ def explain(lineage: Lineage, node: Node) -> list[str]:
     return [*reasons, *above] or [text for manifest in kept for text in damage(lineage.store, manifest)]
 
 
-def causes(lineage: Lineage, node: Node) -> list[str]:
+def causes(lineage: Answers, node: Node) -> list[str]:
     """Where the trouble of a node begins: `key: reasons` of it or of what it comes from, the farthest only."""
     found: dict[str, str] = {}
     pending, seen = [node], {node}
     while pending:
         child = pending.pop()
-        above = [parent for parent in parents(lineage.recipe, child) if state(lineage, parent) != "current"]
+        above = [parent for parent in parents(lineage.recipe, child) if lineage.state(parent) != "current"]
         if not above and lineage.current(child) is None:
             found[child.key] = f"{child.key}: {', '.join(explain(lineage, child))}"
         pending += [parent for parent in above if parent not in seen]
@@ -54,12 +61,11 @@ def causes(lineage: Lineage, node: Node) -> list[str]:
     return [found[key] for key in sorted(found)]
 
 
-def _differences(lineage: Lineage, node: Node, config: Mapping[str, Any], made: Manifest) -> list[str]:
+def _differences(lineage: Answers, node: Node, config: Mapping[str, Any], made: Manifest) -> list[str]:
     """What differs between a generation and what would be made now, as far as the parents that are up to date go."""
     lines = changes(made.config, config)
-    code = CODE_VERSIONS[node.asset]
-    if made.code_version != code:
-        lines.append(f"code version: {made.code_version} -> {code}")
+    if made.code_version != node.code_version:
+        lines.append(f"code version: {made.code_version} -> {node.code_version}")
     wanted = {parent.key: lineage.current(parent) for parent in parents(lineage.recipe, node)}
     for key, manifest in wanted.items():
         before = made.parents.get(key)

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from yt8m_assets.data.dataset.folds import original_holdout, seeded_holdout
-from yt8m_assets.data.dataset.identity import SHARDS_FILE, content_checksums
-from yt8m_assets.data.dataset.index import framing_of
-from yt8m_assets.data.dataset.shards import ShardManifest, list_shards, shard_names
+from yt8m_assets.data.dataset.identity import content_checksums
+from yt8m_assets.data.dataset.shards import list_shards, shard_names
 from yt8m_assets.data.records.framing import local_file
-from yt8m_assets.errors import DataError, MissingDataError, ParentMismatchError
+from yt8m_assets.errors import DataError, MissingDataError
 from yt8m_assets.progress import NullProgress, Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Node, plain, require_current
-from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_text
+from yt8m_assets.stages.nodes import plain
+from yt8m_assets.storage import ArtifactStore, canonical_json, sha256_text
 from yt8m_assets.storage.backend import LocalBackend
 
 _SPLITS = {"pretraining_shards": ("train", "validate"), "segment_shards": ("validate",), "test_shards": ("test",)}
@@ -125,30 +124,3 @@ def file_digest(uri: str, field: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise MissingDataError(f"{field} = {uri!r}: cannot be read: {error.strerror or error}") from error
-
-
-def read_shards(recipe: Recipe, store: ArtifactStore, shards: Manifest | str) -> ShardManifest:
-    """A published list of shards (a manifest, or the name of an asset), with where they lie now.
-
-    Raises MissingArtifactError or ParentMismatchError where a named asset is not up to date, MissingDataError for a
-    pattern without a match, ParentMismatchError naming a shard that is not there or not the one that was published.
-    """
-    manifest = require_current(recipe, store, Node(shards)) if isinstance(shards, str) else shards
-    published = ShardManifest.read(store.fetch(manifest, (SHARDS_FILE,)) / SHARDS_FILE)
-    listing = locate_shards(recipe, store, manifest.key)
-    uris = {name: uri for uri, name in shard_names(listing).items()}
-    checksums = content_checksums(store, listing)
-    for shard in published.shards:
-        if shard.name not in uris:
-            raise ParentMismatchError(
-                f"{shard.name} of {manifest.key} is not among the shards that the recipe names now; "
-                f"materialise {manifest.key} again"
-            )
-        uri = uris[shard.name]
-        if framing_of(checksums[uri]) != framing_of(shard.checksum):
-            cure = "remove it, it is simulated again" if recipe.data.simulation else f"materialise {manifest.key} again"
-            raise ParentMismatchError(
-                f"{uri}: its content is not what {manifest.key} lists ({checksums[uri]}, published {shard.checksum}); "
-                f"{cure}"
-            )
-    return published.located(uris)

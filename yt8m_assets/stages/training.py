@@ -14,7 +14,7 @@ from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import read_shards, read_video_ids
 from yt8m_assets.stages.hardware import check_gpu, find_hardware
-from yt8m_assets.stages.lineage import CODE_VERSIONS, Inputs, Node, current_manifest, plain, resolve_inputs
+from yt8m_assets.stages.lineage import Inputs, Node, current_manifest, plain, resolve_inputs
 from yt8m_assets.storage import ArtifactStore, Manifest, Publication, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking
 from yt8m_assets.training.artifacts import ModelSpec, load_model, write_model
@@ -116,8 +116,7 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
 
 def run_identity(inputs: Inputs) -> dict[str, Any]:
     """What a checkpoint must have in common with a run of these inputs to be continued by it."""
-    code_version = CODE_VERSIONS[inputs.node.asset]
-    return plain({"code_version": code_version, "config": inputs.config, "parents": inputs.parents})
+    return plain({"code_version": inputs.node.code_version, "config": inputs.config, "parents": inputs.parents})
 
 
 def _held_out(recipe: Recipe, store: ArtifactStore, shards: Manifest) -> HeldOut:
@@ -175,7 +174,7 @@ def _run(
         "partition": job.model_key,
         "recipe": recipe.name,
         "fingerprint": inputs.fingerprint,
-        "code_version": CODE_VERSIONS[job.asset],
+        "code_version": inputs.node.code_version,
         **hardware.tags,
         **{f"parent.{key}": digest for key, digest in inputs.parents.items()},
     }
