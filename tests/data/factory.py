@@ -1,5 +1,6 @@
 """Tiny shards for tests: features of 8 + 4 bytes, so that every byte of a file can be tried."""
 
+import struct
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from yt8m_assets.data.dataset.reading import Reading
-from yt8m_assets.data.records.examples import encode_sequence_example
-from yt8m_assets.data.records.framing import RecordWriter
+from yt8m_assets.data.records.examples import FEATURE_NAMES, FEATURE_SIZES, encode_sequence_example
+from yt8m_assets.data.records.framing import RecordWriter, masked_crc
 from yt8m_assets.data.records.video import SegmentLabels, Video
+from yt8m_assets.data.records.wire import bytes_feature, field, float_feature, int64_feature, map_entry
 
 SIZES = (8, 4)
 GOLDEN = Path(__file__).parents[1] / "golden" / "records"
@@ -90,3 +92,32 @@ def sort_options(options: dict[str, Any]) -> tuple[Reading, dict[str, Any], dict
         {name: value for name, value in options.items() if name in loading},
         {name: value for name, value in options.items() if name not in reading | loading},
     )
+
+
+def frame_record(data: bytes) -> bytes:
+    """One framed record."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data))))
+
+
+def encode_video_example(
+    video_id: str,
+    mean_features: np.ndarray,
+    labels: np.ndarray | list[int] | tuple[int, ...] | None = None,
+    *,
+    feature_sizes: tuple[int, int] = FEATURE_SIZES,
+) -> bytes:
+    """A video-level record. mean_features: float32 [sum(feature_sizes)]; labels None leaves them out."""
+    entries = [map_entry("id", bytes_feature(video_id.encode()))]
+    if labels is not None:
+        entries.append(map_entry("labels", int64_feature(np.asarray(labels, np.int64))))
+    for name, mean in zip(FEATURE_NAMES, np.split(mean_features, [feature_sizes[0]]), strict=True):
+        if len(mean):
+            entries.append(map_entry(f"mean_{name}", float_feature(mean)))
+    return field(1, b"".join(entries))
+
+
+def normalise(frames: np.ndarray) -> np.ndarray:
+    """L2 normalisation over the last axis, both modalities jointly; a zero frame stays zero (SPEC section 1)."""
+    squares = np.einsum("...f,...f->...", frames, frames)[..., None]
+    return frames / np.sqrt(np.maximum(squares, np.float32(1e-12)))

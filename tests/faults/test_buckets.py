@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.factory import SIZES, encode, make_video
+from tests.data.factory import SIZES, encode, frame_record, make_video
 from tests.storage.fake_store import FakeStore
 from tests.tiny import tiny_recipe
 from yt8m_assets.data import read_shard
@@ -18,7 +18,6 @@ from yt8m_assets.data.dataset.index import load_index
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.shards import expand_patterns, list_shards
 from yt8m_assets.data.dataset.videos import IndexedVideos
-from yt8m_assets.data.records.framing import frame_record
 from yt8m_assets.data.records.reader import iterate_records
 from yt8m_assets.errors import CorruptShardError, MissingDataError, StorageError, TransientError
 from yt8m_assets.stages.lineage import Node, resolve_inputs
@@ -34,11 +33,9 @@ def store(monkeypatch, tmp_path):
     """A misbehaving store, with short patience and a cache of its own."""
     fake = FakeStore()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake.url)
-    policy = remote.set_retry_policy(QUICK)
-    before = cache.set_default_cache(cache.ShardCache(path=tmp_path / "cache"))
+    monkeypatch.setattr(remote, "_policy", QUICK)
+    monkeypatch.setattr(cache, "_cache", cache.ShardCache(path=tmp_path / "cache"))
     yield fake
-    remote.set_retry_policy(policy)
-    cache.set_default_cache(before)
     fake.close()
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.data.dataset.test_identity import ASSETS, QUIET, recipe_over, shard, write
-from tests.data.factory import SIZES, encode, make_video
+from tests.data.factory import SIZES, encode, frame_record, make_video
 from tests.tiny import tiny_recipe
 from yt8m_assets.data.dataset import index, videos
 from yt8m_assets.data.dataset.index import load_index
 from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.shards import list_shards
-from yt8m_assets.data.records.framing import ShardFile, frame_record
+from yt8m_assets.data.records.framing import ShardFile
 from yt8m_assets.errors import CorruptShardError, MissingDataError
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import index_cache, make_shards, read_shards

@@ -8,7 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from tests.data.factory import SIZES, encode, make_video, write_records, write_shard, write_split
+from tests.data.factory import SIZES, encode, frame_record, make_video, write_records, write_shard, write_split
 from yt8m_assets.data import ReadReport, read_shard
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
 from yt8m_assets.data.dataset.folds import find_duplicates, find_leaks, require_disjoint, require_unique
@@ -19,7 +19,7 @@ from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.scan import scan_shards
 from yt8m_assets.data.dataset.segments import SegmentTable
 from yt8m_assets.data.dataset.shards import expand_patterns
-from yt8m_assets.data.records.framing import OVERHEAD_BYTES, frame_record, masked_crc
+from yt8m_assets.data.records.framing import OVERHEAD_BYTES, masked_crc
 from yt8m_assets.data.records.wire import bytes_feature, field, map_entry
 from yt8m_assets.errors import CorruptShardError, DataError, MissingDataError, SchemaMismatchError, VocabularyError
 

@@ -102,8 +102,8 @@ def test_timeline(run: Run, own_graph: Graph) -> None:
 
 
 def test_inspect(run: Run, graph: Graph, tmp_path: Path) -> None:
+    from tests.data.factory import frame_record
     from yt8m_assets.data.records.examples import encode_sequence_example
-    from yt8m_assets.data.records.framing import frame_record
     from yt8m_assets.stages.data import read_shards
 
     uri = read_shards(graph.recipe, graph.store, "segment_shards").shards[0].uri

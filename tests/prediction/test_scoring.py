@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from models.base import FrameModel
+from yt8m_assets.data.dataset.loading import read_ahead
 from yt8m_assets.data.dataset.memory import _shared, load_videos
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.errors import CorruptShardError, NonFiniteError, OutOfMemoryError
@@ -18,7 +19,6 @@ from yt8m_assets.prediction.scoring import (
     ModelCells,
     ScoringOptions,
     SegmentIndex,
-    _prefetch,
     read_blocks,
     score_videos,
 )
@@ -169,7 +169,7 @@ def test_f27_a_nan_score_ends_its_cell_by_name(videos):
 
 def test_reading_ahead_gives_the_same_blocks_and_hands_errors_over(videos):
     index, options = SegmentIndex.of(videos), ScoringOptions(batch_size=16)
-    ahead = list(_prefetch(read_blocks(videos, index, (0,), options)))
+    ahead = list(read_ahead(read_blocks(videos, index, (0,), options), 2))
     inline = list(read_blocks(videos, index, (0,), options))
     assert len(ahead) == len(inline) > 1
     for a, b in zip(ahead, inline, strict=True):
@@ -181,7 +181,7 @@ def test_reading_ahead_gives_the_same_blocks_and_hands_errors_over(videos):
         raise ValueError("damaged shard")
 
     with pytest.raises(ValueError, match="damaged shard"):
-        list(_prefetch(broken()))
+        list(read_ahead(broken(), 2))
 
 
 @pytest.mark.parametrize("batch_size", [16, 10_000])

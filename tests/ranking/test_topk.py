@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.factory import normalise
 from yt8m_assets.data import read_shard, segment_windows
-from yt8m_assets.data.dataset.windows import normalise
 from yt8m_assets.errors import ConfigError, DataError, NonFiniteError
 from yt8m_assets.ranking.segments import Segments, SegmentTable
 from yt8m_assets.ranking.topk import StreamingTopK

@@ -7,13 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.data.factory import frame_record
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.config import DataConfig, HoldoutConfig
 from yt8m_assets.data.dataset import identity
 from yt8m_assets.data.dataset.index import framing_checksum
-from yt8m_assets.data.dataset.shards import local_version
+from yt8m_assets.data.dataset.shards import list_shards
 from yt8m_assets.data.records.examples import encode_sequence_example
-from yt8m_assets.data.records.framing import frame_record
 from yt8m_assets.data.simulation.config import SimulationConfig
 from yt8m_assets.errors import CorruptShardError, DataError, MissingDataError, ParentMismatchError
 from yt8m_assets.progress import NullProgress
@@ -226,11 +226,11 @@ def test_a_file_that_was_just_written_is_looked_at_again(tmp_path: Path) -> None
     path = tmp_path / "new"
     path.write_bytes(b"")
     identities = identity.Identities(tmp_path)
-    identities.note([(str(path), local_version(str(path)), "one")])
-    assert identities.get(str(path), local_version(str(path))) is None
+    identities.note([(str(path), list_shards(str(path))[str(path)], "one")])
+    assert identities.get(str(path), list_shards(str(path))[str(path)]) is None
     os.utime(path, (1e9, 1e9))
-    identities.note([(str(path), local_version(str(path)), "two")])
-    assert identity.Identities(tmp_path).get(str(path), local_version(str(path))) == "two"
+    identities.note([(str(path), list_shards(str(path))[str(path)], "two")])
+    assert identity.Identities(tmp_path).get(str(path), list_shards(str(path))[str(path)]) == "two"
 
 
 def test_moving_data_and_store_changes_no_digest(recipe: Recipe, made: ArtifactStore, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,13 +49,12 @@ def everything(store: ArtifactStore, recipe: Recipe) -> dict[str, tuple[int, str
 @pytest.fixture
 def machine(
     tmp_path: Path, emulator: str, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[State, Settings]]:
+) -> tuple[State, Settings]:
     """A machine with an empty disk, and settings that name a folder of the bucket."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
     monkeypatch.setenv("DAGSTER_HOME", "")
-    before = cache.set_default_cache(cache.ShardCache(path=tmp_path / "shards"))
-    yield prepare_machine(tmp_path / "first", f"gs://yt/{tmp_path.name}", migrated_database)
-    cache.set_default_cache(before)
+    monkeypatch.setattr(cache, "_cache", cache.ShardCache(path=tmp_path / "shards"))
+    return prepare_machine(tmp_path / "first", f"gs://yt/{tmp_path.name}", migrated_database)
 
 
 def prepare_machine(folder: Path, storage_uri: str, migrated_database: Path) -> tuple[State, Settings]:

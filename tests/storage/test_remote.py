@@ -17,10 +17,9 @@ from yt8m_assets.storage import cache, remote
 def bucket(emulator, monkeypatch, tmp_path):
     """The emulator's bucket, with a cache of this test."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
-    before = cache.set_default_cache(cache.ShardCache(path=tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_cache", cache.ShardCache(path=tmp_path / "cache"))
     files, _ = remote.open_filesystem("gs://yt/x")
-    yield files
-    cache.set_default_cache(before)
+    return files
 
 
 def test_shards_are_listed_read_and_trained_on(bucket, tmp_path):

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.data.factory import frame_record
 from yt8m_assets.data.config import DataConfig, HoldoutConfig
 from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.data.records.examples import encode_sequence_example
-from yt8m_assets.data.records.framing import frame_record
 from yt8m_assets.data.records.video import SegmentLabels
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import ModelRecipe, Recipe

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.faults.test_training_step import tiny_stepper
+from yt8m_assets.data.dataset.loading import read_ahead
 from yt8m_assets.errors import NonFiniteError
-from yt8m_assets.prediction.scoring import _prefetch
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.meter import LossMeter, PendingValues
 from yt8m_assets.training.optimizer import clip_gradients, gradient_norms
@@ -122,13 +122,13 @@ def test_a_gpu_sums_losses_in_float32() -> None:
 
 def test_blocks_are_read_ahead_in_order_and_errors_arrive() -> None:
     blocks: Any = iter(range(7))
-    assert list(_prefetch(blocks)) == list(range(7))
+    assert list(read_ahead(iter(blocks), 2)) == list(range(7))
 
     def broken() -> Any:
         yield 1
         raise OSError("the shard is gone")
 
-    ahead = _prefetch(broken())
+    ahead = read_ahead(broken(), 2)
     assert next(ahead) == 1  # type: ignore[comparison-overlap]
     with pytest.raises(OSError, match="the shard is gone"):
         next(ahead)

@@ -5,12 +5,9 @@ the device once, as bytes; normalisation is per frame, so it is done once. Whate
 alone is done once too, and every shift's windows are gathered from that.
 """
 
-import queue
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +15,7 @@ from torch import Tensor
 
 from models import FrameModel
 from yt8m_assets.compilation import Compiled
+from yt8m_assets.data.dataset.loading import read_ahead
 from yt8m_assets.data.dataset.videos import Videos
 from yt8m_assets.data.dataset.windows import SEGMENT_FRAMES, Edges, segment_frame_index
 from yt8m_assets.data.records.features import model_inputs
@@ -209,7 +207,7 @@ def score_videos(
     }
     title = f"scoring {len(members)} models, {num_cells} cells"
     with progress.task(title, int(index.first[-1]), "segments") as task, torch.inference_mode():
-        for block in _prefetch(blocks) if device.type == "cuda" else blocks:
+        for block in read_ahead(blocks, _PREFETCHED_BLOCKS) if device.type == "cuda" else blocks:
             found = [
                 (live, scores, block) for live, scores in _score_block(block, shifts, members, scorers, options, device)
             ]
@@ -278,36 +276,3 @@ def _take(waiting: list[tuple[list[CellScores], Tensor, _Block]], options: Scori
     for cells, scores, block in waiting:
         for cell, own in zip(cells, scores.cpu().numpy(), strict=True):
             cell.update(own, block, options.candidate_classes)
-
-
-def _prefetch(blocks: Iterator[_Block]) -> Iterator[_Block]:
-    """Read ahead in a thread while the device computes."""
-    ready: queue.Queue[Any] = queue.Queue(_PREFETCHED_BLOCKS)
-    stop = threading.Event()
-
-    def put(item: Any) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-        return None
-
-    def read() -> None:
-        try:
-            for block in blocks:
-                put(block)
-                if stop.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
-            put(error)
-
-    threading.Thread(target=read, name="blocks", daemon=True).start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()

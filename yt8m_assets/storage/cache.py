@@ -87,17 +87,10 @@ _cache: ShardCache | None = None
 
 
 def default_cache() -> ShardCache:
-    """`~/.cache/yt8m/shards`, at most 20 GiB and half of the free disk, unless `set_default_cache` chose another."""
+    """`~/.cache/yt8m/shards`, at most 20 GiB and half of the free disk."""
     global _cache
     if _cache is None:
         path = Path.home() / ".cache" / "yt8m" / "shards"
         path.mkdir(parents=True, exist_ok=True)
         _cache = ShardCache(path=path, max_bytes=max(min(_MAX_BYTES, shutil.disk_usage(path).free // 2), 1))
     return _cache
-
-
-def set_default_cache(cache: ShardCache | None) -> ShardCache | None:
-    """Use another cache for the shards of this process; returns the one before."""
-    global _cache
-    before, _cache = _cache, cache
-    return before

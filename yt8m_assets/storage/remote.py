@@ -231,13 +231,6 @@ def file_crc32c(path: Path) -> int:
 _policy = RetryPolicy()
 
 
-def set_retry_policy(policy: RetryPolicy) -> RetryPolicy:
-    """Use another policy for shards of this process from now on; returns the one before."""
-    global _policy
-    before, _policy = _policy, policy
-    return before
-
-
 def open_filesystem(root_uri: str) -> tuple[RemoteFiles, str]:
     """The files of a remote root (gs://bucket/folder) and the root's path in them."""
     scheme, path = parse_uri(root_uri)

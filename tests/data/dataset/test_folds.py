@@ -1,6 +1,6 @@
 import pytest
 
-from yt8m_assets.data.dataset.folds import assign_folds, original_holdout, original_rank, seeded_holdout
+from yt8m_assets.data.dataset.folds import original_holdout, original_rank, seeded_holdout
 from yt8m_assets.errors import DataError
 
 ORDER = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -49,11 +49,3 @@ def test_the_seeded_rule_goes_by_name_and_is_never_all_or_nothing():
     assert [len(seeded_holdout(uris[:2], fraction, 0)) for fraction in (0.01, 0.99)] == [1, 1]
     with pytest.raises(DataError, match="at least two shards"):
         seeded_holdout(uris[:1], 0.5, 0)
-
-
-def test_folds_are_even_and_cover_everything():
-    folds = assign_folds([f"s{number}" for number in range(11)], 4, seed=1)
-    assert sorted(list(folds.values()).count(fold) for fold in range(4)) == [2, 3, 3, 3]
-    assert len(folds) == 11
-    with pytest.raises(DataError, match="choose 2 to 3 folds"):
-        assign_folds(["a", "b", "c"], 4, 0)

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.data.factory import SIZES, encode, make_video
+from tests.data.factory import SIZES, encode, frame_record, make_video
 from tests.storage.fake_store import FakeStore
 from tests.tiny import tiny_recipe
 from yt8m_assets.data.config import DataConfig, HoldoutConfig
-from yt8m_assets.data.records.framing import frame_record
 from yt8m_assets.errors import ParentMismatchError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
@@ -30,11 +29,9 @@ QUIET = NullProgress()
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeStore]:
     fake = FakeStore()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake.url)
-    policy = remote.set_retry_policy(RetryPolicy(request_seconds=5, deadline_seconds=5))
-    before = cache.set_default_cache(cache.ShardCache(path=tmp_path / "shard cache"))
+    monkeypatch.setattr(remote, "_policy", RetryPolicy(request_seconds=5, deadline_seconds=5))
+    monkeypatch.setattr(cache, "_cache", cache.ShardCache(path=tmp_path / "shard cache"))
     yield fake
-    remote.set_retry_policy(policy)
-    cache.set_default_cache(before)
     fake.close()
 
 

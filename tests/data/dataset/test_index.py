@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.factory import GOLDEN, SIZES, encode, make_video, write_records, write_shard
+from tests.data.factory import GOLDEN, SIZES, encode, encode_video_example, make_video, write_records, write_shard
 from yt8m_assets.data.dataset import index as index_module
 from yt8m_assets.data.dataset.index import (
     NOT_LOCATED,
@@ -16,7 +16,6 @@ from yt8m_assets.data.dataset.index import (
     load_index,
 )
 from yt8m_assets.data.dataset.reading import Reading
-from yt8m_assets.data.records.examples import encode_video_example
 from yt8m_assets.data.records.reader import ReadReport
 from yt8m_assets.errors import CorruptShardError, SchemaMismatchError
 

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from tests.data.factory import GOLDEN, SIZES, encode, make_video, write_records, write_shard
+from tests.data.factory import GOLDEN, SIZES, encode, encode_video_example, make_video, write_records, write_shard
 from yt8m_assets.data.dataset.inspection import inspect, render
-from yt8m_assets.data.records.examples import encode_video_example
 from yt8m_assets.errors import MissingDataError
 
 

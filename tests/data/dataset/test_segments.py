@@ -79,13 +79,6 @@ def test_every_segment_comes_once_an_epoch(tmp_path):
         assert sorted(ids[epoch * 4 : epoch * 4 + 4]) == ["aaaa:0", "aaaa:5", "cccc:40", "cccc:5"]
 
 
-def test_one_pass_is_in_order_and_leaves_the_state_alone(tmp_path):
-    _, dataset = tiny(tmp_path)
-    assert [len(batch) for batch in dataset.one_pass()] == [3, 1]
-    assert [batch.video_ids for batch in dataset.one_pass(4)] == [("aaaa", "aaaa", "cccc", "cccc")]
-    assert dataset.position == 0
-
-
 def test_a_table_is_shared_between_datasets(tmp_path):
     _, dataset = tiny(tmp_path)
     other = SegmentDataset(dataset.table, batch_size=3, seed=1)

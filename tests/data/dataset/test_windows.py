@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tests.data.factory import GOLDEN
-from yt8m_assets.data.dataset.windows import dequantise, normalise, segment_frame_index, segment_windows
+from tests.data.factory import GOLDEN, normalise
+from yt8m_assets.data.dataset.windows import dequantise, segment_frame_index, segment_windows
 from yt8m_assets.errors import ConfigError
 
 GOLD = np.load(GOLDEN / "out_get_segments.npz")

@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from yt8m_assets.data.dataset.windows import dequantise, normalise
+from tests.data.factory import normalise
+from yt8m_assets.data.dataset.windows import dequantise
 from yt8m_assets.data.records.features import dequantise_frames, model_inputs, valid_rows
 
 BYTES = np.random.default_rng(3).integers(0, 256, (2, 6, 12), dtype=np.uint8)

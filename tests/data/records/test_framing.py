@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from tests.data.factory import GOLDEN, write_records
-from yt8m_assets.data.records.framing import RecordWriter, ShardFile, appearance, frame_record, masked_crc, walk_headers
+from tests.data.factory import GOLDEN, frame_record, write_records
+from yt8m_assets.data.records.framing import RecordWriter, ShardFile, appearance, masked_crc, walk_headers
 from yt8m_assets.data.records.reader import iterate_records
 from yt8m_assets.errors import CorruptShardError, MissingDataError
 

@@ -6,8 +6,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.factory import SIZES, encode, make_video, same_video
-from yt8m_assets.data.records.examples import encode_video_example
+from tests.data.factory import SIZES, encode, encode_video_example, make_video, same_video
 from yt8m_assets.data.records.parsing import MAX_FRAMES, RecordParser
 from yt8m_assets.data.records.wire import bytes_feature, example_messages, field, float_feature, map_entry, varint
 from yt8m_assets.errors import SchemaMismatchError

@@ -60,15 +60,6 @@ def seeded_holdout(uris: Iterable[str], fraction: float, seed: int) -> set[str]:
     return {ordered[place] for place in order[:count]}
 
 
-def assign_folds(uris: Iterable[str], num_folds: int, seed: int) -> dict[str, int]:
-    """A fold 0..num_folds-1 for every shard; fold sizes differ by one at most."""
-    ordered = sorted(uris, key=lambda uri: (_name(uri), uri))
-    if not 2 <= num_folds <= len(ordered):
-        raise DataError(f"{num_folds} folds of {len(ordered)} shards: choose 2 to {len(ordered)} folds")
-    order = np.random.default_rng(seed).permutation(len(ordered))
-    return {ordered[place]: number % num_folds for number, place in enumerate(order)}
-
-
 @dataclass(frozen=True)
 class Duplicate:
     """A video id that occurs more than once."""

@@ -3,7 +3,8 @@
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Any, Protocol
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
 from yt8m_assets.errors import WorkerCrashError
 
@@ -11,6 +12,9 @@ PREFETCHED_BATCHES = 2
 """Batches that wait ready for each worker."""
 WORKER_TIMEOUT_SECONDS = 300.0
 """A batch that takes longer counts as a hang."""
+
+
+T = TypeVar("T")
 
 
 class Stream(Protocol):
@@ -48,34 +52,49 @@ def _inline(stream: Stream) -> Iterator[Any]:
 
 def _from_thread(stream: Stream) -> Iterator[Any]:
     """A thread makes and pins the next batches while the device computes."""
-    ready: queue.Queue[Any] = queue.Queue(PREFETCHED_BATCHES)
-    stop = threading.Event()
 
-    def produce(position: int) -> None:
-        while not stop.is_set():
-            item: Any
-            try:
-                item = stream.batch_at(position).pin_memory()
-            except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
-                item = error
-            while not stop.is_set():
-                try:
-                    ready.put(item, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            if isinstance(item, BaseException):
-                return
+    def pinned() -> Iterator[Any]:
+        position = stream.position
+        while True:
+            yield stream.batch_at(position).pin_memory()
             position += stream.stride
 
-    thread = threading.Thread(target=produce, args=(stream.position,), name="batches", daemon=True)
+    for batch in read_ahead(pinned(), PREFETCHED_BATCHES):
+        stream.position += stream.stride
+        yield batch
+
+
+def read_ahead(items: Iterator[T], depth: int) -> Iterator[T]:
+    """Yield the items while a thread makes the next ones, at most `depth` of them; what it raises is raised here."""
+    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: Any, error: BaseException | None = None) -> None:
+        while not stop.is_set():
+            with suppress(queue.Full):
+                ready.put((item, error), timeout=0.2)
+                break
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stop.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
+            put(None, error)
+        else:
+            put(None, StopIteration())
+
+    thread = threading.Thread(target=produce, name="read ahead", daemon=True)
     thread.start()
     try:
         while True:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            stream.position += stream.stride
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
             yield item
     finally:
         stop.set()

@@ -1,7 +1,6 @@
 """Rated segments: what the models are fine-tuned on and measured by."""
 
 import zlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,9 +169,3 @@ class SegmentDataset(BatchStream):
     def make_batch(self, entries: list[tuple[Any, int]]) -> Batch:
         """The batch of the drawn segments."""
         return self.table.batch(np.array([plan[place] for plan, place in entries], np.int64))
-
-    def one_pass(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """Every segment once, in order, for evaluation; the last batch may be short. Leaves the state alone."""
-        size = batch_size or self.batch_size
-        for first in range(0, len(self.table), size):
-            yield self.table.batch(np.arange(first, min(first + size, len(self.table))))

@@ -46,11 +46,6 @@ def _list(pattern: str) -> dict[str, str]:
     return {name: _local_version(seen) for name, seen in found.items() if stat.S_ISREG(seen.st_mode)}
 
 
-def local_version(name: str) -> str:
-    """Version of a local file. Raises MissingDataError where it is gone, or a link to what is not there."""
-    return _local_version(local_stat(name))
-
-
 def _local_version(found: os.stat_result) -> str:
     return f"{found.st_size} mtime_ns:{found.st_mtime_ns}"
 

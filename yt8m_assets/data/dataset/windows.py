@@ -20,12 +20,6 @@ def dequantise(frames: np.ndarray) -> np.ndarray:
     return np.take(_TABLE, frames)
 
 
-def normalise(frames: np.ndarray) -> np.ndarray:
-    """L2 normalisation over the last axis, both modalities jointly; a zero frame stays zero (SPEC section 1)."""
-    squares = np.einsum("...f,...f->...", frames, frames)[..., None]
-    return frames / np.sqrt(np.maximum(squares, np.float32(1e-12)))
-
-
 def segment_frame_index(
     num_video_frames: int, shift: int, edges: Edges = "clamp", max_frames: int = MAX_VIDEO_FRAMES
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -64,22 +64,3 @@ def _list_entry(name: str, frames: np.ndarray) -> bytes:
     key = field(1, name.encode())
     head = key + b"\x12" + varint(len(content))
     return b"\x0a" + varint(len(head) + len(content)) + head + content
-
-
-def encode_video_example(
-    video_id: str,
-    mean_features: np.ndarray,
-    labels: np.ndarray | list[int] | tuple[int, ...] | None = None,
-    *,
-    feature_sizes: tuple[int, int] = FEATURE_SIZES,
-) -> bytes:
-    """A video-level record. mean_features: float32 [sum(feature_sizes)]; labels None leaves them out."""
-    if mean_features.shape != (sum(feature_sizes),):
-        raise DataError(f"{video_id}: mean features have shape {mean_features.shape}, expected ({sum(feature_sizes)},)")
-    entries = [map_entry("id", bytes_feature(video_id.encode()))]
-    if labels is not None:
-        entries.append(map_entry("labels", int64_feature(np.asarray(labels, np.int64))))
-    for name, mean in zip(FEATURE_NAMES, np.split(mean_features, [feature_sizes[0]]), strict=True):
-        if len(mean):
-            entries.append(map_entry(f"mean_{name}", float_feature(mean)))
-    return field(1, b"".join(entries))

@@ -44,12 +44,6 @@ def masked_crc(data: Any) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def frame_record(data: bytes) -> bytes:
-    """One framed record."""
-    length = struct.pack("<Q", len(data))
-    return b"".join((length, _FOOTER.pack(masked_crc(length)), data, _FOOTER.pack(masked_crc(data))))
-
-
 def appearance(head: bytes) -> str:
     """What a file that is no TFRecord looks like from its first bytes, or an empty text."""
     text = head.lstrip()

@@ -9,7 +9,6 @@ import numpy as np
 
 from yt8m_assets.data.records.framing import local_file
 from yt8m_assets.errors import MissingDataError, VocabularyError
-from yt8m_assets.storage import sha256_text
 
 MAX_BYTES = 16 * 2**20
 """A vocabulary file may be no larger."""
@@ -116,8 +115,3 @@ def class_names(uri: str | None, class_ids: np.ndarray) -> dict[int, str]:
     vocabulary = load_vocabulary(uri) if uri else {}
     names = {int(index): vocabulary[int(index)].name if int(index) in vocabulary else "" for index in class_ids}
     return {index: name or f"class {index}" for index, name in names.items()}
-
-
-def segment_classes_checksum(classes: np.ndarray) -> str:
-    """sha256 of the rated classes in order, whatever line ends or byte-order mark the file had."""
-    return sha256_text("\n".join(str(int(index)) for index in classes))

@@ -7,7 +7,6 @@ import numpy as np
 from yt8m_assets.data.simulation.config import SimulationConfig
 
 RGB_SIZE, AUDIO_SIZE = 1024, 128
-MODALITIES = ("both", "rgb", "audio")
 
 _WORLD_STREAM = 0
 """First word of the spawn key of this module's random stream; scripts.py uses the others."""
