@@ -10,15 +10,14 @@ import argparse
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -53,35 +52,62 @@ def copy_project(target: Path, root: Path = ROOT) -> None:
             (target / name).write_bytes((root / name).read_bytes())
 
 
-def run_tests(project: Path, tests: list[str], seconds: float) -> tuple[str, str, float]:
-    """(outcome, the failing test or the last words, seconds) of tests in a copy of the project."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "--tb=no",
-        "-o",
-        f"cache_dir={project}/.pytest_cache",
-        *tests,
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    environment |= {"TMPDIR": str(project.parent), "HYPOTHESIS_STORAGE_DIRECTORY": str(project / ".hypothesis")}
-    started = time.monotonic()
-    process = subprocess.Popen(
-        command, cwd=project, env=environment, start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the group that was started above
-        process.communicate()
-        return TIMEOUT, f"after {seconds:g} s", time.monotonic() - started
-    failures = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    words = (failures or output.splitlines() or [""])[0][:200]
-    return SURVIVED if process.returncode == 0 else KILLED, words, time.monotonic() - started
+@dataclass(frozen=True)
+class Answer:
+    """What tests said."""
+
+    code: int | None
+    """Of pytest; None: ended after all its time."""
+    seconds: float
+    """They took."""
+    failed: str
+    """The first test, or file, that failed."""
+    words: str
+    """Of that failure."""
+
+    def told(self) -> str:
+        """A line for the report."""
+        return f"{self.failed}: {self.words}".splitlines()[0][:200] if self.failed else ""
+
+
+class Project:
+    """A copy of the project, in which tests run (forked.py)."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.path = folder / "project"
+        copy_project(self.path, root)
+        command = [sys.executable, "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash", self.path]
+        subprocess.run(command, check=True)
+        environment = {**os.environ, "PYTHONPATH": str(self.path), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment |= {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder), "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment |= {"HYPOTHESIS_STORAGE_DIRECTORY": str(self.path / ".hypothesis")}
+        self.server = subprocess.Popen(
+            [sys.executable, "-P", Path(__file__).with_name("forked.py"), self.path], env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """End the process that runs the tests."""
+        assert self.server.stdin is not None
+        self.server.stdin.close()
+        self.server.wait()
+
+    def write(self, path: str, source: str) -> None:
+        """Change a file, and forget what was compiled of it."""
+        place = self.path / path
+        place.write_text(source)
+        for old in (place.parent / "__pycache__").glob(f"{place.stem}.*.pyc"):
+            old.unlink()
+
+    def run(self, tests: list[str], limit_seconds: float, *options: str) -> Answer:
+        """Run tests until one fails or takes longer than the limit."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        arguments = ["-x", "-q", "--tb=line", f"--timeout={limit_seconds:g}", *options]
+        arguments += ["-o", f"cache_dir={self.path}/.pytest_cache", *tests]
+        request = {"arguments": arguments, "seconds": 20 * limit_seconds}
+        print(json.dumps(request), file=self.server.stdin, flush=True)
+        return Answer(**json.loads(self.server.stdout.readline()))
 
 
 class Runner:
@@ -89,12 +115,17 @@ class Runner:
 
     def __init__(self, folder: Path, num_processes: int, limit_seconds: float, root: Path = ROOT) -> None:
         self.root, self.limit_seconds = root, limit_seconds
-        self.copies: SimpleQueue[Path] = SimpleQueue()
-        self.baselines: dict[str, tuple[str, str, float]] = {}
-        for number in range(num_processes):
-            copy = folder / str(number) / "project"
-            copy_project(copy, root)
-            self.copies.put(copy)
+        self.all = [Project(folder / str(number), root) for number in range(num_processes)]
+        self.idle: SimpleQueue[Project] = SimpleQueue()
+        self.sound: dict[str, bool] = {}
+        """Whether what failed in a mutant passes unmutated."""
+        for project in self.all:
+            self.idle.put(project)
+
+    def close(self) -> None:
+        """End its processes."""
+        for project in self.all:
+            project.close()
 
     def try_one(self, mutation: Mutation) -> dict[str, Any]:
         """What became of a mutation, as a row of the report."""
@@ -103,20 +134,26 @@ class Runner:
         row = asdict(mutation) | {"diff": mutation.diff(source), "tests": tests}
         if not tests:
             return row | {"outcome": NO_TESTS, "words": "", "seconds": 0.0}
-        copy = self.copies.get()
+        project = self.idle.get()
         try:
-            if mutation.path not in self.baselines:
-                self.baselines[mutation.path] = run_tests(copy, tests, 3 * self.limit_seconds)
-            before = self.baselines[mutation.path]
-            if before[0] != SURVIVED:
-                return row | {"outcome": BROKEN, "words": before[1], "seconds": before[2]}
-            (copy / mutation.path).write_text(mutation.apply(source))
-            limit = max(self.limit_seconds, 3 * before[2])
-            outcome, words, seconds = run_tests(copy, tests, limit)
-            return row | {"outcome": outcome, "words": words, "seconds": round(seconds, 1)}
+            project.write(mutation.path, mutation.apply(source))
+            answer = project.run(tests, self.limit_seconds)
+            project.write(mutation.path, source)
+            outcome = SURVIVED
+            if answer.code != 0:
+                outcome = TIMEOUT if answer.code is None or "pytest-timeout" in answer.words else KILLED
+                outcome = outcome if self.is_sound(project, answer.failed, tests) else BROKEN
+            return row | {"outcome": outcome, "words": answer.told(), "seconds": answer.seconds}
         finally:
-            (copy / mutation.path).write_text(source)
-            self.copies.put(copy)
+            project.write(mutation.path, source)
+            self.idle.put(project)
+
+    def is_sound(self, project: Project, failed: str, tests: list[str]) -> bool:
+        """Whether the test that failed passes in the unmutated project; a file, that it can be imported."""
+        if failed not in self.sound:
+            options = [] if "::" in failed else ["--collect-only"]
+            self.sound[failed] = project.run([failed] if failed else tests, 3 * self.limit_seconds, *options).code == 0
+        return self.sound[failed]
 
 
 def identity(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -162,13 +199,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--paths", nargs="+", default=["yt8m_assets", "models"])
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds for one mutation's tests, or thrice theirs")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds that one test may take")
     parser.add_argument("--report", type=Path, default=ROOT / ".state" / "mutations.jsonl")
     options = parser.parse_args()
     os.nice(10)
     chosen = sample(options.paths, options.sample, options.seed)
-    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
-        runner = Runner(Path(folder), options.processes, options.limit)
+    with (
+        tempfile.TemporaryDirectory(prefix="mutations-") as folder,
+        closing(Runner(Path(folder), options.processes, options.limit)) as runner,
+    ):
         for row in run(chosen, options.report, runner, options.processes):
             print(f"{row['outcome']:9} {row['path']}:{row['line']} {row['operator']} {row['seconds']} s", flush=True)
     wanted = {identity(asdict(mutation)) for mutation in chosen}

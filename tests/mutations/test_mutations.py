@@ -105,7 +105,7 @@ def project(tmp_path: Path) -> Path:
         "yt8m_assets/untested.py": "def three():\n    return 3\n",
         "yt8m_assets/failing.py": "def four():\n    return 4\n",
         "tests/test_twice.py": "from yt8m_assets.twice import twice\n\ndef test():\n    assert twice(102) == 200\n",
-        "tests/test_failing.py": "from yt8m_assets.failing import four\n\ndef test():\n    assert four() == 5\n",
+        "tests/test_failing.py": "from yt8m_assets.failing import four\n\ndef test():\n    assert four() == 6\n",
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
@@ -114,12 +114,15 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_report_says_what_became_of_each_and_a_second_run_goes_on(project: Path, tmp_path: Path) -> None:
+def test_the_report_says_what_became_of_each_and_a_second_run_goes_on(
+    project: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     wanted = ("return 2 / x", "        pass", "return 6", "return 4", "return 5")
     everything = sample(["yt8m_assets"], 100, seed=1, root=project)
     chosen = [m for m in everything if any(line in f"{m.diff((project / m.path).read_text())}" for line in wanted)]
     chosen = [m for m in chosen if f"+    {m.text}" != "+    None"]
     runner = Runner(tmp_path / "copies", num_processes=2, limit_seconds=4, root=project)
+    request.addfinalizer(runner.close)
     report = tmp_path / "state" / "report.jsonl"
     rows = list(run(chosen, report, runner, num_processes=2))
     assert [identity(row) for row in rows] == [identity(asdict(mutation)) for mutation in chosen]
