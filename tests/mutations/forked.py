@@ -54,7 +54,8 @@ def in_child(arguments: list[str], known: dict[str, float], answer: Path) -> int
     import pytest
 
     notes = Notes(known)
-    code = int(pytest.main(arguments, plugins=[notes]))
+    foreign = ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]  # anyio, by mlflow
+    code = int(pytest.main([*foreign, *arguments], plugins=[notes]))
     answer.write_text(json.dumps({"failed": notes.failed, "words": notes.words, "tests": notes.seconds}))
     return code
 

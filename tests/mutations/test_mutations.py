@@ -100,6 +100,7 @@ def project(tmp_path: Path) -> Path:
     """A project of one source, half tested, under git."""
     root = tmp_path / "checkout"
     for name, content in {
+        "pyproject.toml": (ROOT / "pyproject.toml").read_text(),  # warnings are errors there
         "yt8m_assets/__init__.py": "",
         "yt8m_assets/twice.py": TWICE,
         "yt8m_assets/untested.py": "def three():\n    return 3\n",
