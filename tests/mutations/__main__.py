@@ -43,13 +43,16 @@ def sample(paths: list[str], count: int, seed: int, root: Path = ROOT) -> list[M
 
 
 def copy_project(target: Path, root: Path = ROOT) -> None:
-    """The files of a checkout that git knows or would take."""
+    """The files of a checkout that git knows or would take, in a repository with a commit, which reports name."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=root, capture_output=True, check=True, text=True).stdout.split("\0")
     for name in names:
         if name and (root / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).write_bytes((root / name).read_bytes())
+    author = ["-c", "user.name=mutations", "-c", "user.email=mutations@localhost"]
+    for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "Copy"]):
+        subprocess.run(["git", *words], cwd=target, check=True)
 
 
 @dataclass(frozen=True)
