@@ -34,10 +34,12 @@ def copies(ranking: Ranking, ratings: Ratings, counts: np.ndarray) -> float:
     return mean_average_precision_at_k(lists, pairs).map
 
 
-def test_a_round_is_exactly_the_map_of_the_drawn_copies():
-    (ranking,), ratings = data(12, [0.5])
+@pytest.mark.parametrize("num_classes", [1, 6])
+def test_a_round_is_exactly_the_map_of_the_drawn_copies(num_classes):
+    (ranking,), ratings = data(12, [0.5], num_classes=num_classes)
     generator = np.random.default_rng(3)
-    counts = generator.multinomial(12, np.ones(12) / 12, size=8).astype(np.int32)
+    num_videos = ratings.video_ids.size
+    counts = generator.multinomial(num_videos, np.ones(num_videos) / num_videos, size=8).astype(np.int32)
     fast = _RatedLists(ranking, ratings, 100_000).map(counts)
     assert fast.tolist() == pytest.approx([copies(ranking, ratings, row) for row in counts], abs=1e-12)
 

@@ -7,15 +7,25 @@ import psutil
 import pytest
 import torch
 
+from models.base import FrameModel
 from tests.graph import QUIET, publish_untrained
 from yt8m_assets.data import read_shard, segment_windows
-from yt8m_assets.errors import ConfigError, MissingArtifactError, OutOfMemoryError, ParentMismatchError, Yt8mError
+from yt8m_assets.errors import (
+    ConfigError,
+    DataError,
+    MissingArtifactError,
+    OutOfMemoryError,
+    ParentMismatchError,
+    Yt8mError,
+)
+from yt8m_assets.prediction import scoring
+from yt8m_assets.prediction.scoring import PassStatistics, score_videos
 from yt8m_assets.ranking.files import read_ranking
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import read_segment_classes, read_shards
 from yt8m_assets.stages.lineage import Node, resolve_inputs
 from yt8m_assets.stages.prediction import predict_cells, rank_model, run_name
-from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import MemoryTracking, NullTracking
 from yt8m_assets.training.artifacts import load_model
 
@@ -95,7 +105,15 @@ def test_f31_current_cells_are_left_alone_and_a_redo_gives_the_same_bytes(graph:
     assert [r.manifest.digest for r in redone] == [r.manifest.digest for r in first]
 
 
-def test_metadata_and_tracking_say_what_a_person_asks(graph: Graph):
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[PassStatistics]:
+    """What each pass over the data gave."""
+    seen = []
+    monkeypatch.setattr(scoring, "score_videos", lambda *a, **o: (seen.append(score_videos(*a, **o)), seen[-1])[1])
+    return seen
+
+
+def test_metadata_and_tracking_say_what_a_person_asks(graph: Graph, passes: list[PassStatistics]):
     tracking = MemoryTracking()
     (result,) = predict(graph, "oof", [("two", 1)], tracking=tracking, run_tags={"dagster_run_id": "abc"})
     tags = tracking.runs[0].tags
@@ -105,7 +123,8 @@ def test_metadata_and_tracking_say_what_a_person_asks(graph: Graph):
     assert 0.0 < metadata["map_at_100000"] <= 1.0
     assert 0.0 <= metadata["score_min"] < metadata["score_max"] <= 1.0
     assert metadata["num_windows_past_end"] > 0, "videos of 15 to 20 seconds end inside a segment"
-    assert metadata["segments_per_second"] > 0
+    assert metadata["segments_per_second"] == passes[0].num_segments / passes[0].seconds > 0
+    assert tracking.runs[0].series("prediction/segments_per_second") == [(0, metadata["segments_per_second"])]
     assert metadata["mlflow_run_id"] == tracking.runs[0].run_id
     assert tracking.runs[0].name == "oof predictions: two x 1"
     assert tracking.runs[0].series("oof/map_at_100000/two/shift 1") == [(0, metadata["map_at_100000"])]
@@ -145,11 +164,17 @@ def test_top_k_cuts_the_lists(graph: Graph):
     assert all(len(segment) == 5 for _, segment, _ in read_ranking(store.fetch(result.manifest)))
 
 
-def test_bfloat16_ranks_nearly_alike(graph: Graph):
+def test_bfloat16_ranks_nearly_alike(graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    """Linear weights are then held in it, so that they are not converted at every call."""
+    held = []
+    hold = FrameModel.hold_linear_weights
+    monkeypatch.setattr(FrameModel, "hold_linear_weights", lambda self, dtype: (held.append(dtype), hold(self, dtype)))
     recipe, store = graph
     (exact,) = predict(graph, "oof", [("one", 0)])
+    assert held == []
     recipe = replace(recipe, prediction=replace(recipe.prediction, precision="bfloat16"))
     (fast,) = predict((recipe, store), "oof", [("one", 0)])
+    assert held == [torch.bfloat16]
     a, b = read_ranking(store.fetch(exact.manifest)), read_ranking(store.fetch(fast.manifest))
     for class_id in a.class_ids.tolist():
         (segment_a, score_a), (segment_b, score_b) = a.entries(class_id), b.entries(class_id)
@@ -169,6 +194,28 @@ def test_a_run_whose_cells_all_failed_is_failed(graph: Graph):
         raise RuntimeError("over")
     assert tracking.runs[0].status == "FAILED"
     assert tracking.runs[0].tags["failed_cells"] == node.key
+
+
+def test_a_model_that_does_not_load_costs_its_cells_and_nothing_is_read_for_none(
+    graph: Graph, passes: list[PassStatistics], monkeypatch: pytest.MonkeyPatch
+):
+    from yt8m_assets.stages import training
+
+    def refuse_one(store: ArtifactStore, manifest: Manifest, device: torch.device):
+        if manifest.key == "finetuned_model/one":
+            raise DataError("no such layer")
+        return load_model(store, manifest, device)
+
+    monkeypatch.setattr(training, "load_model", refuse_one)
+    tracking = MemoryTracking()
+    with pytest.raises(DataError, match="no such layer"):
+        predict(graph, "oof", [("one", 0), ("one", 1)], tracking=tracking)
+    assert (passes, tracking.runs[0].metrics, tracking.runs[0].status) == ([], [], "FAILED")
+    with pytest.raises(DataError, match="no such layer"):
+        predict(graph, "oof", [("one", 0), ("two", 0)], tracking=tracking)
+    assert (len(passes), tracking.runs[1].status) == (1, "FINISHED")
+    assert tracking.runs[1].tags["failed_cells"] == "oof_predictions/one/shift+0"
+    assert graph[1].manifest("oof_predictions/two/shift+0") is not None
 
 
 def test_a_failing_cell_leaves_the_others_published(graph: Graph):

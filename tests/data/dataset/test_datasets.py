@@ -190,9 +190,11 @@ def test_a_state_of_other_data_is_refused_with_the_difference(uris, tmp_path):
 
 def test_a_video_without_frames_gives_rows_that_are_not_valid(tmp_path):
     uri = write_shard(tmp_path / "a.tfrecord", [make_video("abcd", 0, [1])])
-    (batch,) = take(dataset([uri], batch_size=1), 1)
-    assert not batch.valid.any()
-    assert batch.num_frames.tolist() == [0]
+    for changes in ({"window_frames": 1}, {"window_frames": None}):
+        (batch,) = take(dataset([uri], batch_size=1, **changes), 1)
+        assert batch.valid.tolist() == [[False]]
+        assert batch.frames.shape == (1, 1, 12)
+        assert batch.num_frames.tolist() == [0]
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def test_what_a_person_should_know_is_listed(tmp_path, monkeypatch):
     assert "1 records have an unusual encoding" in text
     assert max(len(line) for line in render(report).splitlines()) < 160
     assert first
+    assert "\nproblems:\n  - " + report.problems[0] in render(report)
 
 
 def test_nothing_to_inspect_is_an_error(tmp_path):
