@@ -1,11 +1,40 @@
 """BERT and BERT cross: poolings, padding, and the input each refuses."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
+from models import create_model
+from models.bert import BertOptions
 from tests.models.small import BERT_KEYS, small_batch, small_model
 
 POOLINGS = ["concat", "last", "mean", "attention"]
+
+
+PUBLISHED = {
+    "num_layers": 2, "num_heads": 12, "intermediate_size": 3072, "pooling": "concat", "segment_frames": 5,
+    "dropout": 0.1, "mask_padding": False, "num_mixtures": 5, "l2": 1e-6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "own"),
+    [
+        ("bert_l2h12", {}),
+        ("bert_l3h12", {"num_layers": 3}),
+        ("bert_first_l2h12", {"pooling": "last"}),
+        ("bert_mean_l2h12", {"pooling": "mean"}),
+        ("bert_cross_attn_l2h8", {"num_heads": 8, "pooling": "attention"}),
+        ("bert_cross_mean_l2h8", {"num_heads": 8, "pooling": "mean"}),
+    ],
+)
+def test_the_defaults_are_the_published_models(key, own):
+    assert asdict(BertOptions()) == PUBLISHED
+    with torch.device("meta"):
+        model = create_model(key)
+    assert asdict(model.options) == PUBLISHED | own
+    assert (model.num_classes, model.feature_sizes) == (3862, (1024, 128))
 
 
 def probabilities(model, frames, num_frames, index=None):

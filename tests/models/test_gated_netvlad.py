@@ -1,9 +1,18 @@
 """Gated NetVLAD against its formulas (SPEC section 5), written plainly."""
 
+from dataclasses import asdict
+
 import torch
 
-from models.gated_netvlad import NetVlad
+from models.gated_netvlad import GatedNetVladOptions, NetVlad
 from tests.models.small import small_batch, small_model
+
+
+def test_the_defaults_are_the_published_model():
+    assert asdict(GatedNetVladOptions()) == {
+        "num_clusters": 16, "hidden_size": 1024, "num_sampled_frames": 5, "num_mixtures": 5, "l2": 1e-6,
+        "bn_momentum": 0.001,
+    }  # fmt: skip
 
 
 def test_netvlad_is_its_formula():

@@ -1,7 +1,11 @@
 """MixNeXtVLAD against its formulas (SPEC section 6), written plainly, one branch at a time."""
 
+from dataclasses import asdict
+
 import torch
 
+from models import create_model
+from models.mix_nextvlad import MixNextVladOptions
 from tests.models.small import small_batch, small_model
 
 
@@ -13,6 +17,18 @@ def plain_nextvlad(branch, x, num_groups, num_clusters):
     groups = z.view(len(x), -1, z.shape[2] // num_groups)
     residuals = torch.einsum("bnk,bnfk->bfk", assignment, groups[..., None] - branch.centers)
     return branch.vlad_norm(torch.nn.functional.normalize(residuals, dim=1).flatten(1))
+
+
+def test_the_defaults_are_the_published_model():
+    published = {
+        "num_clusters": 112, "hidden_size": 2048, "num_groups": 8, "expansion": 2, "gating_reduction": 16,
+        "num_branches": 3, "temperature": 3.0, "distillation_weight": 9.0, "num_sampled_frames": 300, "dropout": 0.5,
+        "l2": 1e-8, "bn_momentum": 0.001, "branch_loss_weight": 0.0,
+    }  # fmt: skip
+    assert asdict(MixNextVladOptions()) == published
+    with torch.device("meta"):
+        models = [create_model(f"mix_nextvlad_iter{frames}") for frames in (300, 60)]
+    assert [asdict(model.options) for model in models] == [published, published | {"num_sampled_frames": 60}]
 
 
 def test_stacked_branches_equal_single_ones():

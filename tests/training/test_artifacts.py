@@ -95,6 +95,24 @@ def test_imported_variables_become_a_current_artifact_that_finetuning_continues(
     assert rates[1] == BERT.finetuning.learning_rate  # 1.6 M examples: still on the first stair
 
 
+def test_an_imported_finetuned_model_stands_in_for_the_pretrained_one_that_is_missing(
+    tmp_path: Path, shards: Path
+) -> None:
+    recipe = make_recipe(shards, BERT)
+    store = prepare_store(tmp_path, recipe)
+    variables = export_tf_variables(SPEC.build(5))  # type: ignore[arg-type]
+    result = publish_imported(recipe, store, "finetuned_model", "bert", variables)
+    stand_in = current_manifest(recipe, store, Node("pretrained_model", "bert"))
+    assert stand_in is not None
+    assert stand_in.files["weights.safetensors"] == result.manifest.files["weights.safetensors"]
+    assert current_manifest(recipe, store, Node("finetuned_model", "bert")) == result.manifest
+    other = export_tf_variables(SPEC.build(6))  # type: ignore[arg-type]
+    publish_imported(recipe, store, "pretrained_model", "bert", other)
+    published = current_manifest(recipe, store, Node("pretrained_model", "bert"))
+    publish_imported(recipe, store, "finetuned_model", "bert", variables)
+    assert current_manifest(recipe, store, Node("pretrained_model", "bert")) == published != stand_in
+
+
 def test_a_bad_import_publishes_nothing(tmp_path: Path, shards: Path) -> None:
     recipe = make_recipe(shards, MIX)
     store = prepare_store(tmp_path, recipe)
