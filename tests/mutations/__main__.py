@@ -63,14 +63,8 @@ class Answer:
     """Of pytest; None: ended after all its time."""
     seconds: float
     """They took."""
-    failed: str
-    """The first test, or file, that failed."""
-    words: str
-    """Of that failure."""
-
-    def told(self) -> str:
-        """A line for the report."""
-        return f"{self.failed}: {self.words}".splitlines()[0][:200] if self.failed else ""
+    failures: dict[str, str]
+    """Words of each test, or file, that failed."""
 
 
 class Project:
@@ -91,9 +85,7 @@ class Project:
 
     def close(self) -> None:
         """End the process that runs the tests."""
-        assert self.server.stdin is not None
-        self.server.stdin.close()
-        self.server.wait()
+        self.server.communicate()  # which closes its input: it ends
 
     def write(self, path: str, source: str) -> None:
         """Change a file, and forget what was compiled of it."""
@@ -103,10 +95,10 @@ class Project:
             old.unlink()
 
     def run(self, tests: list[str], limit_seconds: float, *options: str) -> Answer:
-        """Run tests until one fails or takes longer than the limit."""
+        """Run tests; one that takes longer than the limit fails, and 20 times the limit is enough for all."""
         assert self.server.stdin is not None
         assert self.server.stdout is not None
-        arguments = ["-x", "-q", "--tb=line", f"--timeout={limit_seconds:g}", *options]
+        arguments = ["-q", "--tb=line", f"--timeout={limit_seconds:g}", *options]
         arguments += ["-o", f"cache_dir={self.path}/.pytest_cache", *tests]
         request = {"arguments": arguments, "seconds": 20 * limit_seconds}
         print(json.dumps(request), file=self.server.stdin, flush=True)
@@ -120,8 +112,6 @@ class Runner:
         self.root, self.limit_seconds = root, limit_seconds
         self.all = [Project(folder / str(number), root) for number in range(num_processes)]
         self.idle: SimpleQueue[Project] = SimpleQueue()
-        self.sound: dict[str, bool] = {}
-        """Whether what failed in a mutant passes unmutated."""
         for project in self.all:
             self.idle.put(project)
 
@@ -136,27 +126,36 @@ class Runner:
         tests = relevant_tests(self.root, mutation.path)
         row = asdict(mutation) | {"diff": mutation.diff(source), "tests": tests}
         if not tests:
-            return row | {"outcome": NO_TESTS, "words": "", "seconds": 0.0}
+            return row | {"outcome": NO_TESTS, "test": "", "words": "", "seconds": 0.0}
         project = self.idle.get()
         try:
             project.write(mutation.path, mutation.apply(source))
-            answer = project.run(tests, self.limit_seconds)
-            project.write(mutation.path, source)
-            outcome = SURVIVED
-            if answer.code != 0:
-                outcome = TIMEOUT if answer.code is None or "pytest-timeout" in answer.words else KILLED
-                outcome = outcome if self.is_sound(project, answer.failed, tests) else BROKEN
-            return row | {"outcome": outcome, "words": answer.told(), "seconds": answer.seconds}
+            answer = project.run(tests, self.limit_seconds, "-x")
+            test, words = next(iter(answer.failures.items()), ("", ""))
+            late = answer.code is None or "pytest-timeout" in words
+            outcome = SURVIVED if answer.code == 0 else TIMEOUT if late else KILLED
+            words = words.partition("\n")[0][:200]
+            return row | {"outcome": outcome, "test": test, "words": words, "seconds": answer.seconds}
         finally:
             project.write(mutation.path, source)
             self.idle.put(project)
 
-    def is_sound(self, project: Project, failed: str, tests: list[str]) -> bool:
-        """Whether the test that failed passes in the unmutated project; a file, that it can be imported."""
-        if failed not in self.sound:
-            options = [] if "::" in failed else ["--collect-only"]
-            self.sound[failed] = project.run([failed] if failed else tests, 3 * self.limit_seconds, *options).code == 0
-        return self.sound[failed]
+    def verify(self, report: Path) -> None:
+        """Take back, in the report, what was noticed by tests that fail unmutated, too: run each of them once more."""
+        rows = read(report)
+        tests = sorted({row["test"] for row in rows if row["outcome"] in (KILLED, TIMEOUT) and row.get("test")})
+        broken: dict[str, str] = {}
+        for kind, options in ((True, ()), (False, ("--collect-only",))):  # of a file, that it can be imported
+            chosen = [test for test in tests if ("::" in test) is kind]
+            if chosen:
+                answer = self.all[0].run(chosen, 3 * self.limit_seconds, *options)
+                if answer.code not in (0, 1, 2):
+                    raise RuntimeError(f"pytest ended with {answer.code} over {len(chosen)} tests that must pass")
+                broken |= answer.failures
+        for row in rows:
+            if row.get("test") in broken:
+                row |= {"outcome": BROKEN, "words": broken[row["test"]].partition("\n")[0][:200]}
+        write(report, rows)
 
 
 def identity(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -168,7 +167,7 @@ def run(chosen: list[Mutation], report: Path, runner: Runner, num_processes: int
     """Try what the report does not hold yet; yields each row when it is written."""
     report.parent.mkdir(parents=True, exist_ok=True)
     rows = read(report)
-    report.write_text("".join(json.dumps(row) + "\n" for row in rows))  # without a line that a death cut off
+    write(report, rows)  # without a line that a death cut off
     done = {identity(row) for row in rows}
     todo = [mutation for mutation in chosen if identity(asdict(mutation)) not in done]
     with ThreadPoolExecutor(num_processes) as pool, report.open("a") as file:
@@ -182,6 +181,11 @@ def read(report: Path) -> list[dict[str, Any]]:
     """Rows of a report; one that was cut off by a death is not there."""
     lines = report.read_text().splitlines() if report.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def write(report: Path, rows: list[dict[str, Any]]) -> None:
+    """A report anew."""
+    report.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -213,6 +217,7 @@ def main() -> None:
     ):
         for row in run(chosen, options.report, runner, options.processes):
             print(f"{row['outcome']:9} {row['path']}:{row['line']} {row['operator']} {row['seconds']} s", flush=True)
+        runner.verify(options.report)
     wanted = {identity(asdict(mutation)) for mutation in chosen}
     print(summary([row for row in read(options.report) if identity(row) in wanted]))
 

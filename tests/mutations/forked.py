@@ -3,8 +3,8 @@
     python -P tests/mutations/forked.py PROJECT < requests > answers
 
 Importing them takes longer than most killers run. A request and its answer are one line of JSON each: `arguments` of
-pytest and `seconds`; `code` (null: killed after the seconds), `failed` (the first failing test or file), `words` of it
-and the seconds of each test that ran.
+pytest and `seconds`; `code` (null: killed after the seconds), `failures` (words of each failing test or file) and the
+seconds it took.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ QUICK_SECONDS = 1.5
 
 
 class Notes:
-    """A plugin: quick tests first, as known from earlier runs; notes how long each took and which failed first."""
+    """A plugin: quick tests first, as known from earlier runs; notes how long each took and which failed."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.known, self.seconds = seconds, dict[str, float]()
-        self.failed = self.words = ""
+        self.failures: dict[str, str] = {}
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Files stay together, for what their tests share."""
@@ -40,9 +40,9 @@ class Notes:
 
     def pytest_collectreport(self, report: Any) -> None:
         """A file was imported, or failed to be."""
-        if report.failed and not self.failed:
+        if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
-            self.failed, self.words = report.nodeid, str(crash.message if crash else report.longrepr)
+            self.failures.setdefault(report.nodeid, str(crash.message if crash else report.longrepr))
 
 
 def in_child(arguments: list[str], known: dict[str, float], answer: Path) -> int:
@@ -56,7 +56,7 @@ def in_child(arguments: list[str], known: dict[str, float], answer: Path) -> int
     notes = Notes(known)
     foreign = ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]  # anyio, by mlflow
     code = int(pytest.main([*foreign, *arguments], plugins=[notes]))
-    answer.write_text(json.dumps({"failed": notes.failed, "words": notes.words, "tests": notes.seconds}))
+    answer.write_text(json.dumps({"failures": notes.failures, "tests": notes.seconds}))
     return code
 
 
@@ -90,7 +90,7 @@ def main() -> None:
             os.killpg(pid, signal.SIGKILL)  # the group the child leads: itself, or what its tests left behind
         if code is None:
             os.waitpid(pid, 0)
-        told = {"failed": "", "words": "", "tests": {}} | (json.loads(answer.read_text()) if answer.exists() else {})
+        told = {"failures": {}, "tests": {}} | (json.loads(answer.read_text()) if answer.exists() else {})
         known.update(told.pop("tests"))
         sys.stdout.write(json.dumps({"code": code, "seconds": round(time.monotonic() - started, 1)} | told) + "\n")
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import lru_cache
 from pathlib import Path
 
 MAX_FILES = 8
@@ -66,6 +67,7 @@ def _mirrors(test: str, source: str) -> bool:
     return any(stem == name or stem.startswith(f"{name}_") for name in names)
 
 
+@lru_cache
 def _importers(root: Path) -> dict[str, set[str]]:
     """Test file -> the project's modules that it, or a helper beside the tests that it imports, imports."""
     files = {path.relative_to(root).as_posix(): _modules(path) for path in sorted(root.glob("tests/**/*.py"))}
@@ -78,6 +80,7 @@ def _importers(root: Path) -> dict[str, set[str]]:
     return found
 
 
+@lru_cache
 def _imports_of_sources(root: Path) -> dict[str, set[str]]:
     paths = [path for package in ("models", "yt8m_assets", "orchestration") for path in root.glob(f"{package}/**/*.py")]
     return {p.relative_to(root).as_posix().removesuffix(".py").replace("/", "."): _modules(p) for p in paths}

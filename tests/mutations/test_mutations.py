@@ -71,7 +71,7 @@ def test_a_sample_is_drawn_by_its_seed_and_grows_without_changing() -> None:
         ("models/bert.py", ["tests/models/test_bert.py"]),
         (
             "yt8m_assets/storage/backend.py",
-            ["tests/storage/test_bucket.py", "tests/storage/test_conformance.py", "tests/storage/test_store.py"],
+            ["tests/storage/test_stateful.py", "tests/storage/test_conformance.py", "tests/storage/test_store.py"],
         ),
         ("yt8m_assets/recipes/demo.py", []),
     ],
@@ -126,7 +126,9 @@ def test_the_report_says_what_became_of_each_and_a_second_run_goes_on(
     request.addfinalizer(runner.close)
     report = tmp_path / "state" / "report.jsonl"
     rows = list(run(chosen, report, runner, num_processes=2))
+    runner.verify(report)
     assert [identity(row) for row in rows] == [identity(asdict(mutation)) for mutation in chosen]
+    rows = read(report)
     outcomes = {(Path(row["path"]).stem, row["diff"].split("\n+")[1].strip()): row["outcome"] for row in rows}
     assert outcomes["twice", "return 2 / x"] == "killed"
     assert outcomes["twice", "pass"] == "timeout"
