@@ -10,6 +10,7 @@ from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.losses import Objective
 from yt8m_assets.training.optimizer import Optimizer
+from yt8m_assets.training.recompute import recompute_activations
 from yt8m_assets.training.step import Stepper, take_rows
 
 CONFIG = replace(MIX.pretraining, batch_size=8)
@@ -80,6 +81,31 @@ def test_adding_l2_once_whatever_the_accumulation() -> None:
         gradients.append(parameter.grad)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
     assert float(gradients[0].norm()) == pytest.approx(float((10 * before).norm()), rel=0.5)  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports torch.jit, which it deprecates
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # it looks at intermediate results
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_compiled_model_may_recompute_its_activations(
+    dropout: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Losses, weights and statistics are those of the plain model, and compiled it stays."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: compile_(module, backend="aot_eager"))
+    plain = make_stepper(dropout=dropout)
+    both = make_stepper(replace(CONFIG, compile=True), dropout=dropout)
+    recompute_activations(both.objective.model, compiled=True)
+    try:
+        for step in range(2):
+            expected, found = (stepper.run(BATCHES[step], step, 1e-3) for stepper in (plain, both))
+            assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    finally:
+        torch.compiler.reset()
+    ours, theirs = (stepper.objective.model.state_dict() for stepper in (both, plain))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6)
+    assert both.compiled.enabled
+    assert "uncompiled" not in caplog.text
 
 
 class FailingCompiler:

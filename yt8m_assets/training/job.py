@@ -155,7 +155,7 @@ def prepare_loop(job: TrainingJob, store: ArtifactStore, device: torch.device, t
     earlier = start_from(job, model)
     model.to(device)
     if config.activation_checkpointing:
-        recompute_activations(model)
+        recompute_activations(model, compiled=config.compile)
     if config.sync_batchnorm and team.size > 1:
         from models.layers import synchronize_batch_norm
 

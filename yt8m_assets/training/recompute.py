@@ -25,17 +25,19 @@ def unchanged_statistics(module: nn.Module) -> Iterator[None]:
                 value.copy_(old)
 
 
-def recompute_activations(model: nn.Module) -> None:
+def recompute_activations(model: nn.Module, *, compiled: bool = False) -> None:
     """Let a model's parts recompute their activations in the backward pass, in training.
+
+    Where the model is `compiled`, these parts are not: torch.compile cannot put their statistics back.
 
     A part is a layer of a list of layers, or else a block of layers; one with an attribute `recompute` (NextVlad) knows
     itself what to recompute together. Names, weights, results and gradients stay as they are, bit for bit.
     """
     for part in parts(model):
         if hasattr(part, "recompute"):
-            part.recompute = recomputed(part)  # type: ignore[assignment]
+            part.recompute = recomputed(part, compiled)  # type: ignore[assignment]
         else:
-            call, forward = recomputed(part), part.forward
+            call, forward = recomputed(part, compiled), part.forward
             part.forward = _bound(call, forward)
 
 
@@ -60,7 +62,7 @@ def _is_block(module: nn.Module) -> bool:
     return _is_called(module) and next(module.children(), None) is not None
 
 
-def recomputed(module: nn.Module) -> Callable[..., Tensor]:
+def recomputed(module: nn.Module, compiled: bool) -> Callable[..., Tensor]:
     """A caller of functions that belong to `module`, whose activations are computed again where they are needed."""
 
     def call(function: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
@@ -74,7 +76,7 @@ def recomputed(module: nn.Module) -> Callable[..., Tensor]:
             **options,
         )
 
-    return call
+    return torch.compiler.disable(call) if compiled else call
 
 
 def _bound(call: Callable[..., Tensor], function: Callable[..., Tensor]) -> Callable[..., Tensor]:
