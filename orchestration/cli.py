@@ -22,8 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("orchestration.cli_state", "say why something is stale: which field, file or parent has changed"),
     "lineage": ("orchestration.cli_state", "show what an artifact is made from: digest and folder of each"),
     "verify": ("orchestration.cli_state", "read every published file again and name what is damaged"),
-    "gc": ("orchestration.cli_gc", "show what models no longer in the recipe have left behind, or remove it"),
-    "doctor": ("orchestration.doctor", "try GPU, storage, database and MLflow: the first run on a new machine"),
+    "gc": ("orchestration.cli_state", "show what models no longer in the recipe have left behind, or remove it"),
+    "doctor": ("orchestration.cli_commands", "try GPU, storage, database and MLflow: the first run on a new machine"),
     "ui": ("orchestration.ui", "serve the Dagster and MLflow pages on this machine"),
     "validate-submission": ("orchestration.cli_files", "check a submission file, line by line"),
     "score-submission": ("orchestration.cli_files", "MAP of a submission file against ratings"),
@@ -42,9 +42,6 @@ WITH_MODELS = ("materialize", "predict", "timeline", "import-checkpoint")
 class _Version(argparse.Action):
     """Looks the version up only when it is asked for."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **options)
-
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from yt8m_assets.tracking.system import code_tags
 
@@ -60,90 +57,79 @@ def build_parser() -> argparse.ArgumentParser:
     shared.add_argument("--state", type=Path, help="state folder (default: .state of the project)")
     shared.add_argument("--debug", action="store_true", help="show tracebacks")
     parser = argparse.ArgumentParser(prog="yt8m", description="YouTube-8M segment classification, end to end.")
-    parser.add_argument("--version", action=_Version, help="show the version and the commit, and exit")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and the commit, and exit")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     models = f"Models of demo and challenge: {', '.join(list_models())}."
-    parsers = {
-        name: subparsers.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            epilog=models if name in WITH_MODELS else None,
-            parents=[shared],
-        )
-        for name, (_, text) in COMMANDS.items()
-    }
-    _add_graph_options(parsers)
-    _add_file_options(parsers)
-    parsers["doctor"].add_argument("--gpu", action="store_true", help="fail where torch sees no GPU")
-    ui = parsers["ui"]
-    ui.add_argument("--port", type=int, default=3000, help="port of the Dagster pages")
-    ui.add_argument("--mlflow-port", type=int, default=5000, help="port of the MLflow pages")
+    for name, (_, text) in COMMANDS.items():
+        epilog, description = models if name in WITH_MODELS else None, text[0].upper() + text[1:] + "."
+        command = subparsers.add_parser(name, help=text, description=description, epilog=epilog, parents=[shared])
+        _add_options(name, command)
     return parser
 
 
-def _add_graph_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
-    materialize = parsers["materialize"]
-    materialize.add_argument("--models", type=_names, default=(), help="only these models, separated by commas")
-    materialize.add_argument("--until", help="the last asset wanted, such as finetuned_model")
-    help_text = "resume training from an older checkpoint where the newest is damaged"
-    materialize.add_argument("--allow-fallback", action="store_true", help=help_text)
-    help_text = "throw away half-trained models of another configuration"
-    materialize.add_argument("--start-afresh", action="store_true", help=help_text)
-    help_text = "make the last asset wanted again even where it is up to date"
-    materialize.add_argument("--force", action="store_true", help=help_text)
-    help_text = "such as finetuned_model, or finetuned_model/bert_l2h12 (default: where staleness begins)"
-    parsers["explain"].add_argument("node", nargs="?", help=help_text)
-    help_text = "such as submission, or finetuned_model/bert_l2h12 (default: submission)"
-    parsers["lineage"].add_argument("node", nargs="?", default="submission", help=help_text)
-    help_text = "remove what is damaged, and materialise it again"
-    parsers["verify"].add_argument("--repair", action="store_true", help=help_text)
-    gc = parsers["gc"]
-    gc.add_argument("--delete", action="store_true", help="remove it (default: only show it)")
-    help_text = "another recipe whose models stay (may be given several times)"
-    gc.add_argument("--keep", metavar="RECIPE", action="append", default=[], help=help_text)
-    predict = parsers["predict"]
-    predict.add_argument("--split", choices=("oof", "test", "both"), default="both", help="which segments")
-    predict.add_argument("--models", type=_names, default=(), help="models, separated by commas (default: all)")
-    predict.add_argument("--shifts", type=_numbers, default=(), help="--shifts=-1,0,1 in seconds (default: -2 to 2)")
-    ablate = parsers["ablate"]
-    ablate.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
-    ablate.add_argument("--no-tracking", action="store_true", help="do not keep them as an MLflow run")
+def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
+    """The arguments that a command alone has."""
 
+    def add(argument: str, text: str | None = None, **settings: Any) -> None:
+        parser.add_argument(argument, help=text, **settings)
 
-def _add_file_options(parsers: dict[str, argparse.ArgumentParser]) -> None:
-    validate = parsers["validate-submission"]
-    validate.add_argument("file", type=Path, help="submission.csv")
-    validate.add_argument("--classes", help="file of the rated classes (default: those of the materialised graph)")
-    score = parsers["score-submission"]
-    score.add_argument("file", type=Path, help="submission.csv")
-    score.add_argument(
-        "--ratings",
-        type=Path,
-        required=True,
-        help="ratings.csv (video_id:start,class,0 or 1), or rated shards: one, a pattern, or a folder",
-    )
-    report_help = "ratings of the test videos: as for score-submission"
-    parsers["report"].add_argument("--ratings", type=Path, required=True, help=report_help)
-    timeline = parsers["timeline"]
-    timeline.add_argument("video", help="id of a video of the segment or test shards")
-    timeline.add_argument("--models", type=_names, default=(), help="models, separated by commas (default: all)")
-    init = parsers["init-recipe"]
-    init.add_argument(
-        "file", type=Path, help="the recipe to be written, such as mine.json; --recipe is what it builds on"
-    )
-    init.add_argument(
-        "--data",
-        default="/data",
-        help="folder or gs:// URI of 2/, 3/ and the class files, which is searched (default: /data)",
-    )
-    inspect = parsers["inspect"]
-    inspect.add_argument("uri", nargs="+", help="TFRecord shards, patterns or folders: local paths or gs:// URIs")
-    checkpoint = parsers["import-checkpoint"]
-    checkpoint.add_argument("file", type=Path, help="NPZ file: the original's variable names -> arrays")
-    checkpoint.add_argument("--model", required=True, help="model key")
-    checkpoint.add_argument("--as", dest="stage", choices=("pretrained", "finetuned"), required=True)
-    checkpoint.add_argument("--steps", type=int, help="steps it was trained for (default: the recipe's)")
+    def switch(argument: str, text: str) -> None:
+        add(argument, text, action="store_true")
+
+    match name:
+        case "materialize":
+            add("--models", "only these models, separated by commas", type=_names, default=())
+            add("--until", "the last asset wanted, such as finetuned_model")
+            switch("--allow-fallback", "resume training from an older checkpoint where the newest is damaged")
+            switch("--start-afresh", "throw away half-trained models of another configuration")
+            switch("--force", "make the last asset wanted again even where it is up to date")
+        case "predict":
+            add("--split", "which segments", choices=("oof", "test", "both"), default="both")
+            add("--models", "models, separated by commas (default: all)", type=_names, default=())
+            add("--shifts", "--shifts=-1,0,1 in seconds (default: -2 to 2)", type=_numbers, default=())
+        case "ablate":
+            switch("--json", "print the figures as JSON instead of a table")
+            switch("--no-tracking", "do not keep them as an MLflow run")
+        case "explain":
+            text = "such as finetuned_model, or finetuned_model/bert_l2h12 (default: where staleness begins)"
+            add("node", text, nargs="?")
+        case "lineage":
+            text = "such as submission, or finetuned_model/bert_l2h12 (default: submission)"
+            add("node", text, nargs="?", default="submission")
+        case "verify":
+            switch("--repair", "remove what is damaged, and materialise it again")
+        case "gc":
+            switch("--delete", "remove it (default: only show it)")
+            text = "another recipe whose models stay (may be given several times)"
+            add("--keep", text, metavar="RECIPE", action="append", default=[])
+        case "doctor":
+            switch("--gpu", "fail where torch sees no GPU")
+        case "ui":
+            add("--port", "port of the Dagster pages", type=int, default=3000)
+            add("--mlflow-port", "port of the MLflow pages", type=int, default=5000)
+        case "validate-submission":
+            add("file", "submission.csv", type=Path)
+            add("--classes", "file of the rated classes (default: those of the materialised graph)")
+        case "score-submission":
+            add("file", "submission.csv", type=Path)
+            text = "ratings.csv (video_id:start,class,0 or 1), or rated shards: one, a pattern, or a folder"
+            add("--ratings", text, type=Path, required=True)
+        case "report":
+            add("--ratings", "ratings of the test videos: as for score-submission", type=Path, required=True)
+        case "timeline":
+            add("video", "id of a video of the segment or test shards")
+            add("--models", "models, separated by commas (default: all)", type=_names, default=())
+        case "inspect":
+            add("uri", "TFRecord shards, patterns or folders: local paths or gs:// URIs", nargs="+")
+        case "init-recipe":
+            add("file", "the recipe to be written, such as mine.json; --recipe is what it builds on", type=Path)
+            text = "folder or gs:// URI of 2/, 3/ and the class files, which is searched (default: /data)"
+            add("--data", text, default="/data")
+        case "import-checkpoint":
+            add("file", "NPZ file: the original's variable names -> arrays", type=Path)
+            add("--model", "model key", required=True)
+            add("--as", dest="stage", choices=("pretrained", "finetuned"), required=True)
+            add("--steps", "steps it was trained for (default: the recipe's)", type=int)
 
 
 def _names(text: str) -> tuple[str, ...]:

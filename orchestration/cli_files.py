@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestration.cli_commands import open_store, prepare
+from orchestration.session import open_session, say, show
 from yt8m_assets.errors import DataError, MissingDataError
 from yt8m_assets.progress import default_progress
 from yt8m_assets.storage import safe_join
@@ -25,83 +25,67 @@ def require_file(path: Path) -> Path:
 
 def command_validate_submission(arguments: argparse.Namespace) -> int:
     """Name what is wrong with a submission; exit code 1 if anything is."""
-    from rich.console import Console
-
     from yt8m_assets.data.records.vocabulary import load_segment_classes
     from yt8m_assets.stages.audit import test_video_ids
     from yt8m_assets.stages.data import read_segment_classes
     from yt8m_assets.submission import validate_submission
 
-    recipe, _, settings = prepare(arguments)
-    path = require_file(arguments.file)
+    session, path = open_session(arguments), require_file(arguments.file)
     known = None
     if arguments.classes:
-        classes = load_segment_classes(arguments.classes, recipe.data.num_classes)
+        classes = load_segment_classes(arguments.classes, session.recipe.data.num_classes)
     else:
-        store = open_store(settings)
-        classes, known = read_segment_classes(recipe, store), test_video_ids(recipe, store)
+        classes = read_segment_classes(session.recipe, session.store)
+        known = test_video_ids(session.recipe, session.store)
     problems = validate_submission(path, classes.tolist(), known)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    for problem in problems[:MAX_PROBLEMS]:
-        console.print(str(problem))
+    say(*problems[:MAX_PROBLEMS])
     if len(problems) > MAX_PROBLEMS:
-        console.print(f"and {len(problems) - MAX_PROBLEMS} more")
-    console.print(f"{path}: {f'{len(problems)} problems' if problems else f'valid, {len(classes)} classes'}")
+        say(f"and {len(problems) - MAX_PROBLEMS} more")
+    say(f"{path}: {f'{len(problems)} problems' if problems else f'valid, {len(classes)} classes'}")
     return 1 if problems else 0
 
 
 def command_score_submission(arguments: argparse.Namespace) -> int:
     """MAP@100,000 of a submission, with an interval and what is missing."""
-    from rich.console import Console
-
     from yt8m_assets.reports.submission_score import score_submission
     from yt8m_assets.stages.ratings import read_ratings
 
-    recipe, _, _ = prepare(arguments)
-    path, ratings = require_file(arguments.file), read_ratings(arguments.ratings, recipe.data)
+    recipe, path = open_session(arguments).recipe, require_file(arguments.file)
+    ratings = read_ratings(arguments.ratings, recipe.data)
     score = score_submission(path, ratings, num_rounds=recipe.bootstrap_rounds, seed=recipe.seed)
-    result, interval = score.result, score.interval
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(
-        f"MAP@100000 {result.map:.6f} over {len(result.per_class)} classes "
-        f"(95 % interval over videos {interval.low:.4f} - {interval.high:.4f})"
-    )
+    result, low, high = score.result, score.interval.low, score.interval.high
+    classes = f"{len(result.per_class)} classes"
+    say(f"MAP@100000 {result.map:.6f} over {classes} (95 % interval over videos {low:.4f} - {high:.4f})")
     if result.missing:
-        named = ", ".join(map(str, result.missing[:MAX_PROBLEMS])) + (
-            " ..." if len(result.missing) > MAX_PROBLEMS else ""
-        )
-        console.print(f"{len(result.missing)} classes with positive ratings are not in the file and count 0: {named}")
+        named = ", ".join(map(str, result.missing[:MAX_PROBLEMS]))
+        more = " ..." if len(result.missing) > MAX_PROBLEMS else ""
+        say(f"{len(result.missing)} classes with positive ratings are not in the file and count 0: {named}{more}")
     return 0
 
 
 def command_report(arguments: argparse.Namespace) -> int:
     """The leaderboard with a column for ratings of one's own, as a table and as a page."""
-    from orchestration.cli_commands import make_console
     from yt8m_assets.reports.leaderboard import LEADERBOARD_FILE, figures_table, report_on_ratings
     from yt8m_assets.stages.ratings import read_ratings
 
-    recipe, state, settings = prepare(arguments)
-    ratings = read_ratings(arguments.ratings, recipe.data)
-    folder = state.root / "reports" / recipe.name
-    page = report_on_ratings(recipe, open_store(settings), ratings, arguments.ratings.name, folder)
-    console = make_console()
-    console.print(figures_table(json.loads((folder / LEADERBOARD_FILE).read_text(encoding="utf-8"))))
-    console.print(str(page), soft_wrap=True, markup=False)
+    session = open_session(arguments)
+    ratings = read_ratings(arguments.ratings, session.recipe.data)
+    folder = session.state.root / "reports" / session.recipe.name
+    page = report_on_ratings(session.recipe, session.store, ratings, arguments.ratings.name, folder)
+    figures = json.loads((folder / LEADERBOARD_FILE).read_text(encoding="utf-8"))
+    show([figures_table(figures), str(page)])
     return 0
 
 
 def command_timeline(arguments: argparse.Namespace) -> int:
     """Draw what the models see in one video, second by second."""
-    from rich.console import Console
-
     from yt8m_assets.reports.timeline import make_timeline
 
-    recipe, state, settings = prepare(arguments)
+    session = open_session(arguments)
     for key in arguments.models:
-        recipe.model(key)
-    folder = state.root / "timelines" / safe_join(arguments.video)
-    path = make_timeline(recipe, open_store(settings), arguments.video, folder, model_keys=arguments.models)
-    Console(soft_wrap=True, highlight=False, markup=False).print(str(path))
+        session.recipe.model(key)
+    folder = session.state.root / "timelines" / safe_join(arguments.video)
+    say(make_timeline(session.recipe, session.store, arguments.video, folder, model_keys=arguments.models))
     return 0
 
 
@@ -109,8 +93,7 @@ def command_inspect(arguments: argparse.Namespace) -> int:
     """Describe what shards hold; exit code 1 if a record is damaged or a class lies outside the vocabulary."""
     from yt8m_assets.data.dataset.inspection import inspect, render
 
-    recipe, _, _ = prepare(arguments)
-    data = recipe.data
+    data = open_session(arguments).recipe.data
     report = inspect(
         arguments.uri,
         feature_sizes=data.feature_sizes,
@@ -147,19 +130,14 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
 
 def command_import_checkpoint(arguments: argparse.Namespace) -> int:
     """Publish variables of the original as a model of the recipe."""
-    from rich.console import Console
-
     from yt8m_assets.stages.training import publish_imported
 
-    recipe, _, settings = prepare(arguments)
-    store = open_store(settings)
-    recipe.model(arguments.model)
-    variables = read_variables(arguments.file)
+    session = open_session(arguments)
+    session.recipe.model(arguments.model)
+    variables, asset = read_variables(arguments.file), f"{arguments.stage}_model"
     try:
-        result = publish_imported(
-            recipe, store, f"{arguments.stage}_model", arguments.model, variables, arguments.steps
-        )
+        made = publish_imported(session.recipe, session.store, asset, arguments.model, variables, arguments.steps)
     except ValueError as error:
         raise DataError(f"{arguments.file}: {error}") from error
-    Console(soft_wrap=True, highlight=False, markup=False).print(f"{result.manifest.key}: {store.uri(result.manifest)}")
+    say(f"{made.manifest.key}: {session.store.uri(made.manifest)}")
     return 0

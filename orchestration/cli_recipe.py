@@ -4,10 +4,10 @@ import argparse
 import glob
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
+from orchestration.session import say
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes import KNOWN_RECIPES, load_recipe
 
@@ -43,13 +43,9 @@ def command_init_recipe(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
     missing = [] if "://" in folder else [name for name in named_paths(data) if not glob.glob(name)]
-    sys.stdout.write("".join(f"nothing there yet: {name}\n" for name in missing))
-    what = "put your paths in" if missing else "look at the paths"
-    sys.stdout.write(
-        f"{path}: {what}, take out models you do not want, then\n"
-        f"yt8m inspect '{folder}' --recipe {path}    (what the shards hold)\n"
-        f"yt8m materialize --recipe {path}\n"
-    )
+    say(*(f"nothing there yet: {name}" for name in missing))
+    say(f"{path}: {'put your paths in' if missing else 'look at the paths'}, take out models you do not want, then")
+    say(f"yt8m inspect '{folder}' --recipe {path}    (what the shards hold)", f"yt8m materialize --recipe {path}")
     return 0
 
 

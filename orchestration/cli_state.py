@@ -1,14 +1,16 @@
-"""The commands about the state of artifacts: why something is stale, and whether what is published is sound."""
+"""The commands about artifacts: why one is stale, what it is made from, whether it is sound, and whether it can go."""
 
 import argparse
-import sys
+from collections import Counter
 from collections.abc import Iterator
 
-from orchestration.cli_commands import open_store, prepare
+from orchestration.session import open_session, say
 from yt8m_assets.errors import ConfigError, CorruptArtifactError
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.progress import Progress, default_progress
+from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
+from yt8m_assets.stages.collection import find_dropped, remove
 from yt8m_assets.stages.explain import causes, explain
 from yt8m_assets.stages.lineage import Lineage
 from yt8m_assets.stages.nodes import ASSETS, Node, all_nodes, parents
@@ -39,28 +41,25 @@ def named_nodes(recipe: Recipe, name: str) -> list[Node]:
 
 def command_explain(arguments: argparse.Namespace) -> int:
     """Say why something is not up to date; exit code 1 if anything asked about is not."""
-    recipe, _, settings = prepare(arguments)
-    lineage = Lineage(recipe, open_store(settings))
+    session = open_session(arguments)
+    lineage = Lineage(session.recipe, session.store)
     if arguments.node is None:
-        lines = list(dict.fromkeys(cause for node in all_nodes(recipe) for cause in causes(lineage, node)))
-        sys.stdout.write("".join(f"{line}\n" for line in lines) or f"recipe {recipe.name}: everything is up to date\n")
+        lines = list(dict.fromkeys(cause for node in all_nodes(session.recipe) for cause in causes(lineage, node)))
+        say(*lines or [f"recipe {session.recipe.name}: everything is up to date"])
         return 1 if lines else 0
-    asked = named_nodes(recipe, arguments.node)
+    asked = named_nodes(session.recipe, arguments.node)
     for node in asked:
-        found = lineage.state(node)
-        sys.stdout.write(f"{node.key}: {found}\n" + "".join(f"  {reason}\n" for reason in explain(lineage, node)))
-        begins = [cause for cause in causes(lineage, node) if not cause.startswith(f"{node.key}:")]
-        sys.stdout.write("".join(f"  begins at {cause}\n" for cause in begins))
+        say(f"{node.key}: {lineage.state(node)}", *(f"  {reason}" for reason in explain(lineage, node)))
+        say(*(f"  begins at {it}" for it in causes(lineage, node) if not it.startswith(f"{node.key}:")))
     return 1 if any(lineage.state(node) != "current" for node in asked) else 0
 
 
 def command_lineage(arguments: argparse.Namespace) -> int:
     """Show what artifacts are made from, down to the shards: digest and folder of each; exit code 1 if one is stale."""
-    recipe, _, settings = prepare(arguments)
-    lineage = Lineage(recipe, open_store(settings))
-    seen: set[Node] = set()
-    for node in named_nodes(recipe, arguments.node):
-        sys.stdout.writelines(f"{line}\n" for line in chain(lineage, node, seen))
+    session = open_session(arguments)
+    lineage, seen = Lineage(session.recipe, session.store), set[Node]()
+    for node in named_nodes(session.recipe, arguments.node):
+        say(*chain(lineage, node, seen))
     return 1 if any(lineage.state(node) != "current" for node in seen) else 0
 
 
@@ -77,25 +76,23 @@ def chain(lineage: Lineage, node: Node, seen: set[Node], depth: int = 0) -> Iter
 
 def command_verify(arguments: argparse.Namespace) -> int:
     """Read every file of a recipe's artifacts; exit code 1 if something is damaged and stays so."""
-    recipe, state_, settings = prepare(arguments)
-    store, progress = open_store(settings), default_progress()
+    from orchestration.driver import open_driver
+
+    session, progress = open_session(arguments), default_progress()
+    recipe, store = session.recipe, session.store
     damaged = find_damage(recipe, store, progress)
-    for node, generation, problem in damaged:
-        sys.stdout.write(f"{node.key} generation {generation}: {problem}\n")
+    say(*(f"{node.key} generation {generation}: {problem}" for node, generation, problem in damaged))
     for node, generation, problem in find_damage(recipe, store, progress, shown=True):
-        if (node, generation, problem) in damaged:
-            continue  # its manifest is
-        sys.stdout.write(f"{node.key} generation {generation}, only shown to people: {problem}; {KEPT}\n")
+        if (node, generation, problem) not in damaged:  # as its manifest is
+            say(f"{node.key} generation {generation}, only shown to people: {problem}; {KEPT}")
     if not damaged or not arguments.repair:
-        sys.stdout.write(f"{len(damaged)} damaged{'; --repair makes them again' if damaged else ''}\n")
+        say(f"{len(damaged)} damaged{'; --repair makes them again' if damaged else ''}")
         return 1 if damaged else 0
     for node, generation, _ in damaged:
         store.drop(node.key, generation)
-    from orchestration.driver import open_driver
-
-    with open_driver(recipe, state_, settings, progress) as driver:
+    with open_driver(recipe, session.state, session.settings, progress) as driver:
         outcome = driver.make(list(dict.fromkeys(node for node, _, _ in damaged)))
-    sys.stdout.write(f"{len(damaged)} damaged removed, {outcome.num_made} made again\n")
+    say(f"{len(damaged)} damaged removed, {outcome.num_made} made again")
     return 0
 
 
@@ -120,3 +117,32 @@ def find_damage(
                 damaged.append((node, number, str(error)))
             task.advance()
     return damaged
+
+
+def command_gc(arguments: argparse.Namespace) -> int:
+    """Show what dropped models have left, or remove it; exit code 1 if something stays because a run writes it."""
+    session = open_session(arguments)
+    store, recipes = session.store, [session.recipe, *(load_recipe(name) for name in arguments.keep)]
+    dropped = find_dropped(recipes, store)
+    numbers = Counter(one.key for one in dropped)
+    for key, number in numbers.items():
+        size = sum(one.size for one in dropped if one.key == key)
+        say(f"{key}: {number} generation{'s' * (number > 1)}, {megabytes(size)}")
+    names = ", ".join(one.name for one in recipes)
+    if not dropped:
+        say(f"nothing in {store.root_uri} is of models that {names} dropped")
+        return 0
+    total = sum(one.size for one in dropped)
+    if not arguments.delete:
+        cure = "--delete removes it. Recipes that share this store: --keep"
+        say(f"{megabytes(total)} of models that are not in {names}; {cure}")
+        return 0
+    busy = remove(dropped, store)
+    say(*(f"{one.key}: a run is writing it; stays" for one in busy))
+    say(f"{megabytes(total - sum(one.size for one in busy))} removed")
+    return 1 if busy else 0
+
+
+def megabytes(size: int) -> str:
+    """Bytes in decimal megabytes."""
+    return f"{size / 1e6:,.1f} MB"

@@ -1,9 +1,7 @@
 """`yt8m doctor` and the job `doctor`: can this machine do what a run needs? One line each, with the cure."""
 
-import argparse
 import os
 import secrets
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -154,17 +152,3 @@ def doctor_job(recipe: Recipe, step_tags: Any) -> dg.JobDefinition:
 def gpu_is_required() -> bool:
     """Whether the environment asks for a GPU."""
     return os.environ.get(REQUIRE_GPU, "") not in ("", "0")
-
-
-def command_doctor(arguments: argparse.Namespace) -> int:
-    """Examine this machine; 0 where all is well, 1 where anything fails."""
-    from orchestration.cli_commands import open_store, prepare
-    from orchestration.resources import tracking_of
-
-    recipe, _, settings = prepare(arguments)
-    tracking = tracking_of(settings)
-    with dg.DagsterInstance.get() as instance:
-        findings = examine(recipe, open_store(settings), tracking, instance, arguments.gpu or gpu_is_required())
-    for finding in findings:
-        sys.stdout.write(f"{finding}\n")
-    return 0 if all(finding.good for finding in findings) else 1

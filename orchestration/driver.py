@@ -16,7 +16,7 @@ from orchestration.instance import Records, driver_instance
 from orchestration.origin import LISTED, belong_to_the_location
 from orchestration.plan import DATA, MODELS, Step, groups, required_nodes, steps, with_ancestors, with_dependents
 from orchestration.pools import process_mark, tidy, wait_aloud
-from orchestration.resources import FixedProgress, tracking_of
+from orchestration.resources import FixedProgress
 from orchestration.settings import Settings
 from orchestration.state import State
 from yt8m_assets.assets.failures import DRIVER_TAG
@@ -175,9 +175,7 @@ def open_driver(recipe: Recipe, state: State, settings: Settings, progress: Prog
     instance = driver_instance(state)
     tidy(instance)
     wait_aloud(instance, progress.log)
-    store = ArtifactStore(settings.storage_uri, settings.cache_path, settings.keep_generations)
-    tracking = tracking_of(settings)
-    return Driver(recipe, store, tracking, instance, progress)
+    return Driver(recipe, settings.open_store(), settings.open_tracking(), instance, progress)
 
 
 def materialize(

@@ -1,7 +1,7 @@
 """The executor that `YT8M_EXECUTOR` names, and how torch's threads are shared between steps on one machine."""
 
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -45,7 +45,7 @@ def executor_for(name: str, deployment: DeploymentOptions | None = None) -> dg.E
         return multiprocess_executor
     if name == "k8s":
         _require("dagster_k8s", "k8s")
-        return _k8s_executor(deployment or DeploymentOptions())
+        return _k8s_executor((deployment or DeploymentOptions()).pending_minutes)
     if name == "vertex":
         _require("google.cloud.aiplatform_v1", "vertex")
         return vertex_executor
@@ -84,87 +84,80 @@ class MarkedExecutor(dg.Executor):
         yield from self.inner.execute(plan_context, execution_plan)
 
 
-def _in_process(init_context: dg.InitExecutorContext) -> Any:
-    create = dg.in_process_executor.executor_creation_fn
-    if create is None:
-        raise ConfigError("dagster.in_process_executor cannot be created: install the pinned version of dagster")
-    return MarkedExecutor(create(init_context))
+def _around(
+    inner: dg.ExecutorDefinition, finish: Callable[[dg.InitExecutorContext, Any], Any], name: str, description: str
+) -> dg.ExecutorDefinition:
+    """One of Dagster's executors, its settings included, with what `finish` makes of it when a run begins."""
+
+    def create(context: dg.InitExecutorContext) -> Any:
+        assert inner.executor_creation_fn is not None
+        return finish(context, inner.executor_creation_fn(context))
+
+    return dg.ExecutorDefinition(name, inner.config_schema, inner.get_requirements, create, description)
 
 
-in_process_executor = dg.ExecutorDefinition(
-    name="in_process",
-    config_schema=dg.in_process_executor.config_schema.as_field(),
-    executor_creation_fn=_in_process,
-    description="The steps of a run one after another in its own process.",
+in_process_executor = _around(
+    dg.in_process_executor,
+    lambda _, executor: MarkedExecutor(executor),
+    "in_process",
+    "The steps of a run one after another in its own process.",
 )
 
 
-def _multiprocess(init_context: dg.InitExecutorContext) -> Any:
-    config: dict[str, Any] = dict(init_context.executor_config)
-    cpus = num_cpus()
-    steps = config.get("max_concurrent") or default_concurrency(cpus)
+def _share_machine(context: dg.InitExecutorContext, executor: dg.Executor) -> dg.Executor:
     # Step processes inherit the environment of the run's process, which is this one.
-    share_threads(os.environ, cpus, steps)
-    create = dg.multiprocess_executor.executor_creation_fn
-    if create is None:
-        raise ConfigError("dagster.multiprocess_executor cannot be created: install the pinned version of dagster")
-    return MarkedExecutor(create(init_context._replace(executor_config={**config, "max_concurrent": steps})))
+    share_threads(os.environ, num_cpus(), context.executor_config["max_concurrent"])
+    return MarkedExecutor(executor)
 
 
-multiprocess_executor = dg.ExecutorDefinition(
-    name="multiprocess",
+multiprocess_executor = _around(
+    dg.multiprocess_executor,
+    _share_machine,
+    "multiprocess",
+    "A process for each step; as many at once, and threads for each, as the CPUs allow.",
+).configured(
+    lambda config: {**config, "max_concurrent": config["max_concurrent"] or default_concurrency(num_cpus())},
     config_schema=dg.multiprocess_executor.config_schema.as_field(),
-    requirements=dg.multiple_process_executor_requirements(),
-    executor_creation_fn=_multiprocess,
-    description="A process for each step; as many at once, and threads for each, as the CPUs allow.",
 )
 
 
-def _k8s_executor(deployment: DeploymentOptions) -> dg.ExecutorDefinition:
+def _k8s_executor(pending_minutes: float) -> dg.ExecutorDefinition:
     from dagster_k8s import k8s_job_executor
 
     from orchestration.launchers.pending import PendingLimit
 
-    def create_owned(init_context: dg.InitExecutorContext) -> Any:
-        create = k8s_job_executor.executor_creation_fn
-        if create is None:
-            raise ConfigError(
-                "dagster_k8s.k8s_job_executor cannot be created: install the pinned version of dagster-k8s"
-            )
-        # Where runs may be resumed, Dagster does not pass a cancellation on to the steps' pods: a GPU pod would go on
-        # to its end. As property of the run's pod they are taken away with it.
-        config = {**init_context.executor_config, "enable_owner_references": True}
-        executor: Any = create(init_context._replace(executor_config=config))
-        executor._step_handler = PendingLimit(executor._step_handler, deployment.pending_minutes * 60)
+    def limit_wait(_: dg.InitExecutorContext, executor: Any) -> Any:
+        executor._step_handler = PendingLimit(executor._step_handler, pending_minutes * 60)
         return executor
 
-    return dg.ExecutorDefinition(
-        name="k8s",
+    # Where runs may be resumed, Dagster passes no cancellation on to the steps' pods, and a GPU pod would go on to
+    # its end. As property of the run's pod they are taken away with it.
+    return _around(
+        k8s_job_executor,
+        limit_wait,
+        "k8s",
+        "A Kubernetes pod for each step, with the resources of its asset; gone when the run's pod is.",
+    ).configured(
+        lambda config: {**config, "enable_owner_references": True},
         config_schema=k8s_job_executor.config_schema.as_field(),
-        requirements=dg.multiple_process_executor_requirements(),
-        executor_creation_fn=create_owned,
-        description="A Kubernetes pod for each step, with the resources of its asset; gone when the run's pod is.",
     )
 
 
-def _vertex(init_context: dg.InitExecutorContext) -> Any:
+def _require_vertex(context: dg.InitExecutorContext, executor: dg.Executor) -> dg.Executor:
     from orchestration.launchers.vertex import VertexAIRunLauncher
 
-    launcher = init_context.instance.run_launcher
+    launcher = context.instance.run_launcher
     if not isinstance(launcher, VertexAIRunLauncher):
         raise ConfigError(
             f"YT8M_EXECUTOR = vertex, but the instance's run launcher is {type(launcher).__name__}: the run would stay "
             "on this machine. Use the run_launcher of orchestration/deploy/dagster-vertex.yaml in dagster.yaml"
         )
-    create = dg.in_process_executor.executor_creation_fn
-    if create is None:
-        raise ConfigError("dagster.in_process_executor cannot be created: install the pinned version of dagster")
-    return create(init_context)
+    return executor
 
 
-vertex_executor = dg.ExecutorDefinition(
-    name="vertex",
-    config_schema=dg.in_process_executor.config_schema.as_field(),
-    executor_creation_fn=_vertex,
-    description="The steps of a run one after another on the run's own Vertex AI machine.",
+vertex_executor = _around(
+    dg.in_process_executor,
+    _require_vertex,
+    "vertex",
+    "The steps of a run one after another on the run's own Vertex AI machine.",
 )

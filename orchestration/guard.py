@@ -136,14 +136,12 @@ def main() -> None:
     from orchestration.served_files import ArtifactFiles
     from orchestration.settings import Settings
     from orchestration.state import find_state
-    from yt8m_assets.storage import ArtifactStore
 
     create = getattr(cli, "create_app_from_workspace_process_context", None)
     if create is None:
         raise RuntimeError("this dagster-webserver cannot be guarded: install the pinned version")
     more = {name.strip().lower() for name in os.environ.get(HOSTS_VARIABLE, "").split(",") if name.strip()}
-    settings = Settings.from_environment(find_state())
-    files = ArtifactFiles(ArtifactStore(settings.storage_uri, settings.cache_path, settings.keep_generations))
+    files = ArtifactFiles(Settings.from_environment(find_state()).open_store())
 
     def create_guarded(*arguments: Any, **options: Any) -> Guard:
         pages = create(*arguments, **options)

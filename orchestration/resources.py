@@ -10,7 +10,7 @@ from pydantic import Field
 from orchestration.settings import Settings
 from yt8m_assets.progress import LogProgress, Progress
 from yt8m_assets.storage import KEEP_GENERATIONS, ArtifactStore
-from yt8m_assets.tracking import EXPERIMENT, Tracking
+from yt8m_assets.tracking import EXPERIMENT, MlflowTracking, Tracking
 
 
 class StoreResource(dg.ConfigurableResource):
@@ -20,7 +20,7 @@ class StoreResource(dg.ConfigurableResource):
     cache_path: str = Field(description="Folder of verified copies and indexes, which can be made again.")
     keep_generations: int = Field(default=KEEP_GENERATIONS, description="Generations of an artifact that stay.")
 
-    def create_resource(self, context: dg.InitResourceContext) -> ArtifactStore:
+    def create_resource(self, context: dg.InitResourceContext | None) -> ArtifactStore:
         """What assets get."""
         return ArtifactStore(self.root_uri, Path(self.cache_path), self.keep_generations)
 
@@ -36,8 +36,12 @@ class TrackingResource(dg.ConfigurableResource):
 
     def create_resource(self, context: dg.InitResourceContext) -> Tracking:
         """What assets get."""
-        return make_tracking(
-            self.tracking_uri, self.artifact_location, Path(self.spool_path), self.ui_url, self.experiment
+        return MlflowTracking(
+            tracking_uri=self.tracking_uri,
+            experiment=self.experiment,
+            artifact_location=self.artifact_location,
+            spool_path=Path(self.spool_path),
+            ui_url=self.ui_url,
         )
 
 
@@ -62,34 +66,10 @@ class FixedProgress:
         return self.progress
 
 
-def make_tracking(
-    tracking_uri: str, artifact_location: str | None, spool_path: Path, ui_url: str, experiment: str
-) -> Tracking:
-    """MLflow tracking that connects when a run is first opened."""
-    from yt8m_assets.tracking import MlflowTracking
-
-    return MlflowTracking(
-        tracking_uri=tracking_uri,
-        experiment=experiment,
-        artifact_location=artifact_location,
-        spool_path=spool_path,
-        ui_url=ui_url,
-    )
-
-
-def tracking_of(settings: Settings) -> Tracking:
-    """The tracking that the settings name."""
-    places = (settings.tracking_uri, settings.artifact_location, settings.spool_path, settings.mlflow_ui_url)
-    return make_tracking(*places, settings.experiment)
-
-
 def store_of(resources: Mapping[str, Any]) -> ArtifactStore:
     """The store among the resources, for what is asked outside of a run."""
-    store: Any = resources["store"]
-    if isinstance(store, StoreResource):
-        return ArtifactStore(store.root_uri, Path(store.cache_path), store.keep_generations)
-    found: ArtifactStore = store
-    return found
+    store: StoreResource | ArtifactStore = resources["store"]
+    return store.create_resource(None) if isinstance(store, StoreResource) else store
 
 
 def build_resources(settings: Settings) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from orchestration.cluster import DeploymentOptions, read_deployment
 from orchestration.state import State
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.storage import KEEP_GENERATIONS
-from yt8m_assets.tracking import EXPERIMENT, public_uri
+from yt8m_assets.storage import KEEP_GENERATIONS, ArtifactStore
+from yt8m_assets.tracking import EXPERIMENT, MlflowTracking, public_uri
 
 EXECUTORS = ("in_process", "multiprocess", "k8s", "vertex")
 """How Dagster may run steps: see `orchestration.executors`."""
@@ -80,6 +80,20 @@ class Settings:
             backfill=values.get("YT8M_BACKFILL") or "single_run",
             keep_generations=_whole_number(values, "YT8M_KEEP_GENERATIONS", KEEP_GENERATIONS),
             deployment=read_deployment(values.get("YT8M_DEPLOYMENT")),
+        )
+
+    def open_store(self) -> ArtifactStore:
+        """The artifact store."""
+        return ArtifactStore(self.storage_uri, self.cache_path, self.keep_generations)
+
+    def open_tracking(self) -> MlflowTracking:
+        """The tracking with MLflow, which connects when a run is first opened."""
+        return MlflowTracking(
+            tracking_uri=self.tracking_uri,
+            experiment=self.experiment,
+            artifact_location=self.artifact_location,
+            spool_path=self.spool_path,
+            ui_url=self.mlflow_ui_url,
         )
 
 

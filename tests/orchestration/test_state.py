@@ -181,12 +181,11 @@ def test_settings_follow_the_environment(tmp_path: Path) -> None:
 
 
 def test_how_many_generations_stay_reaches_the_store(tmp_path: Path) -> None:
-    from orchestration.cli_commands import open_store
     from orchestration.resources import build_resources
 
     state = prepare_state(tmp_path)
     settings = Settings.from_environment(state, {"YT8M_KEEP_GENERATIONS": "7"})
-    assert open_store(settings).keep_generations == 7
+    assert settings.open_store().keep_generations == 7
     assert build_resources(settings)["store"].keep_generations == 7
     for wrong in ("1", "many"):
         with pytest.raises(ConfigError, match="YT8M_KEEP_GENERATIONS"):

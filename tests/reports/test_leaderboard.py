@@ -282,7 +282,7 @@ def test_ratings_from_outside_have_a_column_of_their_own(finished_graph, tmp_pat
     """The hidden ratings of the simulated test videos, given as a file would be: the figures of the simulation."""
     from rich.console import Console
 
-    from orchestration.cli_commands import MIN_WIDTH
+    from orchestration.session import MIN_WIDTH
     from yt8m_assets.data.simulation.truth import test_ratings as hidden_ratings
 
     recipe, store = finished_graph
