@@ -30,15 +30,15 @@ def build_definitions(
 ) -> dg.Definitions:
     """The definitions of a recipe over any resources: nothing is read from the environment."""
     from orchestration.executors import executor_for
-    from orchestration.hints import apply_hints, hints_for, tags_for
+    from orchestration.hints import hints_for, step_tags
 
-    needs = (executor, hints_for(recipe, deployment), deployment)
-    assets = automated(build_assets(recipe, backfill), recipe, resources)
+    tags = step_tags(executor, hints_for(recipe, deployment), deployment)
+    assets = automated(build_assets(recipe, backfill, tags), recipe, resources)
     return dg.Definitions(
-        assets=dg.with_source_code_references(apply_hints(assets, *needs)),
-        asset_checks=apply_hints(build_checks(recipe), *needs),
+        assets=dg.with_source_code_references(assets),
+        asset_checks=build_checks(recipe, tags),
         resources=resources,
-        jobs=build_jobs(recipe, lambda step: tags_for(step, *needs)),
+        jobs=build_jobs(recipe, tags),
         sensors=build_sensors(recipe),
         schedules=build_schedules(),
         executor=executor_for(executor, deployment),

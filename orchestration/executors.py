@@ -93,7 +93,8 @@ def _around(
         assert inner.executor_creation_fn is not None
         return finish(context, inner.executor_creation_fn(context))
 
-    return dg.ExecutorDefinition(name, inner.config_schema, inner.get_requirements, create, description)
+    schema = inner.config_schema.as_field()
+    return dg.ExecutorDefinition(name, schema, inner.get_requirements, create, description)
 
 
 in_process_executor = _around(
@@ -106,7 +107,8 @@ in_process_executor = _around(
 
 def _share_machine(context: dg.InitExecutorContext, executor: dg.Executor) -> dg.Executor:
     # Step processes inherit the environment of the run's process, which is this one.
-    share_threads(os.environ, num_cpus(), context.executor_config["max_concurrent"])
+    steps: Any = context.executor_config["max_concurrent"]
+    share_threads(os.environ, num_cpus(), steps)
     return MarkedExecutor(executor)
 
 

@@ -1,18 +1,16 @@
 """What each asset needs of a machine, written once and translated for every executor.
 
-`tags_for` gives the op tags that an assets' builder may pass as `op_tags`; `apply_hints` adds them to assets that are
-already built. The Kubernetes step executor reads `dagster-k8s/config`, `VertexAIRunLauncher` reads `vertex-ai/config`.
+`step_tags` gives the op tags with which assets, checks and jobs are built: the Kubernetes step executor reads
+`dagster-k8s/config`, `VertexAIRunLauncher` reads `vertex-ai/config`.
 """
 
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
-
 from orchestration.cluster import VARIABLE, ClusterOptions, DeploymentOptions, checked_fields
 from orchestration.launchers.machines import ACCELERATORS, MIN_BOOT_DISK_GB, choose_machine
+from yt8m_assets.assets.shell import StepTags
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.stages.hardware import REQUIRE_GPU
 
@@ -191,54 +189,18 @@ def vertex_config(hints: ResourceHints, deployment: DeploymentOptions | None = N
     return config
 
 
-def tags_for(
-    asset: str,
+def step_tags(
     executor: str,
     hints: Mapping[str, ResourceHints] = RESOURCE_HINTS,
     deployment: DeploymentOptions | None = None,
-) -> dict[str, Any]:
-    """The op tags of an asset under an executor; none for in_process and multiprocess, or without a hint."""
-    if asset not in hints:
+) -> StepTags:
+    """The op tags of a step, by its name in `hints`; none for in_process and multiprocess, or without a hint."""
+
+    def tags(step: str) -> dict[str, Any]:
+        if step in hints and executor == "k8s":
+            return {K8S_TAG: k8s_config(hints[step], deployment)}
+        if step in hints and executor == "vertex":
+            return {VERTEX_TAG: vertex_config(hints[step], deployment)}
         return {}
-    if executor == "k8s":
-        return {K8S_TAG: k8s_config(hints[asset], deployment)}
-    if executor == "vertex":
-        return {VERTEX_TAG: vertex_config(hints[asset], deployment)}
-    return {}
 
-
-def apply_hints(
-    assets: Iterable[dg.AssetsDefinition],
-    executor: str,
-    hints: Mapping[str, ResourceHints] = RESOURCE_HINTS,
-    deployment: DeploymentOptions | None = None,
-) -> list[Any]:
-    """The same assets or asset checks with their hints as op tags; their own tags of the same name win."""
-    named = [(asset, asset.op.name if asset.keys else "checks") for asset in assets]
-    return [_with_op_tags(asset, tags_for(name, executor, hints, deployment)) for asset, name in named]
-
-
-def _with_op_tags(asset: dg.AssetsDefinition, tags: Mapping[str, Any]) -> dg.AssetsDefinition:
-    if not tags:
-        return asset
-    op = asset.op
-    # Dagster offers no public way to add op tags to a finished asset (`with_attributes` sets asset tags, which are
-    # limited to 63 characters), so the op is built again from its own parts.
-    tagged = dg.OpDefinition(
-        compute_fn=op.compute_fn,
-        name=op.name,
-        ins={item.name: dg.In.from_definition(item) for item in op.input_defs},
-        outs={item.name: dg.Out.from_definition(item) for item in op.output_defs},
-        description=op.description,
-        config_schema=op.config_schema,
-        required_resource_keys=set(op.required_resource_keys),
-        tags={**tags, **op.tags},
-        retry_policy=op.retry_policy,
-        code_version=op._version,
-        pool=op.pool,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=dg.BetaWarning)
-        warnings.simplefilter("ignore", category=dg.PreviewWarning)
-        # Of the same class: Dagster takes assets and asset checks through different doors.
-        return type(asset)(**{**asset.get_attributes_dict(), "node_def": tagged})
+    return tags

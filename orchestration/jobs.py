@@ -1,13 +1,13 @@
 """Jobs: the parts of the graph that share partitions and are worth a name, each with a limit on its run time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
 from orchestration.catch_up import catch_up_job
 from orchestration.doctor import doctor_job
-from yt8m_assets.assets.shell import ProgressSource
+from yt8m_assets.assets.shell import ProgressSource, StepTags, untagged
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import Tracking
@@ -24,7 +24,7 @@ MAX_RUNTIME_SECONDS = {
 """A worker that dies unseen ends its run after this long."""
 
 
-def build_jobs(recipe: Recipe, tags: Callable[[str], Mapping[str, Any]] = lambda _: {}) -> list[Any]:
+def build_jobs(recipe: Recipe, tags: StepTags = untagged) -> list[Any]:
     """The jobs; their partitions are those of their assets. `ablate` makes no asset: its table is its output.
 
     `tags` gives the op tags of a step that is no asset: `ablate`, and `doctor` and

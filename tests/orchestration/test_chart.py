@@ -13,7 +13,7 @@ from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
 
 from orchestration.cluster import read_deployment
-from orchestration.hints import RESOURCE_HINTS, tags_for
+from orchestration.hints import RESOURCE_HINTS, step_tags
 from tests.orchestration.gke_nodes import documented_nodes, misfits
 from tests.orchestration.launchers.kubernetes_api import KubernetesApi, schema_errors
 from tests.orchestration.test_deploy import DEPLOY, assert_model, load
@@ -102,7 +102,7 @@ def pod_of(step: str | None) -> dict[str, Any]:
         run_k8s_config=UserDefinedDagsterK8sConfig.from_dict({snake(name): value for name, value in LAUNCHER.items()})
     ).merge(context_of_code())
     if step:
-        tags = tags_for(step, "k8s", RESOURCE_HINTS, read_deployment(ENV["YT8M_DEPLOYMENT"]))["dagster-k8s/config"]
+        tags = step_tags("k8s", RESOURCE_HINTS, read_deployment(ENV["YT8M_DEPLOYMENT"]))(step)["dagster-k8s/config"]
         context = context.merge(K8sContainerContext(run_k8s_config=UserDefinedDagsterK8sConfig.from_dict(tags)))
     job = construct_dagster_k8s_job(
         DagsterK8sJobConfig(

@@ -7,18 +7,19 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from orchestration.assets import build_assets
 from orchestration.cluster import ClusterOptions, DeploymentOptions, read_deployment
 from orchestration.definitions import build_definitions
 from orchestration.hints import (
     RESOURCE_HINTS,
     ResourceHints,
-    apply_hints,
     hints_for,
     k8s_config,
-    tags_for,
+    step_tags,
     vertex_config,
 )
 from tests.orchestration.launchers.kubernetes_api import schema_errors
+from yt8m_assets.assets.shell import untagged
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.stages.lineage import ASSETS
@@ -124,8 +125,8 @@ def test_a_wrong_hint_names_its_field(wrong: dict, field: str):
 
 @pytest.mark.parametrize("executor", ["in_process", "multiprocess"])
 def test_local_executors_get_no_tags(executor: str):
-    assert tags_for("finetuned_model", executor) == {}
-    assert tags_for("unknown_asset", "k8s") == {}
+    assert step_tags(executor)("finetuned_model") == {}
+    assert step_tags("k8s")("unknown_asset") == {}
 
 
 def test_hints_follow_the_recipe():
@@ -157,7 +158,7 @@ def test_a_deployment_changes_type_price_and_sizes_without_an_edit(tmp_path: Pat
     assert (hints["finetuned_model"].gpu_type, hints["finetuned_model"].spot) == ("a100", True)
     assert not hints["submission"].spot
     assert (hints["submission"].memory_gib, hints["submission"].num_cpus, hints["checks"].num_cpus) == (24, 2, 1)
-    assert tags_for("submission", "k8s", hints, deployment)["dagster-k8s/config"]["pod_spec_config"] == {
+    assert step_tags("k8s", hints, deployment)("submission")["dagster-k8s/config"]["pod_spec_config"] == {
         "node_selector": {"team": "video"},
         "automount_service_account_token": False,
     }
@@ -208,34 +209,11 @@ def test_every_step_of_the_graph_has_hints_checks_and_ablate_too():
     assert {name for name, tags in steps.items() if "dagster-k8s/config" not in tags} == set()
 
 
-def test_applied_hints_keep_everything_else_of_an_asset():
-    partitions = dg.StaticPartitionsDefinition(["a", "b"])
+def test_hints_change_nothing_else_of_an_asset():
+    from tests.tiny import tiny_recipe
 
-    class Options(dg.Config):
-        steps: int = 3
-
-    @dg.asset(
-        partitions_def=partitions,
-        retry_policy=dg.RetryPolicy(max_retries=2),
-        pool="gpu",
-        code_version="7",
-        op_tags={"own": "tag"},
-        check_specs=[dg.AssetCheckSpec("finite", asset="finetuned_model")],
-        metadata={"paper": "x"},
-    )
-    def finetuned_model(context: dg.AssetExecutionContext, config: Options, storage: dg.ResourceParam[str]):
-        """Doc."""
-        yield dg.MaterializeResult(
-            metadata={"seen": f"{context.partition_key} {config.steps} {storage}"},
-            check_results=[dg.AssetCheckResult(passed=True, check_name="finite")],
-        )
-
-    (tagged,) = apply_hints([finetuned_model], "vertex")
-    assert set(tagged.op.tags) == {"own", "vertex-ai/config"}
-    assert (tagged.op.pool, tagged.op.retry_policy) == ("gpu", dg.RetryPolicy(max_retries=2))
-    assert tagged.get_asset_spec().replace_attributes() == finetuned_model.get_asset_spec().replace_attributes()
-    assert tagged.check_keys == finetuned_model.check_keys
-    result = dg.materialize([tagged], partition_key="b", resources={"storage": "s"})
-    (event,) = result.get_asset_materialization_events()
-    assert event.materialization.metadata["seen"].value == "b 3 s"
-    assert apply_hints([finetuned_model], "in_process") == [finetuned_model]
+    bare, tagged = (build_assets(tiny_recipe(), step_tags=tags) for tags in (untagged, step_tags("vertex")))
+    for one, other in zip(bare, tagged, strict=True):
+        assert set(other.op.tags) - set(one.op.tags) == {"vertex-ai/config"}
+        assert (other.op.pool, other.op.retry_policy) == (one.op.pool, one.op.retry_policy)
+        assert other.get_asset_spec().replace_attributes() == one.get_asset_spec().replace_attributes()

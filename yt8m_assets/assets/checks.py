@@ -7,6 +7,7 @@ import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from yt8m_assets.assets.display import shown_values
+from yt8m_assets.assets.shell import StepTags, untagged
 from yt8m_assets.partitions import beta_accepted, node_of, partition_key, partitions_of
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.audit import Verdict
@@ -38,12 +39,12 @@ def audits(asset: str) -> dict[str, Audit]:
 
 
 @beta_accepted()
-def build_checks(recipe: Recipe) -> list[dg.AssetChecksDefinition]:
+def build_checks(recipe: Recipe, step_tags: StepTags = untagged) -> list[dg.AssetChecksDefinition]:
     """The checks of every asset, partitioned as it is; those of one asset share a step, and each runs alone as well."""
-    return [_checks(recipe, asset) for asset in ASSETS if ASSETS[asset].checks]
+    return [_checks(recipe, asset, step_tags("checks")) for asset in ASSETS if ASSETS[asset].checks]
 
 
-def _checks(recipe: Recipe, asset: str) -> dg.AssetChecksDefinition:
+def _checks(recipe: Recipe, asset: str, op_tags: Mapping[str, Any]) -> dg.AssetChecksDefinition:
     functions, partitions = audits(asset), partitions_of(recipe, asset)
     specs = [
         dg.AssetCheckSpec(
@@ -57,7 +58,7 @@ def _checks(recipe: Recipe, asset: str) -> dg.AssetChecksDefinition:
         for name, function in functions.items()
     ]
 
-    @dg.multi_asset_check(name=f"{asset}_checks", specs=specs, can_subset=True)
+    @dg.multi_asset_check(name=f"{asset}_checks", specs=specs, can_subset=True, op_tags=op_tags)
     def checks(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[ArtifactStore]) -> Iterator[Any]:
         run = context.op_execution_context
         partitioned = run.has_partition_key or run.has_partition_key_range

@@ -4,7 +4,7 @@ import dagster as dg
 
 from yt8m_assets.assets.failures import stage_errors
 from yt8m_assets.assets.results import materialization
-from yt8m_assets.assets.shell import ProgressSource, asset_options, attempt
+from yt8m_assets.assets.shell import ProgressSource, StepTags, asset_options, attempt, untagged
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 
@@ -17,11 +17,11 @@ _DESCRIPTIONS = {
 }
 
 
-def build_data_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
+def build_data_assets(recipe: Recipe, step_tags: StepTags = untagged) -> list[dg.AssetsDefinition]:
     """The four assets of the data group."""
-    shards = [_shards(recipe, name) for name in _DESCRIPTIONS]
+    shards = [_shards(recipe, step_tags, name) for name in _DESCRIPTIONS]
 
-    @dg.asset(**asset_options(recipe, "holdout_ratings", "data", {"csv"}, deps=["segment_shards"]))
+    @dg.asset(**asset_options(recipe, step_tags, "holdout_ratings", "data", {"csv"}, deps=["segment_shards"]))
     def holdout_ratings(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -37,8 +37,8 @@ def build_data_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
     return [*shards, holdout_ratings]
 
 
-def _shards(recipe: Recipe, name: str) -> dg.AssetsDefinition:
-    @dg.asset(**asset_options(recipe, name, "data", {"tfrecord"}, description=_DESCRIPTIONS[name]))
+def _shards(recipe: Recipe, step_tags: StepTags, name: str) -> dg.AssetsDefinition:
+    @dg.asset(**asset_options(recipe, step_tags, name, "data", {"tfrecord"}, description=_DESCRIPTIONS[name]))
     def shards(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],

@@ -4,18 +4,20 @@ import dagster as dg
 
 from yt8m_assets.assets.failures import stage_errors
 from yt8m_assets.assets.results import materialization
-from yt8m_assets.assets.shell import ProgressSource, asset_options, attempt, run_tags
+from yt8m_assets.assets.shell import ProgressSource, StepTags, asset_options, attempt, run_tags, untagged
 from yt8m_assets.partitions import required_cells
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import Tracking
 
 
-def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
+def build_ensemble_assets(recipe: Recipe, step_tags: StepTags = untagged) -> list[dg.AssetsDefinition]:
     """The three assets of the ensemble group."""
 
     @dg.asset(
-        **asset_options(recipe, "ensemble_weights", "ensemble", {"mlflow"}, deps=["oof_ranking", "holdout_ratings"])
+        **asset_options(
+            recipe, step_tags, "ensemble_weights", "ensemble", {"mlflow"}, deps=["oof_ranking", "holdout_ratings"]
+        )
     )
     def ensemble_weights(
         context: dg.AssetExecutionContext,
@@ -35,7 +37,7 @@ def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
 
     used = ["ensemble_weights", "test_ranking", "test_shards", "segment_shards"]
 
-    @dg.asset(**asset_options(recipe, "submission", "ensemble", {"csv"}, deps=used))
+    @dg.asset(**asset_options(recipe, step_tags, "submission", "ensemble", {"csv"}, deps=used))
     def submission(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -48,10 +50,10 @@ def build_ensemble_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
             result = make_submission(recipe, attempt(context, recipe, store), progress=progress.open(context.log))
         return materialization(context, recipe, store, result)
 
-    return [ensemble_weights, submission, _leaderboard(recipe)]
+    return [ensemble_weights, submission, _leaderboard(recipe, step_tags)]
 
 
-def _leaderboard(recipe: Recipe) -> dg.AssetsDefinition:
+def _leaderboard(recipe: Recipe, step_tags: StepTags) -> dg.AssetsDefinition:
     cells = dg.SpecificPartitionsPartitionMapping(required_cells(recipe))
     parents = [
         "finetuned_model",
@@ -60,7 +62,7 @@ def _leaderboard(recipe: Recipe) -> dg.AssetsDefinition:
         *("ensemble_weights", "submission"),
     ]
 
-    @dg.asset(**asset_options(recipe, "leaderboard", "ensemble", {"html"}, deps=parents))
+    @dg.asset(**asset_options(recipe, step_tags, "leaderboard", "ensemble", {"html"}, deps=parents))
     def leaderboard(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],

@@ -7,16 +7,16 @@ import dagster as dg
 
 from yt8m_assets.assets.failures import stage_errors
 from yt8m_assets.assets.results import materializations
-from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, attempt, run_tags
+from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, StepTags, asset_options, attempt, run_tags, untagged
 from yt8m_assets.partitions import beta_accepted, model_partitions
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import Tracking
 
 
-def _options(recipe: Recipe, name: str, deps: list[str]) -> dict[str, Any]:
+def _options(recipe: Recipe, step_tags: StepTags, name: str, deps: list[str]) -> dict[str, Any]:
     options = {"partitions_def": model_partitions(recipe), "backfill_policy": dg.BackfillPolicy.multi_run(1)}
-    return asset_options(recipe, name, "models", {"pytorch", "mlflow"}, deps=deps, pool=GPU_POOL, **options)
+    return asset_options(recipe, step_tags, name, "models", {"pytorch", "mlflow"}, deps=deps, pool=GPU_POOL, **options)
 
 
 FALLBACK_TAG = "yt8m/allow_fallback"
@@ -32,17 +32,19 @@ def has_tag(context: dg.AssetExecutionContext, tag: str) -> bool:
 
 
 @beta_accepted()
-def build_model_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
+def build_model_assets(recipe: Recipe, step_tags: StepTags = untagged) -> list[dg.AssetsDefinition]:
     """The two assets of the models group, partitioned by model."""
     return [
         _trained_model(
             recipe,
+            step_tags,
             "pretrained_model",
             "A frame-level model trained on the video labels of the pre-training shards; an interrupted run continues.",
             deps=["pretraining_shards"],
         ),
         _trained_model(
             recipe,
+            step_tags,
             "finetuned_model",
             "The pre-trained model after training on segment ratings: the checkpoint with the best hold-out MAP.",
             deps=["pretrained_model", "segment_shards", "holdout_ratings"],
@@ -50,8 +52,10 @@ def build_model_assets(recipe: Recipe) -> list[dg.AssetsDefinition]:
     ]
 
 
-def _trained_model(recipe: Recipe, name: str, description: str, deps: list[str]) -> dg.AssetsDefinition:
-    @dg.asset(description=description, **_options(recipe, name, deps))
+def _trained_model(
+    recipe: Recipe, step_tags: StepTags, name: str, description: str, deps: list[str]
+) -> dg.AssetsDefinition:
+    @dg.asset(description=description, **_options(recipe, step_tags, name, deps))
     def trained_model(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],

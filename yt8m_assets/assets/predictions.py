@@ -7,7 +7,7 @@ import dagster as dg
 
 from yt8m_assets.assets.failures import stage_errors
 from yt8m_assets.assets.results import materializations, published
-from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, asset_options, attempt, run_tags
+from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, StepTags, asset_options, attempt, run_tags, untagged
 from yt8m_assets.partitions import (
     backfill_policy,
     beta_accepted,
@@ -27,17 +27,23 @@ _SHARDS = {"oof": ("segment_shards",), "test": ("test_shards", "segment_shards")
 
 
 @beta_accepted()
-def build_prediction_assets(recipe: Recipe, backfill: str = "single_run") -> list[dg.AssetsDefinition]:
+def build_prediction_assets(
+    recipe: Recipe, backfill: str = "single_run", step_tags: StepTags = untagged
+) -> list[dg.AssetsDefinition]:
     """Predictions by model and shift, and rankings by model, for both splits; `backfill` is a policy's name."""
     splits: tuple[Split, ...] = ("oof", "test")
-    return [build(recipe, split, backfill) for build in (_predictions, _ranking) for split in splits]
+    return [build(recipe, step_tags, split, backfill) for build in (_predictions, _ranking) for split in splits]
 
 
-def _options(recipe: Recipe, name: str, kinds: set[str], backfill: str, **options: Any) -> dict[str, Any]:
-    return asset_options(recipe, name, "predictions", kinds, backfill_policy=backfill_policy(backfill), **options)
+def _options(
+    recipe: Recipe, step_tags: StepTags, name: str, kinds: set[str], backfill: str, **options: Any
+) -> dict[str, Any]:
+    return asset_options(
+        recipe, step_tags, name, "predictions", kinds, backfill_policy=backfill_policy(backfill), **options
+    )
 
 
-def _predictions(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefinition:
+def _predictions(recipe: Recipe, step_tags: StepTags, split: Split, backfill: str) -> dg.AssetsDefinition:
     description = (
         f"Per-class rankings of the {_SEGMENTS[split]} by one model, with the 5-second window shifted by -2 to +2 "
         "seconds.\n\n"
@@ -51,7 +57,7 @@ def _predictions(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefini
     deps = [dg.AssetDep("finetuned_model", partition_mapping=by_model()), *map(dg.AssetDep, _SHARDS[split])]
     options = {"partitions_def": cell_partitions(recipe), "pool": GPU_POOL, "deps": deps, "description": description}
 
-    @dg.asset(**_options(recipe, f"{split}_predictions", {"pytorch", "parquet"}, backfill, **options))
+    @dg.asset(**_options(recipe, step_tags, f"{split}_predictions", {"pytorch", "parquet"}, backfill, **options))
     def predictions(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -75,7 +81,7 @@ def _predictions(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefini
     return predictions
 
 
-def _ranking(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefinition:
+def _ranking(recipe: Recipe, step_tags: StepTags, split: Split, backfill: str) -> dg.AssetsDefinition:
     description = (
         f"One ranking per class of the {_SEGMENTS[split]}: the shifts of a model's recipe row, fused by rank.\n\n"
         "When a shift outside that row is predicted, Dagster calls the ranking unsynced, because its partition "
@@ -84,7 +90,7 @@ def _ranking(recipe: Recipe, split: Split, backfill: str) -> dg.AssetsDefinition
     deps = [dg.AssetDep(f"{split}_predictions", partition_mapping=by_model())]
     options = {"partitions_def": model_partitions(recipe), "deps": deps, "description": description}
 
-    @dg.asset(**_options(recipe, f"{split}_ranking", {"parquet"}, backfill, **options))
+    @dg.asset(**_options(recipe, step_tags, f"{split}_ranking", {"parquet"}, backfill, **options))
     def ranking(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],

@@ -1,5 +1,6 @@
 """What every asset of this project shares: declared options, what must hold before it runs, and what the UI shows."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import dagster as dg
@@ -21,12 +22,19 @@ RECIPE_TAG = "yt8m/recipe"
 """Tag of a run: name and digest of the recipe that its assets were made by."""
 GPU_POOL = "gpu"
 """The concurrency pool of training and prediction; its limit is set in dagster.yaml."""
+StepTags = Callable[[str], Mapping[str, Any]]
+"""What a launcher or an executor must know of a step, as op tags: by the asset's name, or `checks`."""
 
 
 class ProgressSource(Protocol):
     """Gives a run its progress: lines in Dagster's log, or the bars of the command line."""
 
     def open(self, log: Any) -> Progress: ...
+
+
+def untagged(step: str) -> Mapping[str, Any]:
+    """The tags of a step where nobody asks for any."""
+    return {}
 
 
 def code_version(recipe: Recipe, asset: str) -> str:
@@ -41,7 +49,9 @@ def code_version(recipe: Recipe, asset: str) -> str:
     return f"{ASSETS[asset].code_version}-{sha256_text(canonical_json(slices))[:12]}"
 
 
-def asset_options(recipe: Recipe, name: str, group: str, kinds: set[str], **options: Any) -> dict[str, Any]:
+def asset_options(
+    recipe: Recipe, step_tags: StepTags, name: str, group: str, kinds: set[str], **options: Any
+) -> dict[str, Any]:
     """Arguments of `@dg.asset` that follow the same rule for every asset."""
     return {
         "name": name,
@@ -50,6 +60,7 @@ def asset_options(recipe: Recipe, name: str, group: str, kinds: set[str], **opti
         "owners": OWNERS,
         "code_version": code_version(recipe, name),
         "retry_policy": RETRY,
+        "op_tags": step_tags(name),
         "tags": {"stage": group, **options.pop("tags", {})},
         **options,
     }

@@ -8,13 +8,15 @@ import dagster as dg
 
 from orchestration.cluster import DeploymentOptions
 from orchestration.executors import executor_for
-from orchestration.hints import ResourceHints, apply_hints
+from orchestration.hints import ResourceHints, step_tags
 from yt8m_assets.assets.failures import stage_errors
 
 HINTS = {
     "counted": ResourceHints(num_gpus=1, gpu_type="l4", num_cpus=7, memory_gib=26, shared_memory_gib=8),
     "summed": ResourceHints(num_cpus=2, memory_gib=4),
 }
+EXECUTOR = os.environ.get("TINY_EXECUTOR", "in_process")
+TAGS = step_tags(os.environ.get("TINY_HINTS", EXECUTOR), HINTS)
 
 
 class Counting(dg.Config):
@@ -26,7 +28,7 @@ class Counting(dg.Config):
     fail: bool = False
 
 
-@dg.asset(retry_policy=dg.RetryPolicy(max_retries=1))
+@dg.asset(retry_policy=dg.RetryPolicy(max_retries=1), op_tags=TAGS("counted"))
 def counted(context: dg.AssetExecutionContext, config: Counting) -> dg.MaterializeResult:
     """Counts to a target, writing each number before the next; continues from the last one written."""
     with stage_errors(context):
@@ -51,7 +53,7 @@ def count(context: dg.AssetExecutionContext, config: Counting) -> None:
         raise dg.Failure("told to fail", allow_retries=False)
 
 
-@dg.asset(deps=[counted])
+@dg.asset(deps=[counted], op_tags=TAGS("summed"))
 def summed(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """A second, small step."""
     return dg.MaterializeResult(metadata={"ready": True})
@@ -60,15 +62,13 @@ def summed(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 @dg.definitions
 def defs() -> dg.Definitions:
     """The graph under the executor of TINY_EXECUTOR, with its hints as op tags."""
-    name = os.environ.get("TINY_EXECUTOR", "in_process")
-    hinted = os.environ.get("TINY_HINTS", name)
     pending = float(os.environ.get("TINY_PENDING_MINUTES", "60"))
     return dg.Definitions(
-        assets=apply_hints([counted, summed], hinted, HINTS),
+        assets=[counted, summed],
         jobs=[
             dg.define_asset_job("count", [counted]),
             dg.define_asset_job("sum_up", [summed]),
             dg.define_asset_job("both", [counted, summed]),
         ],
-        executor=executor_for(name, DeploymentOptions(pending_minutes=pending)),
+        executor=executor_for(EXECUTOR, DeploymentOptions(pending_minutes=pending)),
     )
