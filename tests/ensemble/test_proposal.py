@@ -94,6 +94,10 @@ def test_a_climb_climbs_and_keeps_to_its_budget():
 
 def test_a_climb_revives_a_weight_that_is_0():
     start = candidate(20, [1, 0, 0], "preset")
+    tried = []
+    climb(lambda point: (tried.append(point.weights), -1.0)[1], start, 0.0, BOUNDS, 100, steps=[2.0])
+    parts = [weights[1] / weights[0] for weights in tried if weights[1]]
+    assert parts == pytest.approx([0.5, 0.1, 0.02])  # of the largest weight
     best, value = climb(quality, start, quality(start), BOUNDS, 300)
     assert min(best.weights) > 0
     assert value > -0.01

@@ -44,5 +44,20 @@ def test_it_grows_with_the_noise_and_the_number_of_candidates_and_is_of_the_true
     assert mean_optimism(20, 0.002) == pytest.approx(0.0187 / 5, rel=0.05)
 
 
+def test_it_is_the_true_size_where_candidates_differ_and_a_half_may_be_easier():
+    """True quality is known here: what the picked one shows on the half that picked it, less what it is worth there."""
+    generator = np.random.default_rng(1)
+    quality = np.array([0.80, 0.81, 0.815, 0.81, 0.79])
+    estimates, truths = [], []
+    for _ in range(2000):
+        easier = 0.05 * generator.normal(size=2)  # a half is easier for all candidates alike
+        halves = quality[:, None] + easier + 0.01 * generator.normal(size=(5, 2))
+        picked = halves.argmax(axis=0)
+        truths.append(np.mean(halves[picked, [0, 1]] - quality[picked] - easier))
+        estimates.append(picking_optimism([candidate(0.8, tuple(row)) for row in halves.tolist()]).optimism)
+    assert np.mean(truths) > 0.005
+    assert np.mean(estimates) == pytest.approx(np.mean(truths), rel=0.05)
+
+
 def test_scores_on_halves_are_kept_out_of_sight():
     assert whole_scores(candidate(0.5, (0.4, 0.6))) == {"map": 0.5}

@@ -39,19 +39,19 @@ class Tiny(nn.Module):
         return 0.0 * self.scale.sum()
 
 
-def tiny_stepper() -> tuple[Tiny, Stepper, Batch]:
-    config = replace(MIX.pretraining, batch_size=2)
-    model = Tiny()
+def tiny_stepper(**changes: Any) -> tuple[Tiny, Stepper, Batch]:
+    config = replace(MIX.pretraining, **({"batch_size": 2} | changes))
+    model, size = Tiny(), config.batch_size
     optimizer = Optimizer(dict(model.named_parameters()), config)
     stepper = Stepper(Objective(model, config), optimizer, config, device=torch.device("cpu"), seed=0)
     batch = Batch(
-        frames=torch.randint(0, 255, (2, 3, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
-        valid=torch.ones(2, 3, dtype=torch.bool),
-        num_frames=torch.tensor([3, 3]),
-        labels=torch.ones(2, 4),
+        frames=torch.randint(0, 255, (size, 3, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
+        valid=torch.ones(size, 3, dtype=torch.bool),
+        num_frames=torch.full((size,), 3),
+        labels=torch.ones(size, 4),
         label_weights=None,
-        video_ids=("good", "evil"),
-        starts=torch.zeros(2, dtype=torch.int64),
+        video_ids=("good", "evil") * (size // 2),
+        starts=torch.zeros(size, dtype=torch.int64),
     )
     return model, stepper, batch
 
@@ -69,6 +69,34 @@ def test_f12_a_non_finite_loss_stops_before_the_step() -> None:
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert all(torch.equal(stepper.optimizer.state_tensors()[name], value) for name, value in moments.items())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_f12_a_bad_micro_batch_in_the_middle_leaves_no_trace(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three batches of two micro-batches the second's second is bad: the third goes on as if there had been none."""
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    options = {"batch_size": 4, "accumulation": 2, "compile": compiled}
+    (model, stepper, batch), (whole, other, _) = tiny_stepper(**options), tiny_stepper(**options)
+    forward, calls = model.forward, []
+
+    def poisoned(*arguments: Any, **options: Any) -> Any:
+        calls.append(len(calls))
+        model.poison = float("nan") if len(calls) == 4 else 1.0
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(model, "forward", poisoned)
+    first = stepper.run(batch, 0, 0.1)
+    with pytest.raises(NonFiniteError, match=r"step 2 \(batch 1, rank 0\): loss is nan"):
+        stepper.run(batch, 1, 0.1)
+    third = stepper.run(batch, 2, 0.1)
+    assert [float(first), float(third)] == [float(other.run(batch, step, 0.1)) for step in (0, 2)]
+    assert (len(calls), stepper.compiled.enabled) == (6, compiled), "the compiler is not to blame for a bad number"
+    assert same_values(model.state_dict(), whole.state_dict())
+    assert same_values(stepper.optimizer.state_tensors(), other.optimizer.state_tensors())
+
+
+def same_values(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_f13_an_infinite_gradient_under_a_finite_loss_stops_before_the_step() -> None:

@@ -29,6 +29,8 @@ FIGURES = {
 def test_every_figure_is_in_the_plain_table() -> None:
     console = Console(file=io.StringIO(), width=130, highlight=False)
     console.print(ablation_table(FIGURES))
+    columns = [column.justify for column in ablation_table(FIGURES).columns]
+    assert columns == ["left", "left", *["right"] * 5, "left"]
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
     assert max(map(len, lines)) <= 130
     text = "\n".join(lines)
@@ -58,5 +60,6 @@ def test_a_sure_gain_is_coloured_on_a_terminal() -> None:
 def test_markdown_has_a_line_a_row_and_the_notes() -> None:
     lines = markdown_table(FIGURES).splitlines()
     assert lines[0].startswith("| switch | setting | MAP |")
+    assert lines[1] == "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"
     assert len({line.count("|") for line in lines[: 2 + len(EFFECTS)]}) == 1
     assert lines[-2:] == ["1. a bound", '2. needs {"models": ["one"]}']

@@ -15,6 +15,7 @@ from tests.tiny import tiny_recipe
 from yt8m_assets.data.simulation.truth import test_ratings as hidden_ratings
 from yt8m_assets.errors import DataError, MissingArtifactError, SubmissionError
 from yt8m_assets.evaluation import Ratings
+from yt8m_assets.evaluation.picking import PickingOptimism, picking_optimism
 from yt8m_assets.ranking.files import Ranking
 from yt8m_assets.reports.figures import _ceiling, agreement
 from yt8m_assets.reports.leaderboard import (
@@ -234,6 +235,13 @@ def test_only_what_was_compared_counts_as_picked(finished_graph):
     with store.publish("finetuned_model/last", fingerprint="") as publication:
         (publication.path / TRAINING).write_text(json.dumps(training))
     assert _candidates(store, publication.manifest) == [last, ema]
+    training["candidates"] = {"best": {"map": 0.6}}  # as it was written before halves were scored
+    training["evaluations"] = [{"step": step, "map": 0.5 + step / 100} for step in (5, 10)]
+    with store.publish("finetuned_model/older", fingerprint="") as publication:
+        (publication.path / TRAINING).write_text(json.dumps(training))
+    older = _candidates(store, publication.manifest)
+    assert older == [{"map": 0.55}, {"map": 0.6}]
+    assert picking_optimism(older) == PickingOptimism(num_candidates=2, optimism=None, num_divisions=0)
 
 
 def test_where_nothing_can_be_compared_the_agreement_is_0():

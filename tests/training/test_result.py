@@ -1,0 +1,103 @@
+"""What is compared at the end of a run, what is picked, and what is said of it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from yt8m_assets.training import result
+from yt8m_assets.training.loop import LoopState
+from yt8m_assets.training.result import compare_weights, describe_training, num_parameters, pick, scores_of, summarise
+
+EVALUATIONS = [{"step": 4, "map": 0.6, "seconds": 1.0}, {"step": 8, "map": 0.5, "seconds": 1.0}]
+
+
+def finished(evaluated: bool = True, **changes: Any) -> Any:
+    """A loop after its last step; the averages' scores are their own names' length."""
+    state = LoopState(step=8, start={"map": 0.1}, train_seconds=16.0, evaluation_seconds=4.0)
+    if evaluated:
+        state.evaluations, state.best = list(EVALUATIONS), {"step": 4, "map": 0.6}
+    options = {
+        "state": state,
+        "evaluate": SimpleNamespace(headline="map") if evaluated else None,
+        "ema": None,
+        "swa": None,
+        "keeps_best": True,
+        "hands_on": False,
+        "config": SimpleNamespace(batch_size=8),
+        "model": nn.Linear(3, 2),
+        "schedule": SimpleNamespace(first_examples=100),
+        "stepper": SimpleNamespace(optimizer=SimpleNamespace(num_steps=8)),
+    }
+    return SimpleNamespace(**(options | changes))
+
+
+@pytest.fixture(autouse=True)
+def scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    def score_average(loop: Any, average: Any, name: str) -> dict[str, float] | None:
+        return None if loop.evaluate is None else {"map": average.score}
+
+    monkeypatch.setattr(result, "score_average", score_average)
+
+
+def average(score: float, count: int = 1) -> Any:
+    return SimpleNamespace(count=count, score=score)
+
+
+def test_without_an_evaluation_the_last_weights_or_their_average_are_published() -> None:
+    assert compare_weights(finished(evaluated=False)) == {"last": None}
+    averaged = finished(evaluated=False, ema=average(0.9))
+    assert compare_weights(averaged) == {"ema": None}
+    assert pick(averaged, {"ema": None}) == "ema"
+
+
+def test_a_run_of_no_steps_is_worth_what_it_started_from() -> None:
+    loop = finished(evaluated=False, evaluate=SimpleNamespace(headline="map"))
+    assert compare_weights(loop) == {"last": {"map": 0.1}}
+
+
+def test_the_kept_weights_and_the_averages_that_hold_something_compete() -> None:
+    loop = finished(ema=average(0.7), swa=average(0.9, count=0))
+    assert compare_weights(loop) == {"best": {"map": 0.6}, "ema": {"map": 0.7}}
+    assert compare_weights(finished(keeps_best=False)) == {"last": {"map": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("scores", "winner"), [((0.6, 0.6, 0.5), "best"), ((0.5, 0.6, 0.7), "swa"), ((0, 0, 0), "best")]
+)
+def test_the_best_score_is_picked_and_the_first_of_equals(scores: tuple[float, ...], winner: str) -> None:
+    candidates = {name: {"map": score} for name, score in zip(("best", "ema", "swa"), scores, strict=True)}
+    assert pick(finished(), candidates) == winner
+    assert pick(finished(), {"last": None, "ema": {"map": 0.1}}) == "ema"
+
+
+def test_rates_and_shares_are_of_training_time() -> None:
+    summary = summarise(finished(), "best", {"best": {"map": 0.6}, "ema": None})
+    assert (summary["examples_per_second"], summary["seconds"]) == (8 * 8 / 16.0, 20.0)
+    assert (summary["evaluation_seconds"], summary["evaluation_share"]) == (4.0, 0.25)
+    assert (summary["candidates"], summary["scores"]) == ({"best": 0.6, "ema": None}, {"map": 0.6})
+    assert (summary["best_step"], summary["steps"], summary["parameters"]) == (4, 8, 8)
+    plain = summarise(finished(evaluated=False), "last", {"last": None})
+    assert (plain["best_step"], plain["headline"], plain["scores"], plain["candidates"]) == (
+        None,
+        None,
+        {},
+        {"last": None},
+    )
+
+
+def test_what_is_handed_on_counts_the_examples_of_the_published_weights() -> None:
+    candidates = {"best": {"map": 0.6}}
+    assert describe_training(finished(), "best", candidates)["examples"] == 100 + 8 * 8
+    content = describe_training(finished(hands_on=True), "best", candidates)
+    assert (content["examples"], content["steps"]) == (100 + 4 * 8, 8)
+    assert describe_training(finished(hands_on=True), "ema", candidates)["examples"] == 100 + 8 * 8
+    assert content["evaluations"] == [{"step": 4, "map": 0.6}, {"step": 8, "map": 0.5}]
+    assert scores_of(EVALUATIONS[0]) == {"map": 0.6}
+
+
+def test_frozen_parameters_are_not_counted() -> None:
+    model = nn.Linear(3, 2)
+    model.bias.requires_grad = False
+    assert num_parameters(model) == 6
