@@ -10,15 +10,18 @@ import pytest
 import torch
 
 from tests.training.support import FINETUNING, MIX, make_recipe, prepare_store
+from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.stages.training import finetune, pretrain
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import MemoryTracking
+from yt8m_assets.training.artifacts import WEIGHTS
 from yt8m_assets.training.averaging import WeightAverage
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.evaluate import HoldoutEvaluation
 from yt8m_assets.training.holdout import evaluations_by
 from yt8m_assets.training.interruption import StopRequest, TrainingPreempted
+from yt8m_assets.training.tensors import read_tensors
 
 CONFIG = replace(FINETUNING, evaluate_every=3, checkpoint_every=4, learning_rate=2e-2, ema_decay=0.8, swa_last=2)
 
@@ -31,14 +34,14 @@ class Runs:
         self.store: ArtifactStore = prepare_store(folder, make_recipe(shards, MIX))
         self.run(pretrain, CONFIG)
 
-    def run(self, stage: Any, config: TrainingConfig) -> Manifest:
+    def run(self, stage: Any, config: TrainingConfig, **options: Any) -> Manifest:
         recipe = make_recipe(self.shards, replace(MIX, finetuning=config))
-        options = {"tracking": self.tracking, "progress": NullProgress(), "run_tags": {}}
+        options |= {"tracking": self.tracking, "progress": NullProgress(), "run_tags": {}}
         return stage(recipe, self.store, "mix", **options).manifest
 
-    def finetune(self, config: TrainingConfig = CONFIG) -> Manifest:
+    def finetune(self, config: TrainingConfig = CONFIG, **options: Any) -> Manifest:
         self.store.delete("finetuned_model/mix")
-        return self.run(finetune, config)
+        return self.run(finetune, config, **options)
 
     def training(self, manifest: Manifest) -> dict[str, Any]:
         return json.loads((self.store.fetch(manifest) / "training.json").read_text())
@@ -148,6 +151,40 @@ def test_early_stopping_is_remembered_by_a_checkpoint_of_that_step(runs: Runs, m
             runs.finetune(config)
     manifest = runs.finetune(config)
     assert (manifest.metadata["resumed_from_step"], manifest.metadata["steps"]) == (4, 4)
+
+
+@pytest.mark.parametrize("damaged", [True, False], ids=["damaged", "removed"])
+def test_where_the_best_weights_are_lost_the_best_from_there_on_are_published(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    """Best at step 3, stopped at step 6; the rerun scores step 6 once more, and what comes after it."""
+    config = replace(CONFIG, ema_decay=None, swa_last=0)
+    scores, seen = iter([0.1, 0.9, 0.2, 0.25, 0.5, 0.4]), []
+
+    def scripted(self: HoldoutEvaluation, model: torch.nn.Module, stop: StopRequest) -> dict[str, float]:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        if len(seen) == 3:
+            stop.set()
+        return {"map": next(scores)}
+
+    monkeypatch.setattr(HoldoutEvaluation, "__call__", scripted)
+    with pytest.raises(TrainingPreempted, match="after step 6"):
+        runs.finetune(config)
+    key = "checkpoints/finetuned_model/mix/best"
+    if damaged:
+        file = runs.store.fetch(runs.store.require(key)) / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-1])
+        runs.store = ArtifactStore(runs.store.root_uri)  # one that has not verified it yet
+        with pytest.raises(CorruptArtifactError, match=r"best weights .*/best: .*--allow-fallback"):
+            runs.finetune(config)
+    else:
+        runs.store.delete(key)
+    manifest = runs.finetune(config, allow_fallback=damaged)
+    assert (manifest.metadata["resumed_from_step"], manifest.metadata["best_step"]) == (6, 9)
+    assert (manifest.metadata["weights"], manifest.metadata["map"]) == ("best", 0.5)
+    published = read_tensors(runs.store.fetch(manifest) / WEIGHTS)
+    assert all(torch.equal(seen[4][name], value) for name, value in published.items())
+    assert runs.store.list_keys("checkpoints/finetuned_model/mix") == []
 
 
 def test_the_time_of_evaluations_is_reported_and_is_no_training_time(

@@ -98,13 +98,24 @@ class CheckpointStore:
         """Replace the best weights."""
         self._write("best", checkpoint)
 
-    def best(self) -> Checkpoint | None:
-        """The best weights so far, or None. Raises CorruptArtifactError, with the way out, when they are damaged."""
+    def best(self, allow_fallback: bool = False) -> Checkpoint | None:
+        """The best weights so far, or None. Raises CorruptArtifactError, with the ways out, when they are damaged.
+
+        `allow_fallback` drops damaged ones, and logs it.
+        """
+        key = f"{self.key}/best"
         try:
-            return self._read(f"{self.key}/best") if self.store.manifest(f"{self.key}/best") else None
+            return self._read(key) if self.store.manifest(key) else None
         except CorruptArtifactError as error:
-            way_out = f"delete {self.store.root_uri}/{self.key} to start this training again"
-            raise CorruptArtifactError(f"best weights {self.key}/best: {error}; {way_out}") from error
+            if not allow_fallback:
+                way_out = (
+                    "allow_fallback (--allow-fallback) goes on without them; "
+                    f"delete {self.store.root_uri}/{self.key} to start this training again"
+                )
+                raise CorruptArtifactError(f"best weights {key}: {error}; {way_out}") from error
+            logger.warning("best weights %s are damaged (%s) and dropped", key, error)
+            self._delete(key)
+            return None
 
     def latest(self, allow_fallback: bool = False) -> Checkpoint | None:
         """The newest checkpoint, or None where there is none.

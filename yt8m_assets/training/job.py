@@ -189,7 +189,7 @@ def prepare_loop(job: TrainingJob, store: ArtifactStore, device: torch.device, t
     checkpoint = loop.checkpoints.latest(job.allow_fallback)
     if checkpoint is None:
         return loop, 0
-    loop.restore(checkpoint)
+    loop.restore(checkpoint, job.allow_fallback)
     return loop, loop.state.step
 
 

@@ -106,8 +106,11 @@ class TrainingLoop:
         """Whether the best evaluated weights are kept to be published."""
         return not self.hands_on if self.config.keep_best is None else self.config.keep_best
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint: weights, moments, averages, data position, counters."""
+    def restore(self, checkpoint: Checkpoint, allow_fallback: bool = False) -> None:
+        """Continue from a checkpoint: weights, moments, averages, data position, counters.
+
+        Raises CorruptArtifactError where the best weights are damaged; `allow_fallback` goes on without them.
+        """
         values = dict(checkpoint.state)
         load_weights(self.model, checkpoint.groups["model"], f"checkpoint of step {values['loop']['step']}")
         self.stepper.optimizer.load_state(checkpoint.groups["optimizer"], values["optimizer_steps"])
@@ -116,9 +119,14 @@ class TrainingLoop:
                 average.load(checkpoint.groups[name], values[f"{name}_count"])
         self.source.load_state_dict(values["data"])
         self.state = LoopState(**values["loop"])
-        best = self.checkpoints.best() if self.checkpoints else None
+        best = self.checkpoints.best(allow_fallback) if self.checkpoints else None
         if best is not None:  # may be of a later step: evaluated before the interruption, after this checkpoint
             self.state.best = best.state["best"]
+        elif self.keeps_best and self.state.best is not None:
+            logger.warning(
+                "the best weights, of step %s, are lost: the present ones are scored", self.state.best["step"]
+            )
+            self.state.best, self.state.unevaluated = None, True
 
     def save_due(self) -> bool:
         """Whether a checkpoint is to be begun after this step.
