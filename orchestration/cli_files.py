@@ -130,7 +130,7 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
 
 def command_import_checkpoint(arguments: argparse.Namespace) -> int:
     """Publish variables of the original as a model of the recipe."""
-    from yt8m_assets.stages.training import publish_imported
+    from yt8m_assets.stages.imported import publish_imported
 
     session = open_session(arguments)
     session.recipe.model(arguments.model)

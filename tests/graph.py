@@ -14,12 +14,13 @@ QUIET = NullProgress()
 
 def publish_untrained(recipe: Recipe, store: ArtifactStore, key: str, seed: int) -> Manifest:
     """A fine-tuned model with random weights, and an empty pre-trained one that it comes from."""
-    from yt8m_assets.training.artifacts import ModelSpec, write_model
+    from yt8m_assets.stages.training import model_spec
+    from yt8m_assets.training.model_files import write_model
 
     before = Node("pretrained_model", key)
     with store.publish(before.key, **resolve_inputs(recipe, store, before).publish_arguments()) as publication:
         (publication.path / "file").write_text(key)
-    spec = ModelSpec.of(recipe, key)
+    spec = model_spec(recipe, key)
     model = spec.build(seed)
     node = Node("finetuned_model", key)
     with store.publish(node.key, **resolve_inputs(recipe, store, node).publish_arguments()) as publication:

@@ -49,13 +49,15 @@ class NullProgress:
 
     @contextmanager
     def task(self, title: str, total: int | None = None, unit: str = "it") -> Iterator[Task]:
-        yield _Counter()
+        yield Counter()
 
     def log(self, text: str) -> None:
         """Drop the text."""
 
 
-class _Counter:
+class Counter:
+    """A task that nobody watches."""
+
     def __init__(self) -> None:
         self.count = 0
         self.resumed = 0
@@ -72,7 +74,7 @@ class _Counter:
         self.fields.update(fields)
 
 
-class _TimedTask(_Counter):
+class _TimedTask(Counter):
     """Emits a line at most every `seconds`, and one when the task ends."""
 
     def __init__(self, emit: Any, title: str, total: int | None, unit: str, seconds: float) -> None:
@@ -173,7 +175,7 @@ class LiveProgress:
         self.bars.console.print(text, highlight=False, markup=False, emoji=False)
 
 
-class _LiveTask(_Counter):
+class _LiveTask(Counter):
     def __init__(self, bars: Any, identifier: Any) -> None:
         super().__init__()
         self.bars, self.identifier = bars, identifier

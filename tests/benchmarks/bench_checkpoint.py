@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 
 from yt8m_assets.storage import ArtifactStore
-from yt8m_assets.training.behind import CheckpointWriter
-from yt8m_assets.training.checkpoint import Checkpoint, CheckpointStore
+from yt8m_assets.training.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter
 
 WIDTH = 1024
 ROUNDS = 5

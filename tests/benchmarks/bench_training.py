@@ -17,9 +17,9 @@ import torch
 from tests.benchmarks.bench_models import WIDTH, NaiveBert, matrix_peak, synchronize
 from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.data.records.features import model_inputs
-from yt8m_assets.training.artifacts import ModelSpec
 from yt8m_assets.training.config import TrainingConfig
-from yt8m_assets.training.losses import Objective, cross_entropy
+from yt8m_assets.training.loss import Objective, cross_entropy
+from yt8m_assets.training.model_files import ModelSpec
 from yt8m_assets.training.optimizer import Optimizer
 from yt8m_assets.training.randomness import isolated_randomness
 from yt8m_assets.training.step import Stepper

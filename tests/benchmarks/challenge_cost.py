@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import create_model
 from yt8m_assets.recipes.challenge import RECIPE
 from yt8m_assets.recipes.schema import ModelRecipe
-from yt8m_assets.training.holdout import evaluations_by
+from yt8m_assets.training.validate import evaluations_by
 
 WIDTH = 1152
 MEAN_FRAMES = 230

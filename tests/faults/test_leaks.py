@@ -12,17 +12,17 @@ from tests.training.support import BERT, make_recipe, prepare_store, write_shard
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.dataset.folds import require_disjoint
 from yt8m_assets.errors import DataError
-from yt8m_assets.progress import NullProgress
+from yt8m_assets.progress import Counter, NullProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import held_out_shards, read_shards, read_video_ids
 from yt8m_assets.stages.lineage import Node, current_manifest, resolve_inputs
 from yt8m_assets.stages.training import finetune, make_job, pretrain
 from yt8m_assets.storage import ArtifactStore
-from yt8m_assets.tracking import MemoryTracking
-from yt8m_assets.training.inputs import HeldOut, holdout_videos
+from yt8m_assets.tracking import MemoryTracking, NullRun
+from yt8m_assets.training.distributed import Team
+from yt8m_assets.training.interruption import StopRequest
 from yt8m_assets.training.job import TrainingJob, run_job
-from yt8m_assets.training.loop import TrainingLoop
-from yt8m_assets.training.team import Team
+from yt8m_assets.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -80,12 +80,12 @@ def test_the_hold_out_goes_by_video_id_and_is_counted(recipe: Recipe, store: Art
 
 def test_what_is_trained_on_and_scored_on_are_the_two_sides(recipe: Recipe, store: ArtifactStore) -> None:
     job, expected = job_of(recipe, store), held_out_ids(recipe, store)
-    source: Any = job.source(store, Team(), pin=False)
+    source: Any = job.data.stream(job.config, job.seed, Team())
     trained = set(source.videos.video_ids)
     assert len(trained) == 60
     assert not trained & expected
     assert {f"t{number:05d}" for number in range(36)} < trained  # those that share a name with a rated shard, too
-    scored = holdout_videos(store, job.data, job.config, job.holdout_uris, job.held_out)
+    scored = job.data.holdout_videos(job.config)
     assert scored.videos.video_ids
     assert set(scored.videos.video_ids) <= expected
 
@@ -102,9 +102,10 @@ def test_training_refuses_held_out_videos_before_its_first_step(
     else:
         pretrain(recipe, store, "bert", **options)
         job = job_of(recipe, store, "finetuned_model")
-        leaking = dataclasses.replace(job, train_uris=job.train_uris + job.holdout_uris)
+        data = dataclasses.replace(job.data, uris=job.data.uris + job.data.holdout_uris)
+        leaking = dataclasses.replace(job, data=data)
         monkeypatch.setattr("yt8m_assets.stages.training.make_job", lambda *_: leaking)
-    monkeypatch.setattr(TrainingLoop, "run", lambda loop: pytest.fail("a step was made"))
+    monkeypatch.setattr(Trainer, "run", lambda trainer: pytest.fail("a step was made"))
     with pytest.raises(DataError, match=rf"12 videos are both held out and trained on: {name} in \S+"):
         stage(recipe, store, "bert", **options)
     asset = "pretrained_model/bert" if stage is pretrain else "finetuned_model/bert"
@@ -113,8 +114,9 @@ def test_training_refuses_held_out_videos_before_its_first_step(
 
 def test_a_job_run_directly_refuses_them_too(recipe: Recipe, store: ArtifactStore, tmp_path: Path) -> None:
     job = job_of(recipe, store)
+    job = dataclasses.replace(job, data=dataclasses.replace(job.data, dropped_ids=()))
     with pytest.raises(DataError, match="12 videos are both held out and trained on"):
-        run_job(dataclasses.replace(job, held_out=HeldOut((), job.held_out.by_shard)), store, tmp_path / "out")
+        run_job(job, tmp_path / "out", tracked=NullRun(), task=Counter(), stop=StopRequest())
 
 
 def test_other_held_out_videos_make_the_shards_of_pretraining_stale(recipe: Recipe, store: ArtifactStore) -> None:

@@ -21,14 +21,15 @@ from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, No
 from yt8m_assets.progress import NullProgress, PlainProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.lineage import Node, resolve_inputs
-from yt8m_assets.stages.training import make_job, pretrain
+from yt8m_assets.stages.training import checkpoints_of as checkpoints_of_inputs
+from yt8m_assets.stages.training import pretrain
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training import step as step_module
 from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.interruption import TrainingPreempted
+from yt8m_assets.training.model_files import read_tensors
 from yt8m_assets.training.step import Stepper
-from yt8m_assets.training.tensors import read_tensors
 
 ROOT = Path(__file__).parents[2]
 KEY = "checkpoints/pretrained_model/mix"
@@ -96,7 +97,7 @@ def checkpoint_files(folder: Path, step: int, name: str = "model.safetensors") -
 def checkpoints_of(folder: Path, recipe: Recipe) -> CheckpointStore:
     store = open_store(folder)
     inputs = resolve_inputs(recipe, store, Node("pretrained_model", "mix"))
-    return make_job(recipe, store, inputs, allow_fallback=False).checkpoints(store)
+    return checkpoints_of_inputs(store, inputs)
 
 
 def test_f03_sigterm_saved_the_step_and_the_rerun_continues_there(case: tuple[Path, Recipe]) -> None:
@@ -233,7 +234,7 @@ BOMB = """
 import resource, sys, time
 from pathlib import Path
 from yt8m_assets.errors import CorruptArtifactError
-from yt8m_assets.training.tensors import read_tensors
+from yt8m_assets.training.model_files import read_tensors
 pages = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (pages + 2**28, pages + 2**28))
 for name in sys.argv[1:]:

@@ -10,7 +10,7 @@ from torch import nn
 from tests.training.support import MIX
 from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
-from yt8m_assets.training.losses import Objective
+from yt8m_assets.training.loss import Objective
 from yt8m_assets.training.optimizer import Optimizer
 from yt8m_assets.training.step import Stepper, explain_memory
 

@@ -224,7 +224,7 @@ def test_names_are_taken_for_nothing_but_names(finished_graph, tmp_path):
 def test_only_what_was_compared_counts_as_picked(finished_graph):
     """With keep_best=False the last weights are published, or an average: the other evaluations chose nothing."""
     from yt8m_assets.reports.figures import _candidates
-    from yt8m_assets.training.artifacts import TRAINING
+    from yt8m_assets.training.model_files import TRAINING
 
     _, store = finished_graph
     manifest = store.require("finetuned_model/one")

@@ -11,8 +11,8 @@ import torch
 from yt8m_assets.data.records.features import model_inputs, valid_rows
 from yt8m_assets.errors import DataError
 from yt8m_assets.serving import SegmentClassifier, save_servable
+from yt8m_assets.stages.training import load_model
 from yt8m_assets.tracking import MlflowTracking
-from yt8m_assets.training.artifacts import load_model
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import read_segment_classes, read_shards
 from yt8m_assets.stages.lineage import Node, resolve_inputs
 from yt8m_assets.stages.prediction import predict_cells, rank_model, run_name
+from yt8m_assets.stages.training import load_model
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import MemoryTracking, NullTracking
-from yt8m_assets.training.artifacts import load_model
 
 Graph = tuple[Recipe, ArtifactStore]
 

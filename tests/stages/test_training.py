@@ -14,10 +14,9 @@ from yt8m_assets.errors import MissingArtifactError
 from yt8m_assets.progress import NullProgress, PlainProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.hardware import find_hardware
-from yt8m_assets.stages.training import finetune, pretrain
+from yt8m_assets.stages.training import finetune, load_model, pretrain
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import MemoryTracking
-from yt8m_assets.training.artifacts import load_model
 from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.interruption import TrainingPreempted
 

@@ -11,12 +11,11 @@ import torch
 
 from models import list_models
 from yt8m_assets.data.dataset.batches import Batch
-from yt8m_assets.training.artifacts import ModelSpec
 from yt8m_assets.training.config import TrainingConfig
-from yt8m_assets.training.losses import Objective
-from yt8m_assets.training.optimizer import Optimizer
+from yt8m_assets.training.loss import Objective
+from yt8m_assets.training.model_files import ModelSpec
+from yt8m_assets.training.optimizer import Optimizer, Schedule
 from yt8m_assets.training.randomness import isolated_randomness
-from yt8m_assets.training.schedule import Schedule
 from yt8m_assets.training.step import Stepper
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "training_curves.json"

@@ -19,7 +19,7 @@ from yt8m_assets.progress import NullProgress, PlainProgress
 from yt8m_assets.recipes.schema import ModelRecipe
 from yt8m_assets.stages.training import finetune, pretrain
 from yt8m_assets.tracking import MemoryTracking
-from yt8m_assets.training.distributed import RelayRun, RelayTask, relayed
+from yt8m_assets.training.distributed import Relay, relayed
 from yt8m_assets.training.interruption import TrainingPreempted
 
 EXACT = replace(BERT, overrides={**BERT.overrides, "dropout": 0.0})
@@ -161,18 +161,18 @@ def test_the_ranks_own_error_comes_through(tmp_path: Path, shards: Path) -> None
 
 def test_what_rank_0_tracks_and_shows_arrives() -> None:
     events: queue.Queue[Any] = queue.Queue()
-    stream, tracking, errors = io.StringIO(), MemoryTracking(), []  # type: ignore[var-annotated]
+    stream, tracking = io.StringIO(), MemoryTracking()
     with (
         tracking.run("run", kind="pretraining") as tracked,
         PlainProgress(stream).task("train", total=12) as task,
-        relayed(events, tracked, task, errors),
+        relayed(events, tracked, task) as errors,
     ):
-        sent = RelayTask(events)
+        sent = Relay(events, "task")
         sent.resume(9)
         sent.advance(2)
         sent.update(loss=0.5)
-        RelayRun(events, tracked.run_id).log_metrics({"train/loss": 0.5}, 11)
-        events.put(("error", ValueError("of a rank")))
+        Relay(events, "tracked", tracked.run_id).log_metrics({"train/loss": 0.5}, 11)
+        events.put(ValueError("of a rank"))
     assert stream.getvalue() == "train: 11 it, 2 of them in 0 s  loss 0.5\n"
     assert tracking.runs[0].series("train/loss") == [(11, 0.5)]
     assert [str(error) for error in errors] == ["of a rank"]

@@ -21,13 +21,12 @@ from yt8m_assets.evaluation import global_average_precision, hit_at_one, precisi
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import ModelRecipe
 from yt8m_assets.stages.data import read_shards
-from yt8m_assets.stages.training import finetune, pretrain
+from yt8m_assets.stages.training import finetune, load_model, pretrain, shards_to_score
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import MemoryTracking
-from yt8m_assets.training.artifacts import OPTIMIZER, WEIGHTS, load_model
-from yt8m_assets.training.evaluate_videos import VideoEvaluation, shards_to_score
+from yt8m_assets.training.evaluate import VideoEvaluation
 from yt8m_assets.training.interruption import StopRequest, TrainingPreempted
-from yt8m_assets.training.tensors import read_tensors
+from yt8m_assets.training.model_files import OPTIMIZER, WEIGHTS, read_tensors
 
 SCORES = ("gap_at_20", "hit_at_1", "perr", "map_at_20")
 
@@ -203,11 +202,11 @@ def test_scores_that_are_not_finite_end_it_by_name_and_the_state_is_untouched(ru
     model = load_model(runs.store, runs.pretrain()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random_state = torch.get_rng_state()
-    assert evaluation(model) == evaluation(model)
+    assert evaluation(model, StopRequest()) == evaluation(model, StopRequest())
     assert all(module.training for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="not finite, among the videos v0"):
-        evaluation(model)
+        evaluation(model, StopRequest())

@@ -9,9 +9,8 @@ from tests.golden import recipe
 from tests.models.golden_harness import Golden, pick
 from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.training.config import TrainingConfig
-from yt8m_assets.training.losses import Objective
-from yt8m_assets.training.optimizer import Optimizer
-from yt8m_assets.training.schedule import Schedule
+from yt8m_assets.training.loss import Objective
+from yt8m_assets.training.optimizer import Optimizer, Schedule
 from yt8m_assets.training.step import Stepper
 
 CONFIG = TrainingConfig(num_steps=3, batch_size=3)

@@ -9,9 +9,9 @@ from tests.faults.test_training_step import tiny_stepper
 from yt8m_assets.data.dataset.loading import read_ahead
 from yt8m_assets.errors import NonFiniteError
 from yt8m_assets.training.config import TrainingConfig
-from yt8m_assets.training.meter import LossMeter, PendingValues
 from yt8m_assets.training.optimizer import clip_gradients, gradient_norms
 from yt8m_assets.training.step import Stepper
+from yt8m_assets.training.trainer import LossMeter, PendingValues
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from models import create_model, mix_nextvlad
 from tests.models.small import SIZES, small_model
 from yt8m_assets.training.config import TrainingConfig
-from yt8m_assets.training.losses import Objective
+from yt8m_assets.training.loss import Objective
 from yt8m_assets.training.recompute import recompute_activations
 
 SPARING = TrainingConfig(num_steps=1, activation_checkpointing=True)

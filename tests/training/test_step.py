@@ -8,10 +8,10 @@ from tests.training.support import BATCHES, MIX
 from tests.training.test_evaluate import SPEC
 from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.training.config import TrainingConfig
-from yt8m_assets.training.losses import Objective
+from yt8m_assets.training.loss import Objective
 from yt8m_assets.training.optimizer import Optimizer
 from yt8m_assets.training.recompute import recompute_activations
-from yt8m_assets.training.step import Stepper, take_rows
+from yt8m_assets.training.step import Stepper
 
 CONFIG = replace(MIX.pretraining, batch_size=8)
 
@@ -62,11 +62,11 @@ def test_a_loss_of_the_branches_own_is_added_where_asked_for() -> None:
 
 
 def test_rows_of_a_batch() -> None:
-    part = take_rows(BATCHES[0], slice(2, 5))
+    part = BATCHES[0].rows(slice(2, 5))
     assert isinstance(part, Batch)
     assert part.video_ids == BATCHES[0].video_ids[2:5]
     assert torch.equal(part.labels, BATCHES[0].labels[2:5])
-    assert take_rows(replace(BATCHES[0], label_weights=None), slice(0, 2)).label_weights is None
+    assert replace(BATCHES[0], label_weights=None).rows(slice(0, 2)).label_weights is None
 
 
 def test_adding_l2_once_whatever_the_accumulation() -> None:

@@ -100,7 +100,7 @@ def _model_row(
 
 def _candidates(store: ArtifactStore, model: Manifest) -> list[dict[str, float]]:
     """The scores of everything that could have been published as the model; none for an imported one."""
-    from yt8m_assets.training.artifacts import TRAINING, read_json
+    from yt8m_assets.training.model_files import TRAINING, read_json
 
     training = read_json(store.fetch(model, (TRAINING,)) / TRAINING)
     compared = training["candidates"]

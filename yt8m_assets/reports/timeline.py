@@ -104,7 +104,7 @@ def score_seconds(
 
     from yt8m_assets.data.records.features import model_inputs
     from yt8m_assets.stages.ensemble import read_weights
-    from yt8m_assets.training.artifacts import load_model
+    from yt8m_assets.stages.training import load_model
 
     assert video.frames is not None
     num_frames = len(video.frames)

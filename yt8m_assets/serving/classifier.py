@@ -76,13 +76,10 @@ class SegmentClassifier:
         """`folder` holds `model.json` and `weights.safetensors`. Raises CorruptArtifactError for damaged files."""
         import torch
 
-        from yt8m_assets.training.artifacts import WEIGHTS, ModelSpec
-        from yt8m_assets.training.tensors import load_weights, read_tensors
+        from yt8m_assets.training.model_files import read_model
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = ModelSpec.read(folder).build()
-        load_weights(model, read_tensors(folder / WEIGHTS), str(folder))
-        self.model: Any = model.to(self.device).eval()
+        self.model: Any = read_model(folder, self.device, folder)
 
     def predict(self, frames: "np.ndarray", num_frames: "Sequence[int] | np.ndarray" = ()) -> "np.ndarray":
         """uint8 [S, T, F], up to T frames of each of S segments -> probabilities float32 [S, C].

@@ -7,6 +7,7 @@ from yt8m_assets.errors import DataError
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.nodes import Node, parents
 from yt8m_assets.storage import ArtifactStore, Manifest
+from yt8m_assets.storage.manifest import differences
 from yt8m_assets.storage.soundness import damage
 
 _LONGEST = 60
@@ -77,18 +78,11 @@ def _differences(lineage: Answers, node: Node, config: Mapping[str, Any], made: 
     return lines
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines `field: old -> new` for every differing field, nested ones with dots."""
-    lines = []
-    for name in sorted(set(old) | set(new)):
-        before, now = old.get(name), new.get(name)
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            lines += changes(before, now, f"{prefix}{name}.")
-        elif before != now or (name in old) != (name in new):
-            lines.append(f"{prefix}{name}: {_short(before, name in old)} -> {_short(now, name in new)}")
-    return lines
+    return [f"{name}: {_short(before)} -> {_short(now)}" for name, before, now in differences(old, new)]
 
 
-def _short(value: Any, there: bool) -> str:
-    text = str(value) if there else "absent"
+def _short(value: Any) -> str:
+    text = str(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

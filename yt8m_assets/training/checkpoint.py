@@ -1,27 +1,36 @@
-"""Checkpoints as artifacts of the store: whole and verified, or not there; safetensors and JSON only.
+"""Checkpoints as artifacts of the store, written behind the training: whole and verified, or not there.
+
+Copied between two steps, then hashed and written by a thread; safetensors and JSON only.
 
 <key>/step-00000100/   model.safetensors optimizer.safetensors ... state.json      the newest two are kept
 <key>/best/            the weights with the best hold-out score, kept apart
 """
 
+import copy
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, MissingArtifactError, StorageError
 from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_text
-from yt8m_assets.training.tensors import read_tensors, write_tensors
+from yt8m_assets.storage.manifest import ABSENT, differences
+from yt8m_assets.training.model_files import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 """Version of what a checkpoint holds; raised when a newer program writes something an older one cannot read."""
 STATE_FILE = "state.json"
+KEPT = 2
+"""Checkpoints of steps that are kept."""
 
 
 @dataclass(frozen=True)
@@ -32,40 +41,29 @@ class Checkpoint:
     groups: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
-def describe_difference(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lines `field: checkpoint has x, this run has y` for every differing field, nested ones with dots."""
-    lines = []
-    for name in sorted(set(expected) | set(found)):
-        left, right = expected.get(name), found.get(name)
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            lines += describe_difference(left, right, f"{prefix}{name}.")
-        elif left != right:
-            lines.append(f"{prefix}{name}: the checkpoint has {right!r}, this run has {left!r}")
-    return lines
-
-
 class CheckpointStore:
     """The checkpoints of one training run below a key of the store.
 
     `identity` holds every value that must be equal for a checkpoint to be continued: recipe slice, parents, code.
     """
 
-    def __init__(self, store: ArtifactStore, key: str, identity: Mapping[str, Any], keep: int = 2) -> None:
-        self.store, self.key, self.keep = store, key, max(keep, 2)
+    def __init__(self, store: ArtifactStore, key: str, identity: Mapping[str, Any]) -> None:
+        self.store, self.key = store, key
         self.identity = json.loads(canonical_json({"schema": SCHEMA, **identity}))
         self.fingerprint = sha256_text(canonical_json(self.identity))
+
+    def __reduce__(self):  # for the ranks of a training: each opens the store anew
+        return _reopened, (self.store.root_uri, self.store.cache_path, self.key, self.identity)
 
     def _step_keys(self) -> list[str]:
         return [key for key in self.store.list_keys(self.key) if key.rsplit("/", 1)[-1].startswith("step-")]
 
-    def _write(self, name: str, checkpoint: Checkpoint) -> Manifest:
+    def _write(self, name: str, checkpoint: Checkpoint) -> None:
         arguments: Any = {"fingerprint": self.fingerprint, "config": self.identity, "scratch": True}
         with self.store.publish(f"{self.key}/{name}", **arguments) as publication:
             for group, tensors in checkpoint.groups.items():
                 write_tensors(publication.path / f"{group}.safetensors", tensors)
             (publication.path / STATE_FILE).write_text(canonical_json(checkpoint.state))
-        assert publication.manifest is not None
-        return publication.manifest
 
     def _read(self, key: str) -> Checkpoint:
         manifest = self.store.require(key)
@@ -85,13 +83,18 @@ class CheckpointStore:
         """Raise CheckpointMismatchError with a field-by-field difference if a checkpoint is of another run."""
         if manifest.fingerprint == self.fingerprint:
             return
-        lines = describe_difference(self.identity, manifest.config) or ["its fingerprint differs"]
+        lines = []
+        for name, *values in differences(manifest.config, self.identity):
+            found, wanted = (None if value is ABSENT else value for value in values)
+            if found != wanted:
+                lines.append(f"{name}: the checkpoint has {found!r}, this run has {wanted!r}")
+        lines = lines or ["its fingerprint differs"]
         raise CheckpointMismatchError(f"{manifest.key} does not belong to this run:\n  " + "\n  ".join(lines))
 
     def save(self, step: int, checkpoint: Checkpoint) -> None:
         """Write the checkpoint of a step, then drop all but the newest ones; a failed clean-up is only logged."""
         self._write(f"step-{step:08d}", checkpoint)
-        for key in self._step_keys()[: -self.keep]:
+        for key in self._step_keys()[:-KEPT]:
             self._delete(key)
 
     def save_best(self, checkpoint: Checkpoint) -> None:
@@ -152,6 +155,11 @@ class CheckpointStore:
                 continue
         return None
 
+    def newest_step(self) -> int:
+        """Steps done in that checkpoint; 0 where there is none."""
+        state = self.peek()
+        return state["loop"]["step"] if state else 0
+
     def refuse_others(self, start_afresh: bool = False) -> None:
         """Raise CheckpointMismatchError, field by field, if a checkpoint lying here is of another run.
 
@@ -199,3 +207,85 @@ class CheckpointStore:
             self.store.delete(key)
         except (OSError, StorageError) as error:
             logger.warning("cannot remove old checkpoint %s: %s", key, error)
+
+
+def _reopened(root_uri: str, cache_path: Path, key: str, identity: Mapping[str, Any]) -> CheckpointStore:
+    return CheckpointStore(ArtifactStore(root_uri, cache_path), key, identity)
+
+
+class HostCopy:
+    """A copy of groups of tensors in this machine's memory; its memory is used again for the next copy.
+
+    Page-locked for tensors of a GPU, from where they come several times as fast.
+    """
+
+    def __init__(self) -> None:
+        self.groups: dict[str, dict[str, Tensor]] = {}
+
+    @torch.no_grad()
+    def take(self, groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        """Copy the tensors as they are after all work that is queued on their device; waits until they are here."""
+        for name, tensors in groups.items():
+            held = self.groups.setdefault(name, {})
+            for key, value in tensors.items():
+                if key not in held:
+                    held[key] = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+                held[key].copy_(value, non_blocking=True)
+        for device in {value.device for tensors in groups.values() for value in tensors.values() if value.is_cuda}:
+            torch.cuda.current_stream(device).synchronize()
+        return self.groups
+
+
+class CheckpointWriter:
+    """Writes checkpoints, one at a time and in the order in which they were begun, while the training goes on.
+
+    So a checkpoint is there only when the best weights that it speaks of are. Memory: one copy of the state, and one of
+    the best weights where they are kept. After a failed write no other is made; the error comes with the next call.
+    """
+
+    def __init__(self, checkpoints: CheckpointStore) -> None:
+        self.checkpoints = checkpoints
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.copies = {"step": HostCopy(), "best": HostCopy()}
+        self.writes: dict[str, Future[None]] = {}
+        self.error: BaseException | None = None
+
+    def save(self, step: int, checkpoint: Checkpoint) -> None:
+        """Begin to write the checkpoint of a step; waits while the one before it is written."""
+        self._begin("step", checkpoint, partial(self.checkpoints.save, step))
+
+    def save_best(self, checkpoint: Checkpoint) -> None:
+        """Begin to replace the best weights; waits while the ones before are written."""
+        self._begin("best", checkpoint, self.checkpoints.save_best)
+
+    def check(self) -> None:
+        """Raise the error of a write that failed, if one did."""
+        if self.error is not None:
+            raise self.error
+
+    def wait(self) -> None:
+        """Wait until everything is written. Raises the error of a write that failed."""
+        for write in self.writes.values():
+            write.result()
+        self.check()
+
+    def close(self) -> None:
+        """Let what has begun come to its end; an error is only logged, so that it hides none that is on its way."""
+        self.thread.shutdown(wait=True)
+        if self.error is not None:
+            logger.warning("a checkpoint was not written: %s", self.error)
+
+    def _begin(self, kind: str, checkpoint: Checkpoint, write: Callable[[Checkpoint], None]) -> None:
+        if kind in self.writes:
+            self.writes[kind].result()
+        self.check()
+        copied = Checkpoint(copy.deepcopy(checkpoint.state), self.copies[kind].take(checkpoint.groups))
+        self.writes[kind] = self.thread.submit(self._write, write, copied)
+
+    def _write(self, write: Callable[[Checkpoint], None], checkpoint: Checkpoint) -> None:
+        if self.error is not None:
+            return
+        try:
+            write(checkpoint)
+        except BaseException as error:  # noqa: BLE001 - handed to the training, which raises it
+            self.error = error

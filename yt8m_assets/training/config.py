@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from yt8m_assets.errors import ConfigError
 
@@ -112,29 +112,18 @@ class TrainingConfig:
         positive = ("batch_size", "learning_rate", "decay_examples", "clip_norm", "checkpoint_every", "log_every")
         for field in (*positive, "windows_per_video", "shuffle_buffer", "accumulation", "num_processes"):
             _require(getattr(self, field) > 0, field, getattr(self, field), "must be above zero")
-        for field in (
-            "num_steps",
-            "warmup_steps",
-            "weight_decay",
-            "regularization_weight",
-            "swa_last",
-            "evaluation_videos",
-        ):
+        not_negative = ("num_steps", "warmup_steps", "weight_decay", "regularization_weight", "swa_last")
+        for field in (*not_negative, "evaluation_videos"):
             _require(getattr(self, field) >= 0, field, getattr(self, field), "must not be negative")
         for field in ("window_frames", "evaluate_every", "early_stopping", "checkpoint_seconds"):
             value = getattr(self, field)
             _require(value is None or value > 0, field, value, "must be above zero, or None")
         _require(0 < self.decay_rate <= 1, "decay_rate", self.decay_rate, "must lie in (0, 1]")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "must lie in [0, 1)")
-        choices = {
-            "schedule": ("staircase", "cosine"),
-            "optimizer": ("adam", "adamw"),
-            "clip": ("per_variable", "global", "none"),
-            "label_weighting": ("all", "rated"),
-            "precision": ("float32", "bfloat16"),
-        }
-        for field, allowed in choices.items():
-            _require(getattr(self, field) in allowed, field, getattr(self, field), f"choose one of {allowed}")
+        for field, hint in get_type_hints(TrainingConfig).items():
+            if get_origin(hint) is Literal:
+                value, allowed = getattr(self, field), get_args(hint)
+                _require(value in allowed, field, value, f"choose one of {allowed}")
         _require(
             self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "must lie in (0, 1), or None"
         )

@@ -1,26 +1,26 @@
 """Data-parallel training over several processes of this machine, started by torchrun's launcher.
 
-The ranks run `run_job` like a single process does; what rank 0 tracks and shows is relayed to this process, which holds
-the tracker, the progress display and the publication.
+The ranks do what a single process does; what rank 0 tracks and shows is relayed to this process, which holds the
+tracker, the progress display and the publication.
 """
 
+import inspect
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from yt8m_assets.errors import WorkerCrashError, Yt8mError
-from yt8m_assets.storage import ArtifactStore
-from yt8m_assets.tracking import NullRun
-from yt8m_assets.training.interruption import StopRequest, TrainingPreempted, stop_on_signals
-from yt8m_assets.training.job import TrainingJob, run_job, training_device
-from yt8m_assets.training.team import Team
+from yt8m_assets.progress import Counter, Task
+from yt8m_assets.tracking import NullRun, TrackedRun
+from yt8m_assets.training.interruption import TrainingPreempted, stop_on_signals
 
 MONITOR_SECONDS = 0.1
 """How often the launcher looks after the ranks."""
@@ -28,75 +28,93 @@ PATIENCE = timedelta(hours=12)
 """How long ranks wait for rank 0 to evaluate and compare weights; a rank that died is noticed at once all the same."""
 
 
-class RelayRun(NullRun):
-    """A tracked run whose metrics go to the process that holds the real one."""
+@dataclass(frozen=True)
+class Team:
+    """This process among the ranks, as little of them as training needs; a team of one does nothing.
 
-    def __init__(self, events: Any, run_id: str | None) -> None:
-        self.events, self.run_id = events, run_id
+    Rank 0 alone tracks, evaluates, saves and publishes.
+    """
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Send one point per metric."""
-        self.events.put(("metrics", dict(metrics), step))
+    rank: int = 0
+    size: int = 1
+    control: Any = None
+    """Process group on the CPU for decisions, so that agreeing never makes a GPU wait."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """The GPU of this rank, or the CPU where there is none."""
+        if torch.cuda.is_available():
+            return torch.device("cuda", self.rank % torch.cuda.device_count())
+        return torch.device("cpu")
+
+    def average(self, value: Tensor) -> None:
+        """Average a tensor over the ranks in place, on its device."""
+        if self.size > 1:
+            torch.distributed.all_reduce(value)
+            value /= self.size
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether any rank raised it; all ranks call this at the same step."""
+        if self.size == 1:
+            return flags
+        votes = torch.tensor(flags, dtype=torch.int32)
+        torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX, group=self.control)
+        return tuple(bool(vote) for vote in votes)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with its gradients averaged over ranks."""
+        if self.size == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        wrapper: Any = nn.parallel.DistributedDataParallel
+        # Statistics stay each rank's own between steps; torch is renaming the option that says so.
+        known = inspect.signature(wrapper).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return wrapper(module, device_ids=devices, **{option: False})
 
 
-class RelayTask:
-    """A progress task whose display is in another process."""
+class Relay:
+    """Stands for an object of the process that started the ranks: a method called here is called there."""
 
-    def __init__(self, events: Any) -> None:
-        self.events = events
+    def __init__(self, events: Any, name: str, run_id: str | None = None) -> None:
+        self.events, self.name, self.run_id = events, name, run_id
 
-    def resume(self, count: int) -> None:
-        """Send the count that was reached earlier."""
-        self.events.put(("resume", count))
-
-    def advance(self, count: int = 1) -> None:
-        """Send a count."""
-        self.events.put(("advance", count))
-
-    def update(self, **fields: Any) -> None:
-        """Send fields to show."""
-        self.events.put(("update", fields))
+    def __getattr__(self, method: str) -> Callable[..., None]:
+        return lambda *arguments, **options: self.events.put((self.name, method, arguments, options))
 
 
 @contextmanager
-def relayed(events: Any, tracked: Any, task: Any, errors: list[BaseException]) -> Iterator[None]:
-    """Hand on what the ranks send while the block runs."""
+def relayed(events: Any, tracked: TrackedRun, task: Task) -> Iterator[list[BaseException]]:
+    """Hand on what the ranks call while the block runs; the errors that they send."""
+    targets: dict[str, Any] = {"tracked": tracked, "task": task}
+    errors: list[BaseException] = []
 
     def hand_on() -> None:
-        while True:
-            kind, *values = events.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                errors.append(values[0])
-            elif kind == "metrics" and tracked is not None:
-                tracked.log_metrics(*values)
-            elif kind == "resume" and task is not None:
-                task.resume(*values)
-            elif kind == "advance" and task is not None:
-                task.advance(*values)
-            elif kind == "update" and task is not None:
-                task.update(**values[0])
+        while (event := events.get()) is not None:
+            if isinstance(event, BaseException):
+                errors.append(event)
+            else:
+                name, method, arguments, options = event
+                getattr(targets[name], method)(*arguments, **options)
 
     thread = threading.Thread(target=hand_on, name="rank-relay", daemon=True)
     thread.start()
     try:
-        yield
+        yield errors
     finally:
-        events.put(("end",))
+        events.put(None)
         thread.join()
 
 
 def run_on_ranks(
-    job: TrainingJob,
-    store: ArtifactStore,
-    output_path: Path,
-    *,
-    tracked: Any = None,
-    task: Any = None,
-    stop: StopRequest | None = None,
+    work: Callable[..., dict[str, Any]], size: int, *, tracked: TrackedRun, task: Task, saved_step: Callable[[], int]
 ) -> dict[str, Any]:
-    """`run_job` on `num_processes` ranks; the summary of rank 0.
+    """`work(team=, tracked=, task=, stop=)` on `size` ranks; the result of rank 0.
 
     Raises the ranks' own error where it is one of ours, TrainingPreempted when this process was told to end, and
     WorkerCrashError naming the rank and its exit code or signal when a rank died; the other ranks are ended at once.
@@ -108,7 +126,7 @@ def run_on_ranks(
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=job.config.num_processes,
+        nproc_per_node=size,
         run_id=secrets.token_hex(8),
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
@@ -118,15 +136,11 @@ def run_on_ranks(
         start_method="spawn",
     )
     events = torch.multiprocessing.get_context("spawn").Queue()
-    errors: list[BaseException] = []
-    run_id = tracked.run_id if tracked is not None else None
-    arguments = (job, store.root_uri, store.cache_path, output_path, events, run_id, torch.get_num_threads())
     try:
-        with relayed(events, tracked, task, errors):
-            results = elastic_launch(config, run_rank)(*arguments)
+        with relayed(events, tracked, task) as errors:
+            results = elastic_launch(config, _run_rank)(work, events, tracked.run_id, torch.get_num_threads())
     except SignalException as error:
-        state = job.checkpoints(store).peek()
-        raise TrainingPreempted(state["loop"]["step"] if state else 0) from error
+        raise TrainingPreempted(saved_step()) from error
     except ChildFailedError as error:
         own = [found for found in errors if isinstance(found, Yt8mError)]
         if own:
@@ -135,49 +149,34 @@ def run_on_ranks(
         cause = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
         reason = f": {errors[0]!r}" if errors and failure.exitcode > 0 else ""  # others just lost their connection
         raise WorkerCrashError(
-            f"rank {rank} of {job.config.num_processes} died with {cause}{reason}; run again to continue from the last "
-            "checkpoint"
+            f"rank {rank} of {size} died with {cause}{reason}; run again to continue from the last checkpoint"
         ) from error
     if results[0].get("preempted") is not None:
         raise TrainingPreempted(results[0]["preempted"])
     return results[0]
 
 
-def run_rank(
-    job: TrainingJob,
-    root_uri: str,
-    cache_path: Path,
-    output_path: Path,
-    events: Any,
-    run_id: str | None,
-    num_threads: int,
-) -> dict[str, Any]:
+def _run_rank(work: Callable[..., dict[str, Any]], events: Any, run_id: str | None, num_threads: int) -> dict[str, Any]:
     """What each rank's process runs; the launcher says by environment which rank it is."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    device = training_device(rank)
+    device = Team(rank).device
     torch.set_num_threads(max(num_threads // size, 1))
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    tracked: Any = Relay(events, "tracked", run_id) if rank == 0 else NullRun()
+    task: Any = Relay(events, "task") if rank == 0 else Counter()
     try:
         with stop_on_signals(second_interrupts=False) as stop:
             torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
             control = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
-            summary = run_job(
-                job,
-                ArtifactStore(root_uri, cache_path),
-                output_path,
-                tracked=RelayRun(events, run_id) if rank == 0 else None,
-                task=RelayTask(events) if rank == 0 else None,
-                stop=stop,
-                team=Team(rank, size, control),
-            )
+            result = work(team=Team(rank, size, control), tracked=tracked, task=task, stop=stop)
             torch.distributed.barrier(group=control)  # rank 0 still compares weights when the others are through
     except TrainingPreempted as preempted:
         return {"preempted": preempted.step}
     except Exception as error:
-        events.put(("error", error))
+        events.put(error)
         raise
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    return summary
+    return result

@@ -1,158 +1,116 @@
 """One training run with everything resolved: plain values that can be sent to another process, and how to run them."""
 
 import contextlib
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from yt8m_assets.data.config import DataConfig
-from yt8m_assets.data.dataset.batches import BatchStream
-from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.stages.lineage import Node
-from yt8m_assets.stages.locating import index_cache
-from yt8m_assets.storage import ArtifactStore
-from yt8m_assets.training.artifacts import OPTIMIZER, TRAINING, WEIGHTS, ModelSpec, read_json, write_model
-from yt8m_assets.training.checkpoint import CheckpointStore
+from yt8m_assets.progress import Task
+from yt8m_assets.tracking import TrackedRun
+from yt8m_assets.training.averages import WeightAverage
+from yt8m_assets.training.checkpoint import CheckpointStore, CheckpointWriter
 from yt8m_assets.training.config import TrainingConfig
-from yt8m_assets.training.evaluate import Evaluation, HoldoutEvaluation
-from yt8m_assets.training.evaluate_videos import VideoEvaluation
-from yt8m_assets.training.inputs import HeldOut, holdout_videos, load_segment_table, pretraining_source, segment_source
-from yt8m_assets.training.interruption import StopRequest
-from yt8m_assets.training.loop import TrainingLoop
-from yt8m_assets.training.losses import Objective
-from yt8m_assets.training.optimizer import Optimizer
+from yt8m_assets.training.data import TrainingData
+from yt8m_assets.training.distributed import Team, run_on_ranks
+from yt8m_assets.training.evaluate import Evaluation, HoldoutEvaluation, VideoEvaluation
+from yt8m_assets.training.interruption import EvaluationInterrupted, StopRequest, TrainingPreempted
+from yt8m_assets.training.loss import Objective
+from yt8m_assets.training.model_files import (
+    OPTIMIZER,
+    TRAINING,
+    WEIGHTS,
+    ModelSpec,
+    load_weights,
+    read_json,
+    read_tensors,
+    write_model,
+)
+from yt8m_assets.training.optimizer import Optimizer, Schedule
 from yt8m_assets.training.randomness import derive_seed, isolated_randomness
 from yt8m_assets.training.recompute import recompute_activations
-from yt8m_assets.training.result import compare_weights, describe_training, pick, select_weights, summarise
-from yt8m_assets.training.schedule import Schedule
 from yt8m_assets.training.step import Stepper
-from yt8m_assets.training.team import Team
-from yt8m_assets.training.tensors import load_weights, read_tensors
+from yt8m_assets.training.trainer import Trainer
+from yt8m_assets.training.validate import Scores, Validator, scores_of
 
 logger = logging.getLogger(__name__)
-
-
-def checkpoint_key(node: Node) -> str:
-    """Key below which a node's training keeps its checkpoints."""
-    return f"checkpoints/{node.key}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
     """What one run trains, on what, from where."""
 
-    asset: str
-    """pretrained_model or finetuned_model."""
-    model_key: str
-    """Partition key."""
+    name: str
+    """Name of the model in messages."""
+    finetunes: bool
+    """Whether this is fine-tuning on rated segments, or pre-training that it goes on from."""
     spec: ModelSpec
     """The model."""
     config: TrainingConfig
     """Length, objective, optimiser, cadence."""
-    data: DataConfig
-    """How to read: sizes, budget, workers."""
-    train_uris: tuple[str, ...]
-    """Shards to train on."""
-    holdout_uris: tuple[str, ...] = ()
-    """Shards to evaluate on: rated segments in fine-tuning, video labels in pre-training."""
-    held_out: HeldOut = field(default_factory=HeldOut)
-    """Videos not to train on."""
-    shards_digest: str
-    """Digest of the shards' artifact."""
+    data: TrainingData
+    """What is read."""
     seed: int
-    """Seed of the recipe."""
+    """Seed of this run's draws, different for every recipe seed, model and stage."""
+    checkpoints: CheckpointStore
+    """Where this run keeps its checkpoints."""
     initial_path: Path | None = None
-    """Folder of the model artifact to start from; None: new weights."""
-    identity: dict[str, Any] = field(default_factory=dict)
-    """What a checkpoint must have in common with this run to be continued."""
+    """Folder of the model to start from; None: new weights."""
     allow_fallback: bool = False
     """Continue from an older checkpoint when the newest is damaged."""
 
-    @property
-    def finetunes(self) -> bool:
-        """Whether this is fine-tuning on rated segments."""
-        return self.asset == "finetuned_model"
-
-    @property
-    def run_seed(self) -> int:
-        """Seed of this run's draws, different for every recipe seed, model and stage."""
-        return derive_seed(self.seed, self.model_key, self.asset)
-
-    def checkpoints(self, store: ArtifactStore) -> CheckpointStore:
-        """Where this run keeps its checkpoints."""
-        return CheckpointStore(store, checkpoint_key(Node(self.asset, self.model_key)), self.identity)
-
-    def reading(self, store: ArtifactStore) -> Reading:
-        """How the shards are read on this machine."""
-        return self.data.reading(index_cache(store))
-
-    def source(self, store: ArtifactStore, team: Team, pin: bool) -> BatchStream:
-        """This rank's stream of batches. Raises DataError naming the videos when a held-out one is among them."""
-        make = segment_source if self.finetunes else pretraining_source
-        shards = self.train_uris, self.shards_digest
-        return make(self.reading(store), self.data, self.config, *shards, self.run_seed, team, pin, self.held_out)
-
-
-def training_device(rank: int = 0) -> torch.device:
-    """The GPU of this rank, or the CPU where there is none."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", rank % torch.cuda.device_count())
-    return torch.device("cpu")
-
 
 def run_job(
-    job: TrainingJob,
-    store: ArtifactStore,
-    output_path: Path,
-    *,
-    tracked: Any = None,
-    task: Any = None,
-    stop: StopRequest | None = None,
-    team: Team | None = None,
+    job: TrainingJob, output_path: Path, *, tracked: TrackedRun, task: Task, stop: StopRequest
 ) -> dict[str, Any]:
-    """Train, write the model artifact's files to `output_path` (rank 0) and return a JSON summary of the run.
+    """Train, on as many processes as the job says; write the model's files to `output_path`; a JSON summary of the run.
 
-    Continues from this run's newest checkpoint. Raises what `TrainingLoop.run` raises.
+    Continues from the job's newest checkpoint. Raises what `Trainer.run` and `run_on_ranks` raise.
     """
-    team = team or Team()
-    device = training_device(team.rank)
-    with isolated_randomness(device, job.run_seed), deterministic_algorithms(job.config.deterministic):
-        loop, resumed_from = prepare_loop(job, store, device, team)
-        loop.tracked, loop.task, loop.stop = tracked, task, stop or StopRequest()
-        if tracked is not None:
-            loop.state.run_id = tracked.run_id
-        if task is not None and resumed_from:
+    if job.config.num_processes == 1:
+        return train(job, output_path, team=Team(), tracked=tracked, task=task, stop=stop)
+    work = partial(train, job, output_path)
+    saved_step = job.checkpoints.newest_step
+    return run_on_ranks(work, job.config.num_processes, tracked=tracked, task=task, saved_step=saved_step)
+
+
+def train(
+    job: TrainingJob, output_path: Path, *, team: Team, tracked: TrackedRun, task: Task, stop: StopRequest
+) -> dict[str, Any]:
+    """`run_job` in this process, one of a team; only rank 0 writes files and has a summary."""
+    with isolated_randomness(team.device, job.seed), deterministic_algorithms(job.config.deterministic):
+        trainer = prepare_trainer(job, team, tracked, task, stop)
+        checkpoint = job.checkpoints.latest(job.allow_fallback)
+        if checkpoint is not None:
+            trainer.restore(checkpoint, job.allow_fallback)
+        trainer.state.run_id = tracked.run_id
+        resumed_from = trainer.state.step
+        if resumed_from:
             task.resume(resumed_from)
-        with contextlib.closing(loop):
-            loop.run()
-            return publish_run(loop, job, output_path) | {"resumed_from_step": resumed_from} if team.leads else {}
+        with contextlib.closing(trainer.writer):
+            trainer.run()
+            return publish(job, trainer, output_path) | {"resumed_from_step": resumed_from} if team.leads else {}
 
 
-def publish_run(loop: TrainingLoop, job: TrainingJob, output_path: Path) -> dict[str, Any]:
-    """Compare weights, write the model artifact's files, and return the summary (rank 0)."""
-    candidates = compare_weights(loop)
-    winner = pick(loop, candidates)
-    select_weights(loop, winner)
-    optimizer = None if job.finetunes else loop.stepper.optimizer.state_tensors()
-    write_model(output_path, job.spec, loop.model.state_dict(), describe_training(loop, winner, candidates), optimizer)
-    return summarise(loop, winner, candidates)
-
-
-def prepare_loop(job: TrainingJob, store: ArtifactStore, device: torch.device, team: Team) -> tuple[TrainingLoop, int]:
-    """Build the run's parts and restore its newest checkpoint; the loop, and the step it continues from."""
-    config = job.config
+def prepare_trainer(job: TrainingJob, team: Team, tracked: TrackedRun, task: Task, stop: StopRequest) -> Trainer:
+    """Build the parts of a run, as it stands before its first step."""
+    config, device = job.config, team.device
     if not job.finetunes and config.swa_last:
         raise ConfigError(f"pretraining.swa_last = {config.swa_last}: averages evaluated points: a fine-tuning option")
-    model = job.spec.build(derive_seed(job.run_seed, "weights"))
-    earlier = start_from(job, model)
+    model = job.spec.build(derive_seed(job.seed, "weights"))
+    before, earlier = job.initial_path, {"examples": 0, "optimizer_steps": 0}
+    if before is not None:
+        load_weights(model, read_tensors(before / WEIGHTS), before / WEIGHTS)
+        earlier = read_json(before / TRAINING)
     model.to(device)
     if config.activation_checkpointing:
         recompute_activations(model, compiled=config.compile)
@@ -161,57 +119,99 @@ def prepare_loop(job: TrainingJob, store: ArtifactStore, device: torch.device, t
 
         synchronize_batch_norm(model)
     optimizer = Optimizer(dict(model.named_parameters()), config)
-    if job.initial_path is not None and config.continue_schedule and (job.initial_path / OPTIMIZER).exists():
-        optimizer.load_state(read_tensors(job.initial_path / OPTIMIZER), earlier["optimizer_steps"])
+    if before is not None and config.continue_schedule and (before / OPTIMIZER).exists():
+        optimizer.load_state(read_tensors(before / OPTIMIZER), earlier["optimizer_steps"])
     objective = Objective(model, config)
-    stepper = Stepper(
-        objective,
-        optimizer,
-        config,
-        device=device,
-        seed=job.run_seed,
-        rank=team.rank,
-        wrapped=team.wrap(objective, device),
-    )
-    loop = TrainingLoop(
-        config=config,
-        model=model,
-        stepper=stepper,
-        schedule=Schedule(config=config, first_examples=earlier["examples"] if config.continue_schedule else 0),
-        source=job.source(store, team, pin=device.type == "cuda"),
-        device=device,
-        checkpoints=job.checkpoints(store),
-        evaluate=holdout_evaluation(job, store, device) if team.leads else None,
-        hands_on=not job.finetunes,
-        team=team,
-    )
-    assert loop.checkpoints is not None
-    checkpoint = loop.checkpoints.latest(job.allow_fallback)
-    if checkpoint is None:
-        return loop, 0
-    loop.restore(checkpoint, job.allow_fallback)
-    return loop, loop.state.step
+    options: Any = {"device": device, "seed": job.seed, "rank": team.rank, "wrapped": team.wrap(objective)}
+    stepper = Stepper(objective, optimizer, config, **options)
+    averages = {"ema": WeightAverage(model, config.ema_decay)} if config.ema_decay is not None else {}
+    averages |= {"swa": WeightAverage(model, None)} if config.swa_last else {}
+    source, writer = job.data.stream(config, job.seed, team), CheckpointWriter(job.checkpoints)
+    parts: Any = {"stepper": stepper, "source": source, "writer": writer}
+    people: Any = {"stop": stop, "tracked": tracked, "task": task}
+    evaluate = holdout_evaluation(job, device) if team.leads else None
+    validator = Validator(evaluate=evaluate, averages=averages, hands_on=not job.finetunes, **parts, **people)
+    schedule = Schedule(config=config, first_examples=earlier["examples"] if config.continue_schedule else 0)
+    return Trainer(schedule=schedule, validator=validator, team=team, **parts, **people)
 
 
-def start_from(job: TrainingJob, model: nn.Module) -> dict[str, Any]:
-    """Load the weights of the earlier stage; its counts of examples and optimiser steps, zeros where there is none."""
-    if job.initial_path is None:
-        return {"examples": 0, "optimizer_steps": 0}
-    load_weights(model, read_tensors(job.initial_path / WEIGHTS), job.initial_path / WEIGHTS)
-    return read_json(job.initial_path / TRAINING)
-
-
-def holdout_evaluation(job: TrainingJob, store: ArtifactStore, device: torch.device) -> Evaluation | None:
+def holdout_evaluation(job: TrainingJob, device: torch.device) -> Evaluation | None:
     """Evaluation on the held-out rated segments, or in pre-training on held-out videos; None where there are none."""
-    config = job.config
+    config, data = job.config, job.data
     if job.finetunes:
-        table = load_segment_table(job.reading(store), job.data, job.holdout_uris, job.shards_digest)
-        return HoldoutEvaluation(table, device, config.precision)
-    if not job.holdout_uris:
-        logger.info("%s: no held-out video with video labels to score pre-training on", job.model_key)
+        return HoldoutEvaluation(data.segments(data.holdout_uris), device, config.precision)
+    if not data.holdout_uris:
+        logger.info("%s: no held-out video with video labels to score pre-training on", job.name)
         return None
-    videos = holdout_videos(job.reading(store), job.data, config, job.holdout_uris, job.held_out)
-    return VideoEvaluation(videos, config.evaluation_videos, device, config.precision)
+    return VideoEvaluation(data.holdout_videos(config), config.evaluation_videos, device, config.precision)
+
+
+def publish(job: TrainingJob, trainer: Trainer, output_path: Path) -> dict[str, Any]:
+    """Compare weights, write the model's files, and return the summary (rank 0).
+
+    Raises TrainingPreempted after saving when asked to stop: the rerun begins with this comparison.
+    """
+    validator, step = trainer.validator, trainer.state.step
+    try:
+        candidates = validator.compare(step)
+    except EvaluationInterrupted as interrupted:
+        trainer.save(alone=True, wait=True)
+        raise TrainingPreempted(step) from interrupted
+    winner = validator.pick(candidates)
+    validator.select(winner, step)
+    stepper = trainer.stepper
+    optimizer = None if job.finetunes else stepper.optimizer.state_tensors()
+    training = describe_training(trainer, winner, candidates)
+    write_model(output_path, job.spec, stepper.model.state_dict(), training, optimizer)
+    return summarise(trainer, winner, candidates)
+
+
+def describe_training(trainer: Trainer, winner: str, candidates: Mapping[str, Scores | None]) -> dict[str, Any]:
+    """The content of `training.json`: the same run gives the same values, so no times and no rates."""
+    validator, step = trainer.validator, trainer.state.step
+    findings = validator.findings
+    goes_on_from = int(findings.best["step"]) if winner == "best" and validator.hands_on and findings.best else step
+    return {
+        "steps": step,
+        "examples": trainer.schedule.first_examples + goes_on_from * trainer.config.batch_size,
+        "optimizer_steps": trainer.stepper.optimizer.num_steps,
+        "weights": winner,
+        "candidates": dict(candidates),
+        "start": findings.start,
+        "best": findings.best,
+        "evaluations": [{"step": entry["step"], **scores_of(entry)} for entry in findings.evaluations],
+    }
+
+
+def summarise(trainer: Trainer, winner: str, candidates: Mapping[str, Scores | None]) -> dict[str, Any]:
+    """What people want to know of the run, as JSON values.
+
+    The scores of what is published stand under their names (`map`; in pre-training `gap_at_20`, ...).
+    """
+    state, validator, findings = trainer.state, trainer.validator, trainer.validator.findings
+    headline = validator.evaluate.headline if validator.evaluate else None
+    summary = {
+        "steps": state.step,
+        "parameters": num_parameters(trainer.stepper.model),
+        "seconds": round(state.train_seconds + findings.evaluation_seconds, 3),
+        "examples_per_second": round(state.step * trainer.config.batch_size / max(state.train_seconds, 1e-9), 2),
+        "evaluation_seconds": round(findings.evaluation_seconds, 3),
+        "evaluation_share": round(findings.evaluation_seconds / max(state.train_seconds, 1e-9), 3),
+        "weights": winner,
+        "headline": headline,
+        "candidates": {name: (scores or {}).get(str(headline)) for name, scores in candidates.items()},
+        "scores": candidates[winner] or {},
+        "best_step": int(findings.best["step"]) if findings.best else None,
+        "start": findings.start,
+        "history": state.history,
+        "evaluations": findings.evaluations,
+    }
+    return json.loads(json.dumps(summary))
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Trainable numbers of a model."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Adam as TensorFlow computes it, and gradient clipping that never waits for the device (SPEC section 7)."""
+"""Adam as TensorFlow computes it, clipping that never waits for the device, the learning rate (SPEC section 7)."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -64,23 +65,18 @@ class Optimizer:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Moments by parameter: `m/<name>` and `v/<name>`."""
-        return {f"{slot}/{name}": moments[name] for slot, moments in self._slots() for name in moments}
-
-    def _slots(self) -> tuple[tuple[str, dict[str, Tensor]], ...]:
-        return ("m", self.first), ("v", self.second)
+        slots = {"m": self.first, "v": self.second}
+        return {f"{slot}/{name}": moments[name] for slot, moments in slots.items() for name in moments}
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor], num_steps: int) -> None:
         """Restore what `state_tensors` gave. Raises CheckpointMismatchError naming what is missing or mis-shaped."""
-        for slot, moments in self._slots():
-            for name, own in moments.items():
-                found = tensors.get(f"{slot}/{name}")
-                if found is None or found.shape != own.shape:
-                    shape = "nothing" if found is None else list(found.shape)
-                    raise CheckpointMismatchError(
-                        f"optimizer slot {slot}/{name}: expected {list(own.shape)}, found {shape}"
-                    )
-                own.copy_(found)
+        for name, own in self.state_tensors().items():
+            found = tensors.get(name)
+            if found is None or found.shape != own.shape:
+                shape = "nothing" if found is None else list(found.shape)
+                raise CheckpointMismatchError(f"optimizer slot {name}: expected {list(own.shape)}, found {shape}")
+            own.copy_(found)
         self.num_steps = num_steps
 
 
@@ -113,3 +109,26 @@ def clip_gradients(gradients: list[Tensor], config: TrainingConfig) -> Tensor:
         return norms
     torch._foreach_mul_(gradients, list((config.clip_norm / norms.clamp(min=config.clip_norm)).unbind()))
     return norms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Maps a step of this stage (from 0) to its learning rate."""
+
+    config: TrainingConfig
+    """The run's configuration."""
+    first_examples: int = 0
+    """Examples that earlier stages have seen; the staircase goes on from there."""
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of one step; the staircase counts examples over all stages, warm-up and cosine just this stage's."""
+        config = self.config
+        rate = config.learning_rate
+        if step < config.warmup_steps:
+            rate *= (step + 1) / (config.warmup_steps + 1)
+        if config.schedule == "staircase":
+            examples = self.first_examples + step * config.batch_size
+            return rate * config.decay_rate ** (examples // config.decay_examples)
+        length = max(config.num_steps - config.warmup_steps, 1)
+        done = min(max(step - config.warmup_steps, 0) / length, 1.0)
+        return rate * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,10 +1,8 @@
 """One optimiser step: draws, micro-batches, backward, clipping, the finite check, the update."""
 
 import contextlib
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -15,13 +13,9 @@ from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.device_memory import is_out_of_memory
 from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
 from yt8m_assets.training.config import TrainingConfig
-from yt8m_assets.training.losses import Objective
+from yt8m_assets.training.loss import Objective
 from yt8m_assets.training.optimizer import Optimizer, clip_gradients
 from yt8m_assets.training.randomness import derive_seed, seed_defaults
-
-logger = logging.getLogger(__name__)
-
-BATCH_FIELDS = tuple(item.name for item in fields(Batch))
 
 
 class Stepper:
@@ -44,6 +38,7 @@ class Stepper:
     ) -> None:
         self.objective, self.optimizer, self.config = objective, optimizer, config
         self.device, self.seed, self.rank = device, seed, rank
+        self.model = objective.model
         self.module = wrapped or objective
         self.compiled = Compiled(self.module, enabled=config.compile, what="training")
         self.generator = torch.Generator()
@@ -119,7 +114,7 @@ class Stepper:
         for first in range(0, size * self.config.accumulation, size):
             rows = slice(first, first + size)
             index = None if frame_index is None else frame_index[rows].to(self.device, non_blocking=True)
-            yield take_rows(batch, rows).to(self.device, non_blocking=True), index
+            yield batch.rows(rows).to(self.device, non_blocking=True), index
 
     def forward(
         self,
@@ -171,13 +166,6 @@ class Stepper:
             f"step {step + 1} (batch {step}, rank {self.rank}): {what}{gradients}; weights are unchanged; "
             f"videos of the batch: {', '.join(videos)}"
         )
-
-
-def take_rows(batch: Batch, rows: slice) -> Batch:
-    """Part of a batch."""
-    values: dict[str, Any] = {name: getattr(batch, name) for name in BATCH_FIELDS}
-    kept: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
-    return Batch(**kept)
 
 
 def no_sync(module: nn.Module) -> Any:

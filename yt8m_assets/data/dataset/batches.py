@@ -44,6 +44,12 @@ class Batch:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return Batch(**{name: change(v) if hasattr(v, "dtype") else v for name, v in values.items()})
 
+    def rows(self, rows: slice) -> "Batch":
+        """Some of its examples."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        kept: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
+        return Batch(**kept)
+
     def to(self, device: "torch.device | str", non_blocking: bool = False) -> "Batch":
         """The same batch on a device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

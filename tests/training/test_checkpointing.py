@@ -1,4 +1,4 @@
-"""Checkpoints are of the moment at which they were begun, in order, and what fails in the background is not lost."""
+"""When checkpoints of a training are written, and that what fails in the background is not lost."""
 
 import threading
 import time
@@ -15,102 +15,9 @@ from yt8m_assets.progress import NullProgress
 from yt8m_assets.stages.training import pretrain
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import MemoryTracking
-from yt8m_assets.training.behind import CheckpointWriter, HostCopy
 from yt8m_assets.training.checkpoint import Checkpoint, CheckpointStore
 from yt8m_assets.training.interruption import StopRequest
 from yt8m_assets.training.step import Stepper
-
-
-@pytest.fixture
-def checkpoints(tmp_path: Path) -> CheckpointStore:
-    return CheckpointStore(ArtifactStore(str(tmp_path), tmp_path / "cache"), "checkpoints/a/m", {"of": "this run"})
-
-
-class Gate:
-    """Holds every write of a kind up until it is opened; notes which have begun and which are done."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-        self.open, self.events = threading.Event(), []  # type: ignore[var-annotated]
-        for name in names:
-            monkeypatch.setattr(CheckpointStore, name, self.gated(name, getattr(CheckpointStore, name)))
-
-    def gated(self, name: str, method: Any) -> Any:
-        def held(store: CheckpointStore, *arguments: Any) -> None:
-            label = str(arguments[0]) if name == "save" else "best"
-            self.events.append(f"begin {label}")
-            assert self.open.wait(30)
-            method(store, *arguments)
-            self.events.append(f"end {label}")
-
-        return held
-
-
-def test_what_is_written_is_the_state_at_the_call(
-    checkpoints: CheckpointStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate, writer = Gate(monkeypatch, "save"), CheckpointWriter(checkpoints)
-    weights, state = torch.ones(3), {"history": [1]}
-    writer.save(1, Checkpoint(state, {"model": {"w": weights}}))  # returns although nothing is written yet
-    weights += 1
-    state["history"].append(2)
-    assert checkpoints.latest() is None
-    gate.open.set()
-    writer.wait()
-    found = checkpoints.latest()
-    assert found is not None
-    assert found.state == {"history": [1]}
-    assert found.groups["model"]["w"].tolist() == [1, 1, 1]
-    writer.close()
-
-
-def test_one_write_at_a_time_in_order_and_the_next_checkpoint_waits(
-    checkpoints: CheckpointStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate, writer = Gate(monkeypatch, "save", "save_best"), CheckpointWriter(checkpoints)
-    content = {"model": {"w": torch.ones(3)}}
-    writer.save_best(Checkpoint({}, content))
-    writer.save(1, Checkpoint({}, content))
-    second = threading.Thread(target=writer.save, args=(2, Checkpoint({}, content)))
-    second.start()
-    second.join(0.2)
-    assert second.is_alive()
-    assert gate.events == ["begin best"]
-    gate.open.set()
-    second.join(30)
-    writer.wait()
-    assert gate.events == [f"{what} {name}" for name in ("best", "1", "2") for what in ("begin", "end")]
-    writer.close()
-
-
-def test_the_copy_uses_its_memory_again() -> None:
-    copied = HostCopy()
-    first = copied.take({"model": {"w": torch.ones(3)}})["model"]["w"].data_ptr()
-    second = copied.take({"model": {"w": torch.zeros(3)}})["model"]["w"]
-    assert (second.data_ptr(), second.tolist()) == (first, [0, 0, 0])
-
-
-def test_after_a_failed_write_nothing_more_is_written(
-    checkpoints: CheckpointStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A checkpoint that speaks of best weights which were not written would lead the rerun to older ones."""
-    waiting = threading.Event()
-
-    def full(store: CheckpointStore, checkpoint: Checkpoint) -> None:
-        assert waiting.wait(30)
-        raise StorageError("no space left")
-
-    monkeypatch.setattr(CheckpointStore, "save_best", full)
-    writer = CheckpointWriter(checkpoints)
-    writer.save_best(Checkpoint({}))
-    writer.save(1, Checkpoint({}))
-    waiting.set()
-    with pytest.raises(StorageError, match="no space left"):
-        writer.wait()
-    with pytest.raises(StorageError, match="no space left"):
-        writer.check()
-    writer.close()
-    assert checkpoints.latest() is None
-    assert "a checkpoint was not written: no space left" in caplog.text
 
 
 class Runs:

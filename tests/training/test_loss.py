@@ -5,7 +5,7 @@ import torch
 from tests.models.small import NUM_FEATURES, small_model
 from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.training.config import TrainingConfig
-from yt8m_assets.training.losses import Objective, cross_entropy
+from yt8m_assets.training.loss import Objective, cross_entropy
 
 PROBABILITIES = torch.tensor([[0.9, 0.2, 0.0], [0.5, 1.0, 0.3]])
 LABELS = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])

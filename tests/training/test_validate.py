@@ -15,13 +15,12 @@ from yt8m_assets.progress import NullProgress
 from yt8m_assets.stages.training import finetune, pretrain
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import MemoryTracking
-from yt8m_assets.training.artifacts import WEIGHTS
-from yt8m_assets.training.averaging import WeightAverage
+from yt8m_assets.training.averages import WeightAverage
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.evaluate import HoldoutEvaluation
-from yt8m_assets.training.holdout import evaluations_by
 from yt8m_assets.training.interruption import StopRequest, TrainingPreempted
-from yt8m_assets.training.tensors import read_tensors
+from yt8m_assets.training.model_files import WEIGHTS, read_tensors
+from yt8m_assets.training.validate import evaluations_by
 
 CONFIG = replace(FINETUNING, evaluate_every=3, checkpoint_every=4, learning_rate=2e-2, ema_decay=0.8, swa_last=2)
 

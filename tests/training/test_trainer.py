@@ -1,6 +1,7 @@
 """The loop as a whole, through the stages: evaluation beside training, averages, early stopping, options."""
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.support import BERT, FINETUNING, MIX, make_recipe, prepare_store
+from tests.training.support import BATCHES, BERT, FINETUNING, MIX, make_recipe, prepare_store
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import ModelRecipe
-from yt8m_assets.stages.training import finetune, pretrain
+from yt8m_assets.stages.training import finetune, load_model, pretrain
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import MemoryTracking
-from yt8m_assets.training.artifacts import WEIGHTS, load_model
 from yt8m_assets.training.evaluate import HoldoutEvaluation
+from yt8m_assets.training.model_files import WEIGHTS, read_tensors
 from yt8m_assets.training.step import Stepper
-from yt8m_assets.training.tensors import read_tensors
+from yt8m_assets.training.trainer import LossMeter, PendingValues, Stopwatch
 
 
 class Runs:
@@ -265,3 +266,41 @@ def test_reader_processes_give_the_same_curve_as_memory(tmp_path: Path, shards: 
             stage(recipe, store, "bert", tracking=tracking, progress=NullProgress(), run_tags={})
             curves.append([value for _, value in tracking.runs[0].series("train/loss")])
     assert curves[2:] == curves[:2]
+
+
+def test_the_mean_since_the_last_point_continues_over_an_interruption() -> None:
+    whole = LossMeter(torch.device("cpu"))
+    for value in (0.1, 0.7, 0.3):
+        whole.add(torch.tensor(value))
+    first = LossMeter(torch.device("cpu"))
+    first.add(torch.tensor(0.1))
+    second = LossMeter(torch.device("cpu"), float(first.total), first.count)
+    for value in (0.7, 0.3):
+        second.add(torch.tensor(value))
+    expected = whole.take()
+    assert float(expected) == float(second.take()) == pytest.approx(1.1 / 3)
+    whole.add(torch.tensor(5.0))
+    assert float(whole.take()) == 5.0
+    assert PendingValues(torch.stack([expected, expected])).get() == [float(expected)] * 2
+
+
+def test_rates_count_waiting_for_data() -> None:
+    def slow():  # type: ignore[no-untyped-def]
+        for batch in BATCHES:
+            time.sleep(0.05)
+            yield batch
+
+    watch, batches = Stopwatch(seconds_before=100.0), slow()
+    for _ in range(2):
+        watch.wait_for(batches)
+        watch.steps += 1
+    rates = watch.rates(batch_size=8)
+    assert rates["train/data_wait_share"] > 0.8
+    assert rates["train/step_seconds"] >= 0.05
+    assert rates["train/examples_per_second"] == pytest.approx(8 / rates["train/step_seconds"])
+    assert 100.1 <= watch.seconds < 110
+    watch.restart()
+    time.sleep(0.01)
+    watch.skip(0.01)
+    assert watch.rates(batch_size=8)["train/data_wait_share"] == 0
+    assert watch.rates(batch_size=8)["train/step_seconds"] < 0.01

@@ -6,61 +6,70 @@ from typing import Any
 import pytest
 from torch import nn
 
-from yt8m_assets.training import result
-from yt8m_assets.training.loop import LoopState
-from yt8m_assets.training.result import compare_weights, describe_training, num_parameters, pick, scores_of, summarise
+from yt8m_assets.training.job import describe_training, num_parameters, summarise
+from yt8m_assets.training.trainer import TrainerState
+from yt8m_assets.training.validate import Findings, Validator, scores_of
 
 EVALUATIONS = [{"step": 4, "map": 0.6, "seconds": 1.0}, {"step": 8, "map": 0.5, "seconds": 1.0}]
 
 
-def finished(evaluated: bool = True, **changes: Any) -> Any:
-    """A loop after its last step; the averages' scores are their own names' length."""
-    state = LoopState(step=8, start={"map": 0.1}, train_seconds=16.0, evaluation_seconds=4.0)
+def finished(evaluated: bool = True, *, keeps_best: bool = True, hands_on: bool = False, **changes: Any) -> Any:
+    """A trainer after its last step, whose averages have the scores that they are given."""
+    findings = Findings(start={"map": 0.1}, evaluation_seconds=4.0)
     if evaluated:
-        state.evaluations, state.best = list(EVALUATIONS), {"step": 4, "map": 0.6}
-    options = {
-        "state": state,
+        findings.evaluations, findings.best = list(EVALUATIONS), {"step": 4, "map": 0.6}
+    config = SimpleNamespace(batch_size=8, keep_best=keeps_best)
+    stepper = SimpleNamespace(config=config, model=nn.Linear(3, 2), optimizer=SimpleNamespace(num_steps=8))
+    parts: Any = {
         "evaluate": SimpleNamespace(headline="map") if evaluated else None,
-        "ema": None,
-        "swa": None,
-        "keeps_best": True,
-        "hands_on": False,
-        "config": SimpleNamespace(batch_size=8),
-        "model": nn.Linear(3, 2),
-        "schedule": SimpleNamespace(first_examples=100),
-        "stepper": SimpleNamespace(optimizer=SimpleNamespace(num_steps=8)),
+        "averages": {},
+        "stepper": stepper,
+        "findings": findings,
+        "hands_on": hands_on,
+        **dict.fromkeys(("source", "writer", "stop", "tracked", "task")),
+        **changes,
     }
-    return SimpleNamespace(**(options | changes))
+    schedule = SimpleNamespace(first_examples=100)
+    state = TrainerState(step=8, train_seconds=16.0)
+    return SimpleNamespace(state=state, validator=Validator(**parts), config=config, stepper=stepper, schedule=schedule)
 
 
 @pytest.fixture(autouse=True)
 def scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    def score_average(loop: Any, average: Any, name: str) -> dict[str, float] | None:
-        return None if loop.evaluate is None else {"map": average.score}
+    def score_average(self: Any, name: str, step: int) -> dict[str, float] | None:
+        return None if self.evaluate is None else {"map": self.averages[name].score}
 
-    monkeypatch.setattr(result, "score_average", score_average)
+    monkeypatch.setattr(Validator, "score_average", score_average)
 
 
 def average(score: float, count: int = 1) -> Any:
     return SimpleNamespace(count=count, score=score)
 
 
+def compare(trainer: Any) -> Any:
+    return trainer.validator.compare(trainer.state.step)
+
+
+def pick(trainer: Any, candidates: Any) -> str:
+    return trainer.validator.pick(candidates)
+
+
 def test_without_an_evaluation_the_last_weights_or_their_average_are_published() -> None:
-    assert compare_weights(finished(evaluated=False)) == {"last": None}
-    averaged = finished(evaluated=False, ema=average(0.9))
-    assert compare_weights(averaged) == {"ema": None}
+    assert compare(finished(evaluated=False)) == {"last": None}
+    averaged = finished(evaluated=False, averages={"ema": average(0.9)})
+    assert compare(averaged) == {"ema": None}
     assert pick(averaged, {"ema": None}) == "ema"
 
 
 def test_a_run_of_no_steps_is_worth_what_it_started_from() -> None:
-    loop = finished(evaluated=False, evaluate=SimpleNamespace(headline="map"))
-    assert compare_weights(loop) == {"last": {"map": 0.1}}
+    trainer = finished(evaluated=False, evaluate=SimpleNamespace(headline="map"))
+    assert compare(trainer) == {"last": {"map": 0.1}}
 
 
 def test_the_kept_weights_and_the_averages_that_hold_something_compete() -> None:
-    loop = finished(ema=average(0.7), swa=average(0.9, count=0))
-    assert compare_weights(loop) == {"best": {"map": 0.6}, "ema": {"map": 0.7}}
-    assert compare_weights(finished(keeps_best=False)) == {"last": {"map": 0.5}}
+    trainer = finished(averages={"ema": average(0.7), "swa": average(0.9, count=0)})
+    assert compare(trainer) == {"best": {"map": 0.6}, "ema": {"map": 0.7}}
+    assert compare(finished(keeps_best=False)) == {"last": {"map": 0.5}}
 
 
 @pytest.mark.parametrize(

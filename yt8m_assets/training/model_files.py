@@ -1,5 +1,7 @@
-"""The files of a model artifact: `weights.safetensors`, `model.json`, `training.json` and, to go on training from it,
-`optimizer.safetensors`."""
+"""The files of a model: `weights.safetensors`, `model.json`, `training.json`, `optimizer.safetensors` to go on from.
+
+Tensors are in safetensors files, the one format of weights here; nothing that can hold code is ever loaded.
+"""
 
 import json
 from collections.abc import Mapping
@@ -11,11 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from models import create_model
-from yt8m_assets.errors import CorruptArtifactError
-from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.storage import ArtifactStore, Manifest
+from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, StorageError
 from yt8m_assets.training.randomness import isolated_randomness
-from yt8m_assets.training.tensors import check_weights, read_tensors, write_tensors
 
 SCHEMA = 1
 WEIGHTS, OPTIMIZER, MODEL, TRAINING = "weights.safetensors", "optimizer.safetensors", "model.json", "training.json"
@@ -35,18 +34,6 @@ class ModelSpec:
     """Bytes per second of rgb and audio."""
     max_frames: int
     """Frames of a video that are used."""
-
-    @classmethod
-    def of(cls, recipe: Recipe, model_key: str) -> "ModelSpec":
-        """The model of a recipe's row."""
-        model = recipe.model(model_key)
-        return cls(
-            architecture=model.architecture,
-            overrides=dict(model.overrides),
-            num_classes=recipe.data.num_classes,
-            feature_sizes=tuple(recipe.data.feature_sizes),  # type: ignore[arg-type]
-            max_frames=recipe.data.max_frames,
-        )
 
     def build(self, seed: int = 0) -> nn.Module:
         """A new model on the CPU; the same seed gives the same weights, and no global generator is touched."""
@@ -102,15 +89,66 @@ def write_model(
     (folder / TRAINING).write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def load_model(store: ArtifactStore, manifest: Manifest, device: torch.device | str = "cpu") -> nn.Module:
-    """The model of a pretrained_model or finetuned_model artifact, in evaluation mode on a device.
+def read_model(folder: Path, device: torch.device | str, source: object) -> nn.Module:
+    """The model of such a folder, in evaluation mode on a device.
 
     Raises CorruptArtifactError when a file is damaged, CheckpointMismatchError when weights and architecture differ.
     """
-    folder = store.fetch(manifest, only=(MODEL, WEIGHTS))
     with torch.device("meta"):  # initial weights would be drawn for nothing
         model = ModelSpec.read(folder).build()
     tensors = read_tensors(folder / WEIGHTS)
-    check_weights(model, tensors, manifest.key)
+    check_weights(model, tensors, source)
     model.load_state_dict({name: value.to(device, copy=True) for name, value in tensors.items()}, assign=True)
     return model.eval()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors of any device; equal tensors give equal bytes. Raises StorageError when the disk is full."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    values = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    size = sum(value.numel() * value.element_size() for value in values.values())
+    try:
+        save_file(values, path)
+    except (OSError, SafetensorError) as error:
+        path.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path}: cannot write {size:,} bytes: {error}; free some space or fix the permissions and run again"
+        ) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file. Raises CorruptArtifactError naming the path for anything else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if path.suffix != ".safetensors":
+        raise CorruptArtifactError(f"{path}: weights are read from .safetensors files only (others could hold code)")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, MemoryError, json.JSONDecodeError) as error:
+        raise CorruptArtifactError(f"{path}: not a whole safetensors file ({error}); redo the artifact") from error
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Copy weights and statistics into a model. Raises CheckpointMismatchError listing every tensor that differs."""
+    check_weights(model, tensors, source)
+    for name, value in model.state_dict().items():
+        value.copy_(tensors[name])
+
+
+def check_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Raise CheckpointMismatchError listing every tensor that is missing, unknown or of another shape."""
+    own = model.state_dict()
+    problems = [f"{name}: missing" for name in own if name not in tensors]
+    problems += [f"{name}: not of this model" for name in tensors if name not in own]
+    problems += [
+        f"{name}: {list(tensors[name].shape)}, the model has {list(value.shape)}"
+        for name, value in own.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
+        raise CheckpointMismatchError(f"{source}: does not fit the model: {shown}")

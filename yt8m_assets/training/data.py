@@ -1,0 +1,97 @@
+"""What a training reads: streams of batches, and the held-out examples it is scored on.
+
+What several models of a process share is loaded once.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from yt8m_assets.data.dataset.batches import BatchStream
+from yt8m_assets.data.dataset.datasets import PretrainingDataset
+from yt8m_assets.data.dataset.folds import require_disjoint
+from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.data.dataset.reading import Reading
+from yt8m_assets.data.dataset.segments import SegmentDataset, SegmentTable
+from yt8m_assets.data.dataset.videos import ids_by_shard
+from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.distributed import Team
+from yt8m_assets.training.randomness import derive_seed
+
+_tables: OrderedDict[tuple[object, ...], SegmentTable] = OrderedDict()
+_MAX_TABLES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """The shards of a training, of whole videos or of rated segments, and how they are read."""
+
+    rated: bool
+    """Whether rated segments are trained on, not whole videos."""
+    reading: Reading
+    """How a record is read."""
+    num_classes: int
+    """Size of the vocabulary."""
+    memory_budget: int
+    """Bytes of frames that may be held in memory."""
+    num_workers: int
+    """Reader processes beside the training loop."""
+    uris: tuple[str, ...]
+    """Shards to train on."""
+    holdout_uris: tuple[str, ...] = ()
+    """Shards to evaluate on: of rated segments, or of videos with labels."""
+    dropped_ids: tuple[str, ...] = ()
+    """Videos that are dropped from the shards to train on, and of which some are scored in pre-training."""
+    held_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Shard -> ids of every held-out video: training on one of them is refused."""
+    digest: str
+    """Digest of the shards' artifact."""
+
+    def stream(self, config: TrainingConfig, seed: int, team: Team) -> BatchStream:
+        """One rank's stream; frames in memory are shared by the models of this process.
+
+        Raises DataError naming the videos when one of them is held out.
+        """
+        options: Any = {
+            "batch_size": config.batch_size // team.size,
+            "seed": derive_seed(seed, "order") % 2**32,
+            "rank": team.rank,
+            "num_ranks": team.size,
+            "num_workers": self.num_workers,
+            "pin_memory": team.device.type == "cuda",
+        }
+        if self.rated:
+            table = self.segments(self.uris)
+            require_disjoint({"the rated shards to train on": sorted(set(table.video_ids))}, self.held_out)
+            return SegmentDataset(table, **options)
+        videos = load_videos(self.uris, self.reading, memory_budget=self.memory_budget, excluded_ids=self.dropped_ids)
+        require_disjoint(ids_by_shard(videos), self.held_out)
+        return PretrainingDataset(
+            videos,
+            num_classes=self.num_classes,
+            window_frames=config.window_frames,
+            shuffle_buffer=config.shuffle_buffer,
+            windows_per_video=config.windows_per_video,
+            **options,
+        )
+
+    def holdout_videos(self, config: TrainingConfig) -> PretrainingDataset:
+        """Held-out videos to evaluate on, in batches as large as those of training, read from their files each time."""
+        return PretrainingDataset(
+            load_videos(self.holdout_uris, self.reading, only_ids=self.dropped_ids),
+            num_classes=self.num_classes,
+            batch_size=config.batch_size // (config.num_processes * config.accumulation),
+            window_frames=config.window_frames,
+        )
+
+    def segments(self, uris: Sequence[str]) -> SegmentTable:
+        """The rated segments of some of its shards, kept for the next model of this process."""
+        key = (self.digest, tuple(uris), self.num_classes, self.memory_budget, self.reading)
+        if key not in _tables:
+            while len(_tables) >= _MAX_TABLES:
+                _tables.popitem(last=False)
+            videos = load_videos(uris, self.reading)
+            _tables[key] = SegmentTable(videos, num_classes=self.num_classes, memory_budget=self.memory_budget)
+        _tables.move_to_end(key)
+        return _tables[key]
