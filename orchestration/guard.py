@@ -11,6 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.websockets import WebSocketClose
+
 from yt8m_assets.storage.manifest import FILES_PATH
 
 HOSTS_VARIABLE = "YT8M_UI_HOSTS"
@@ -49,7 +53,7 @@ class Guard:
             return await self.application(scope, receive, send)
         refused = refusal(scope, self.hosts)
         if refused is not None:
-            return await _answer(scope, send, *refused)
+            return await _answer(scope, receive, send, *refused)
         application = self.application
         if self.files and scope["type"] == "http" and scope["path"].startswith(FILES_PATH):
             application = self.files
@@ -63,7 +67,7 @@ class Guard:
 
 def refusal(scope: Scope, hosts: frozenset[str]) -> tuple[int, str] | None:
     """Status and reason with which a request is refused; None where it is allowed."""
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    headers = Headers(scope=scope)
     host = headers.get("host", "")
     if _name(host) not in hosts:
         return 421, f"{host or 'no host'}: not a name of this server; {HOSTS_VARIABLE} lists more of them"
@@ -96,13 +100,10 @@ def _is_graphql(scope: Scope) -> bool:
     return str(scope["path"]).rstrip("/").endswith("/graphql")
 
 
-async def _answer(scope: Scope, send: Send, status: int, reason: str) -> None:
-    if scope["type"] == "websocket":
-        return await send({"type": "websocket.close", "code": 1008, "reason": reason})
-    body = f"{reason}\n".encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    return await send({"type": "http.response.body", "body": body})
+async def _answer(scope: Scope, receive: Receive, send: Send, status: int, reason: str) -> None:
+    web_socket = scope["type"] == "websocket"
+    answer = WebSocketClose(1008, reason) if web_socket else PlainTextResponse(f"{reason}\n", status)
+    await answer(scope, receive, send)
 
 
 def _with_links(send: Send, mlflow_url: bytes) -> Send:

@@ -12,6 +12,9 @@ from collections.abc import MutableMapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import FileResponse, PlainTextResponse
+
 from yt8m_assets.errors import Yt8mError
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.storage.manifest import FILES_PATH, safe_join
@@ -30,9 +33,6 @@ class ArtifactFiles:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Send the file that the path names, or say why not."""
-        from starlette.concurrency import run_in_threadpool
-        from starlette.responses import FileResponse, PlainTextResponse
-
         if scope["method"] not in ("GET", "HEAD"):
             return await PlainTextResponse("files are only read\n", 405)(scope, receive, send)
         try:
