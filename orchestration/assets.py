@@ -1,4 +1,6 @@
-"""Every asset of a recipe's graph."""
+"""Every asset of a recipe's graph, and what `dg scaffold defs` has added below `orchestration/defs`."""
+
+from pathlib import Path
 
 import dagster as dg
 
@@ -9,6 +11,8 @@ from yt8m_assets.assets.predictions import build_prediction_assets
 from yt8m_assets.assets.shell import StepTags, untagged
 from yt8m_assets.recipes.schema import Recipe
 
+FOLDER = Path(__file__).with_name("defs")
+
 
 def build_assets(
     recipe: Recipe, backfill: str = "single_run", step_tags: StepTags = untagged
@@ -17,3 +21,9 @@ def build_assets(
     first = (*build_data_assets(recipe, step_tags), *build_model_assets(recipe, step_tags))
     last = (*build_prediction_assets(recipe, backfill, step_tags), *build_ensemble_assets(recipe, step_tags))
     return [*first, *last]
+
+
+def added_definitions() -> list[dg.Definitions]:
+    """The definitions of the folder; none, and nothing imported, while it holds nothing of a person's."""
+    added = [path for path in FOLDER.glob("*") if path.name not in ("__init__.py", "__pycache__")]
+    return [dg.load_from_defs_folder(path_within_project=FOLDER)] if added else []

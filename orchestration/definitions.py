@@ -5,8 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from orchestration.additions import added_definitions
-from orchestration.assets import build_assets
+from orchestration.assets import added_definitions, build_assets
 from orchestration.automation import automated
 from orchestration.cluster import DeploymentOptions
 from orchestration.jobs import build_jobs

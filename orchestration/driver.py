@@ -11,14 +11,15 @@ from uuid import uuid4
 
 import dagster as dg
 
-from orchestration.failures import interrupted, original_error
-from orchestration.instance import Records, driver_instance
-from orchestration.origin import LISTED, belong_to_the_location
+from orchestration.assets import build_assets
+from orchestration.causes import interrupted, original_error
+from orchestration.instance import LISTED, Records, belong_to_the_location, driver_instance
 from orchestration.plan import DATA, MODELS, Step, groups, required_nodes, steps, with_ancestors, with_dependents
 from orchestration.pools import process_mark, tidy, wait_aloud
 from orchestration.resources import FixedProgress
 from orchestration.settings import Settings
 from orchestration.state import State
+from yt8m_assets.assets.checks import build_checks
 from yt8m_assets.assets.failures import DRIVER_TAG
 from yt8m_assets.assets.models import AFRESH_TAG, FALLBACK_TAG
 from yt8m_assets.assets.shell import FORCE_TAG
@@ -54,13 +55,12 @@ class Driver:
     def __init__(
         self, recipe: Recipe, store: ArtifactStore, tracking: Tracking, instance: dg.DagsterInstance, progress: Progress
     ) -> None:
-        from orchestration.definitions import build_definitions
-
         self.recipe, self.store, self.instance, self.progress = recipe, store, instance, progress
         resources = {"store": store, "tracking": tracking, "progress": FixedProgress(progress)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.definitions = build_definitions(recipe, resources)
+            assets, checks = build_assets(recipe), build_checks(recipe)
+            self.definitions = dg.Definitions(assets=assets, asset_checks=checks, resources=resources)
             self.job = self.definitions.resolve_implicit_global_asset_job_def()
         self.lineage = Lineage(recipe, store)
         self.records = Records(instance)

@@ -1,17 +1,33 @@
 """Dagster's instance as the command line uses it, and what is recorded there."""
 
 import os
+import sys
 import warnings
 from collections.abc import Iterable
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from orchestration.state import DRIVER_CONFIG, State
+from orchestration.state import State
 from yt8m_assets.assets.shell import code_version
 from yt8m_assets.errors import StorageError
 from yt8m_assets.partitions import node_of, partition_key
 from yt8m_assets.stages.lineage import Lineage, Node
+
+_NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+"""Stdout of the command line belongs to the progress."""
+LOCATION, REPOSITORY = "yt8m", "__repository__"
+"""The code location's name, as in workspace.yaml and pyproject.toml, and what Dagster calls a module's definitions."""
+LISTED = {REPOSITORY_LABEL_TAG: f"{REPOSITORY}@{LOCATION}"}
+"""Tag by which the pages list a run with the code location."""
 
 
 def driver_instance(state: State) -> dg.DagsterInstance:
@@ -20,8 +36,18 @@ def driver_instance(state: State) -> dg.DagsterInstance:
         raise StorageError(f"{state.dagster_home}: cannot write Dagster's records; choose another folder with --state")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        own = (state.dagster_home / DRIVER_CONFIG).is_file()
-        return dg.DagsterInstance.from_config(str(state.dagster_home), DRIVER_CONFIG if own else "dagster.yaml")
+        settings = InstanceRef.from_dir(str(state.dagster_home), overrides={"compute_logs": _NO_CAPTURE})
+        return dg.DagsterInstance.from_ref(settings)
+
+
+def belong_to_the_location(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Write down where the run's job comes from, so that pages can open and execute it again."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None:
+        target = LoadableTargetOrigin(executable_path=sys.executable, module_name="orchestration.definitions")
+        location = ManagedGrpcPythonEnvCodeLocationOrigin(target, location_name=LOCATION)
+        origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, REPOSITORY), run.job_name)
+        instance.run_storage.replace_job_origin(run, origin)
 
 
 class Records:

@@ -16,8 +16,6 @@ logger = logging.getLogger(__name__)
 STATE_FOLDER = ".state"
 RUN_LIMIT_SECONDS = 7 * 24 * 3600
 """A run that no job has given a limit ends after this long (a dead worker is noticed by nothing else)."""
-DRIVER_CONFIG = "driver.yaml"
-"""Instance settings of the command line: the same storage, but no capture of stdout, which belongs to the bars."""
 
 _MARK = "# Written by yt8m"
 _HEADER = (
@@ -57,7 +55,6 @@ python_logs:
 """
 _UNSAYABLE = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 """In a path: the database would be made at another place, without a word, or not at all."""
-_NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,17 +150,16 @@ def prepare_state(root: Path | None = None) -> State:
 
 
 def _write_settings(home: Path) -> None:
-    """Dagster's settings, and those of the command line made from them; what a person has edited stays."""
+    """Dagster's settings; what a person has edited stays. Raises ConfigError where that is no YAML."""
     path = home / "dagster.yaml"
     text = path.read_text() if path.is_file() else ""
-    if _is_ours(text):
-        text = _INSTANCE_YAML.format(home=home, limit=RUN_LIMIT_SECONDS)
-        text = _HEADER.format(digest=_digest(text)) + text
-        _write_if_different(path, text)
-    driver = home / DRIVER_CONFIG
-    made_from = f"# Made by yt8m from dagster.yaml {_digest(text)}, without capture of the terminal's output.\n"
-    if not driver.is_file() or not driver.read_text().startswith(made_from):
-        _write_if_different(driver, made_from + _without_capture(path, text))
+    body = _INSTANCE_YAML.format(home=home, limit=RUN_LIMIT_SECONDS)
+    ours = _HEADER.format(digest=_digest(body)) + body
+    if not _is_ours(text):
+        _require_settings(path, text)
+    elif text != ours:
+        with atomic_write(path) as temporary:
+            temporary.write_text(ours)
 
 
 def _is_ours(text: str) -> bool:
@@ -177,7 +173,7 @@ def _digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def _without_capture(path: Path, text: str) -> str:
+def _require_settings(path: Path, text: str) -> None:
     import yaml
 
     try:
@@ -187,11 +183,3 @@ def _without_capture(path: Path, text: str) -> str:
         raise ConfigError(f"{path}: not YAML: {reason}; mend it, or delete it and it is made again") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: holds no settings; delete it and it is made again")
-    return str(yaml.safe_dump({**settings, "compute_logs": _NO_CAPTURE}))
-
-
-def _write_if_different(path: Path, text: str) -> None:
-    if path.is_file() and path.read_text() == text:
-        return
-    with atomic_write(path) as temporary:
-        temporary.write_text(text)

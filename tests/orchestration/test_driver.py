@@ -14,8 +14,8 @@ import dagster as dg
 import pytest
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from orchestration.causes import CheckFailedError
 from orchestration.cli_commands import counts
-from orchestration.failures import CheckFailedError
 from orchestration.instance import driver_instance
 from orchestration.plan import Step, required_nodes
 from tests.orchestration.conftest import Graph, RecordingProgress

@@ -8,7 +8,7 @@ from orchestration.plan import required_nodes
 from orchestration.resources import FixedProgress
 from tests.orchestration.conftest import Graph
 from yt8m_assets.progress import NullProgress
-from yt8m_assets.tracking import MemoryTracking
+from yt8m_assets.tracking import MemoryTracking, NullTracking
 
 
 def test_the_ablation_job_shows_its_table(graph: Graph) -> None:
@@ -32,7 +32,8 @@ def test_a_job_of_the_page_brings_everything_up_to_date(own_graph: Graph) -> Non
     own_graph.store.delete("test_ranking/two")
     own_graph.store.delete("submission")
     with own_graph.open() as driver:
-        job = driver.definitions.resolve_job_def("bring_up_to_date")
+        resources = {"store": driver.store, "tracking": NullTracking(), "progress": FixedProgress(NullProgress())}
+        job = build_definitions(own_graph.recipe, resources).resolve_job_def("bring_up_to_date")
         outputs = []
         for _ in range(2):
             result = job.execute_in_process(instance=driver.instance, run_config=QUIET)

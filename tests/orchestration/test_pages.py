@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestration.instance import driver_instance
-from orchestration.origin import LISTED
+from orchestration.instance import LISTED, driver_instance
 from tests.orchestration.conftest import Graph, report_verdict
 from tests.orchestration.servers import LAUNCH_RUN, LOCATION, ROOT, Dagster, serve
 from tests.orchestration.test_processes import UI_RECIPE

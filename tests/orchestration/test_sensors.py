@@ -11,6 +11,7 @@ from dagster._utils.schedules import schedule_execution_time_iterator
 from orchestration.definitions import build_definitions
 from orchestration.driver import Driver
 from orchestration.plan import Step, groups, required_nodes, steps
+from orchestration.resources import FixedProgress
 from orchestration.sensors import SHARDS_TAG, build_schedules, build_sensors
 from tests.orchestration.conftest import Graph, report_verdict
 from yt8m_assets.errors import MissingDataError
@@ -193,7 +194,8 @@ def test_the_schedule_runs_the_ensemble_on_mondays(own_graph: Graph) -> None:
     (request,) = tick.run_requests or []
     assert schedule.job_name == "ensemble"
     with own_graph.open() as driver:
-        job = driver.definitions.resolve_job_def(schedule.job_name)
+        resources = {"store": driver.store, "tracking": NullTracking(), "progress": FixedProgress(NullProgress())}
+        job = build_definitions(own_graph.recipe, resources).resolve_job_def(schedule.job_name)
         result = job.execute_in_process(instance=driver.instance, run_config=request.run_config, tags=request.tags)
     assert result.success
     made = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key}

@@ -100,10 +100,9 @@ def test_settings_nobody_edited_follow_the_program_and_a_moved_folder(tmp_path: 
     state = prepare_state(tmp_path / "first")
     state.root.rename(tmp_path / "second")
     moved = prepare_state(tmp_path / "second")
-    for name in ("dagster.yaml", "driver.yaml"):
-        settings = yaml.safe_load((moved.dagster_home / name).read_text())
-        assert settings["storage"]["sqlite"]["base_dir"] == str(tmp_path / "second" / "dagster" / "storage")
     path = moved.dagster_home / "dagster.yaml"
+    settings = yaml.safe_load(path.read_text())
+    assert settings["storage"]["sqlite"]["base_dir"] == str(tmp_path / "second" / "dagster" / "storage")
     path.write_text("# Written by yt8m; changes are overwritten.\nstorage: {}\n")
     prepare_state(tmp_path / "second")
     assert "base_dir" in path.read_text()
