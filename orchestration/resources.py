@@ -30,18 +30,19 @@ class TrackingResource(dg.ConfigurableResource):
 
     tracking_uri: str = Field(description="MLflow's tracking URI: sqlite:///file, or a server's address.")
     artifact_location: str | None = Field(default=None, description="Where files go; empty: the server decides.")
-    spool_path: str = Field(description="Folder of what waits for a server that is gone.")
     ui_url: str = Field(description="Address of the MLflow UI, for links.")
     experiment: str = Field(default=EXPERIMENT, description="Name of the experiment.")
 
     def create_resource(self, context: dg.InitResourceContext) -> Tracking:
         """What assets get."""
+        from yt8m_assets.serving import save_servable
+
         return MlflowTracking(
             tracking_uri=self.tracking_uri,
             experiment=self.experiment,
             artifact_location=self.artifact_location,
-            spool_path=Path(self.spool_path),
             ui_url=self.ui_url,
+            servable=save_servable,
         )
 
 
@@ -84,7 +85,6 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         "tracking": TrackingResource(
             tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI") if may_hold_a_password else settings.tracking_uri,
             artifact_location=settings.artifact_location,
-            spool_path=str(settings.spool_path),
             ui_url=settings.mlflow_ui_url,
             experiment=settings.experiment,
         ),

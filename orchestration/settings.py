@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from orchestration.cluster import DeploymentOptions, read_deployment
@@ -37,8 +38,6 @@ class Settings:
     """MLFLOW_TRACKING_URI; may hold a password, so it is never shown."""
     artifact_location: str | None
     """Where runs that go straight to a database keep their files; None leaves it to the tracking server."""
-    spool_path: Path
-    """Folder of what waits for a tracking server that is gone."""
     mlflow_ui_url: str
     """YT8M_MLFLOW_UI_URL: where links in metadata lead to, without credentials; empty where that is unknown."""
     executor: str
@@ -73,7 +72,6 @@ class Settings:
             cache_path=state.cache,
             tracking_uri=tracking_uri,
             artifact_location=state.mlflow_artifacts.as_uri() if from_database else None,
-            spool_path=state.tracking_spool,
             mlflow_ui_url=values.get("YT8M_MLFLOW_UI_URL") or (EMBEDDED_MLFLOW_URL if from_database else served),
             experiment=values.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT,
             executor=values.get("YT8M_EXECUTOR") or "multiprocess",
@@ -86,14 +84,17 @@ class Settings:
         """The artifact store."""
         return ArtifactStore(self.storage_uri, self.cache_path, self.keep_generations)
 
-    def open_tracking(self) -> MlflowTracking:
+    def open_tracking(self, **options: Any) -> MlflowTracking:
         """The tracking with MLflow, which connects when a run is first opened."""
+        from yt8m_assets.serving import save_servable
+
         return MlflowTracking(
             tracking_uri=self.tracking_uri,
             experiment=self.experiment,
             artifact_location=self.artifact_location,
-            spool_path=self.spool_path,
             ui_url=self.mlflow_ui_url,
+            servable=save_servable,
+            **options,
         )
 
 

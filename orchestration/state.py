@@ -82,11 +82,6 @@ class State:
         return self.root / "cache"
 
     @property
-    def tracking_spool(self) -> Path:
-        """What waits for a tracking server that is gone."""
-        return self.root / "spool"
-
-    @property
     def artifacts(self) -> Path:
         """The embedded artifact root."""
         return self.root / "artifacts"

@@ -8,18 +8,16 @@ from typing import Any
 
 import pytest
 
-from yt8m_assets.tracking import MemoryTracking, MlflowTracking, NullTracking
-from yt8m_assets.tracking.mirror import mlflow_name
-from yt8m_assets.tracking.spool import Spool
+from tests.memory_tracking import MemoryTracking
+from yt8m_assets.tracking import MlflowTracking, NullTracking
+from yt8m_assets.tracking.record import mlflow_name
 from yt8m_assets.training.interruption import TrainingPreempted
 
 
 @pytest.fixture
 def tracking(mlflow_uri: str, tmp_path: Path) -> MlflowTracking:
     location = str(tmp_path / "artifacts")
-    return MlflowTracking(
-        mlflow_uri, artifact_location=location, spool_path=tmp_path / "spool", ui_url="http://ui:5000/"
-    )
+    return MlflowTracking(mlflow_uri, artifact_location=location, ui_url="http://ui:5000/")
 
 
 def test_null_tracking_drops_everything(tmp_path: Path):
@@ -37,14 +35,14 @@ def test_memory_tracking_records_and_resumes():
         run.log_metrics({"train/loss": 1.0}, 0)
         raise RuntimeError("interrupted")
     assert tracking.runs[0].status == "FAILED"
-    with tracking.run("name", kind="pretraining", params={"a": 1}, resume_id=run.run_id) as again:
+    with tracking.run("name", kind="pretraining", params={"a": 1}, resume=run.state()) as again:
         again.log_metrics({"train/loss": 9.0}, 0)
         again.log_metrics({"train/loss": 0.5}, 1)
     assert tracking.runs[0].series("train/loss") == [(0, 1.0), (1, 0.5)]
     assert (tracking.runs[0].status, tracking.runs[0].attempt) == ("FINISHED", 2)
-    with tracking.run("name", kind="pretraining", params={"a": 2}, resume_id=run.run_id):
+    with tracking.run("name", kind="pretraining", params={"a": 2}, resume=run.state()):
         pass
-    assert tracking.runs[1].parent_id == run.run_id
+    assert tracking.runs[1].record.parent == run.record.token
 
 
 def test_mlflow_run_holds_what_was_logged(tracking: MlflowTracking, mlflow_uri: str, tmp_path: Path):
@@ -84,7 +82,6 @@ def test_mlflow_run_holds_what_was_logged(tracking: MlflowTracking, mlflow_uri: 
     assert stored.info.artifact_uri.startswith(str(tmp_path / "artifacts"))
     experiment = client.get_experiment_by_name("yt8m").experiment_id
     assert run.url == f"http://ui:5000/#/experiments/{experiment}/runs/{run.run_id}?workflowType=machine_learning"
-    assert not list(tracking.spool.folder.iterdir())
 
 
 def test_mlflow_run_of_a_failed_block_is_failed(tracking: MlflowTracking, mlflow_uri: str):
@@ -113,7 +110,7 @@ def test_a_preempted_run_is_killed_and_resumed_by_its_id(kind: str, tracking: Ml
         run.log_metrics({"train/loss": 1.0}, 1)
         raise TrainingPreempted(1)
     assert status() == "KILLED"
-    with opened.run("name", kind="finetuning", params={"a": 1}, resume_id=run.run_id) as again:
+    with opened.run("name", kind="finetuning", params={"a": 1}, resume=run.state()) as again:
         again.log_metrics({"train/loss": 0.5}, 2)
         assert again.run_id == run.run_id
         assert status() == "RUNNING"
@@ -129,7 +126,7 @@ def test_a_preempted_run_is_killed_and_resumed_by_its_id(kind: str, tracking: Ml
 def test_system_metrics_are_logged(tracking: MlflowTracking, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch):
     from mlflow import MlflowClient
 
-    monkeypatch.setattr("yt8m_assets.tracking.run.SYSTEM_SECONDS", 0.0)
+    monkeypatch.setattr("yt8m_assets.tracking.live.SYSTEM_SECONDS", 0.0)
     with tracking.run("name", kind="pretraining") as run:
         run.log_metrics({"a": 1.0}, 0)
     metrics = MlflowClient(mlflow_uri).get_run(run.run_id).data.metrics
@@ -181,7 +178,7 @@ def test_of_two_processes_that_register_at_once_the_better_model_is_champion(
 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights.bin").write_bytes(b"weights")
-    other = MlflowTracking(mlflow_uri, artifact_location=str(tmp_path / "artifacts"), spool_path=tmp_path / "other")
+    other = MlflowTracking(mlflow_uri, artifact_location=str(tmp_path / "artifacts"))
     set_alias = MlflowClient.set_registered_model_alias
     met = []
 
@@ -202,22 +199,6 @@ def test_of_two_processes_that_register_at_once_the_better_model_is_champion(
 @pytest.mark.parametrize(("name", "expected"), [("map@100000", "map_100000"), ("a//../b", "a/b"), ("", "unnamed")])
 def test_names_are_made_legal(name: str, expected: str):
     assert mlflow_name(name) == expected
-
-
-def test_a_torn_line_of_a_journal_is_dropped(tmp_path: Path):
-    journal = Spool(tmp_path).create()
-    journal.append({"op": "open", "name": "a"})
-    journal.append({"op": "tags", "values": {"a": "2"}})
-    journal.release()
-    path = journal.folder / "journal.jsonl"
-    path.write_bytes(path.read_bytes()[:-5])
-    (again,) = Spool(tmp_path).left_behind()
-    assert [operation["op"] for operation in again.pending] == ["open", "close"], "its process is dead: it ends"
-    assert list(Spool(tmp_path).left_behind()) == [], "a journal that is held is left alone"
-    again.ack(2)
-    again.release()
-    assert list(Spool(tmp_path).left_behind()) == []
-    assert not journal.folder.exists()
 
 
 def test_importing_tracking_does_not_import_mlflow():

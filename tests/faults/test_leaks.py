@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.memory_tracking import MemoryTracking
 from tests.stages.test_audit import take_back_hold_out
 from tests.training.support import BERT, make_recipe, prepare_store, write_shards
 from yt8m_assets.data import read_shard
@@ -18,7 +19,7 @@ from yt8m_assets.stages.data import held_out_shards, read_shards, read_video_ids
 from yt8m_assets.stages.lineage import Node, current_manifest, resolve_inputs
 from yt8m_assets.stages.training import finetune, make_job, pretrain
 from yt8m_assets.storage import ArtifactStore
-from yt8m_assets.tracking import MemoryTracking, NullRun
+from yt8m_assets.tracking import NullRun
 from yt8m_assets.training.distributed import Team
 from yt8m_assets.training.interruption import StopRequest
 from yt8m_assets.training.job import TrainingJob, run_job

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from tests.faults.tracking_server import faulty_server
-from tests.training.support import MIX, make_recipe, prepare_store, write_shards
+from tests.memory_tracking import MemoryTracking
+from tests.training.support import MIX, make_recipe, open_store, prepare_store, write_shards
 from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.training import pretrain
 from yt8m_assets.storage import Manifest
-from yt8m_assets.tracking import MemoryTracking, MlflowTracking
+from yt8m_assets.tracking import MlflowTracking
+from yt8m_assets.tracking.sync import sync
 from yt8m_assets.training.step import Stepper
 
 BUDGET_SECONDS = 10.0
@@ -40,7 +42,7 @@ def stored(mlflow_uri: str, name: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in points)
 
 
-def test_f40_training_ends_in_its_normal_time_and_the_metrics_are_complete_after_replay(
+def test_f40_training_ends_in_its_normal_time_and_the_metrics_are_complete_after_sync(
     tmp_path: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_shards(tmp_path / "shards")
@@ -62,16 +64,13 @@ def test_f40_training_ends_in_its_normal_time_and_the_metrics_are_complete_after
             return run(self, batch, step, rate)
 
         monkeypatch.setattr(Stepper, "run", dying)
-        tracking = MlflowTracking(server.uri, artifact_location=str(tmp_path / "files"), spool_path=tmp_path / "spool")
+        tracking = MlflowTracking(server.uri, artifact_location=str(tmp_path / "files"))
         manifest, seconds = timed(tmp_path / "dying", recipe, tracking)
         assert manifest.digest == reference.digest
         assert seconds - waited < normal_seconds + BUDGET_SECONDS + 2
         assert 0 < len(stored(mlflow_uri, "train/loss")) < 12, "the server died in mid-run"
 
         server.mode = "up"
-        deadline = time.monotonic() + 30
-        while list(tmp_path.glob("spool/*/*")) and time.monotonic() < deadline:
-            MlflowTracking(server.uri, spool_path=tmp_path / "spool").replay()
-            time.sleep(0.2)  # the run's own thread holds its journal until its last call has failed
+        assert sync(open_store(tmp_path / "dying"), MlflowTracking(server.uri)).total() == 1
     for name in ("train/loss", "train/learning_rate"):
         assert stored(mlflow_uri, name) == normal.runs[0].series(name), "complete, and nothing twice"

@@ -19,12 +19,16 @@ class FaultyServer:
 
     def __init__(self, backend_uri: str, artifact_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
         from mlflow.server import handlers
+        from mlflow.tracking._model_registry import utils
         from werkzeug.serving import make_server
 
         monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", backend_uri)
         monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", artifact_root)
         for name in ("_tracking_store", "_model_registry_store"):
             monkeypatch.setattr(handlers, name, None)
+        monkeypatch.setattr(utils, "_registry_uri", None)  # which a server sets for its whole process
+        monkeypatch.setenv("MLFLOW_REGISTRY_URI", "")
+        monkeypatch.delenv("MLFLOW_REGISTRY_URI")
         from mlflow.server import app
 
         self.app = app

@@ -6,9 +6,10 @@ from orchestration.definitions import build_definitions
 from orchestration.driver import QUIET
 from orchestration.plan import required_nodes
 from orchestration.resources import FixedProgress
+from tests.memory_tracking import MemoryTracking
 from tests.orchestration.conftest import Graph
 from yt8m_assets.progress import NullProgress
-from yt8m_assets.tracking import MemoryTracking, NullTracking
+from yt8m_assets.tracking import NullTracking
 
 
 def test_the_ablation_job_shows_its_table(graph: Graph) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.graph import QUIET
+from tests.memory_tracking import MemoryTracking
 from tests.tiny import tiny_model, tiny_recipe
 from yt8m_assets.ensemble import ORIGINAL_W0, average_scores, fuse
 from yt8m_assets.errors import MissingArtifactError, ParentMismatchError
@@ -17,7 +18,7 @@ from yt8m_assets.reports.ablation import Effect, ablate, metrics
 from yt8m_assets.reports.ablation_settings import _weight_settings, loss_pairs, shift_label
 from yt8m_assets.stages.ensemble import search_ensemble
 from yt8m_assets.stages.prediction import predict_cells, rank_model
-from yt8m_assets.tracking import MemoryTracking, NullTracking
+from yt8m_assets.tracking import NullTracking
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.graph import QUIET, open_store
+from tests.memory_tracking import MemoryTracking
 from tests.tiny import tiny_recipe
 from yt8m_assets.data.simulation.truth import test_ratings as hidden_ratings
 from yt8m_assets.errors import DataError, MissingArtifactError, SubmissionError
@@ -30,7 +31,7 @@ from yt8m_assets.reports.page import picking_remark, remarks, table_columns, tab
 from yt8m_assets.reports.timeline import draw_timeline, find_video, make_timeline, score_seconds
 from yt8m_assets.stages.data import index_cache
 from yt8m_assets.stages.ensemble import make_submission, search_ensemble
-from yt8m_assets.tracking import MemoryTracking, NullTracking
+from yt8m_assets.tracking import NullTracking
 
 
 def publish(graph, tracking=None):
@@ -44,7 +45,7 @@ def finished(_ranked_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     shutil.copytree(_ranked_folder, folder, dirs_exist_ok=True)
     recipe, store, tracking = tiny_recipe(), open_store(folder), MemoryTracking()
     search_ensemble(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={})
-    make_submission(recipe, store, progress=QUIET)
+    make_submission(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={})
     publish((recipe, store), tracking)
     return recipe, store, tracking
 
@@ -81,7 +82,7 @@ def test_leaderboard_agrees_with_the_artifacts(finished):
     precisions = [row["average_precision"] for row in figures["classes"]]
     assert precisions == sorted(precisions, reverse=True)
     assert np.mean(precisions) == pytest.approx(figures["ensemble"]["map"])
-    assert {("", "report"), ("", "submission.csv")} <= set(tracking.runs[0].artifacts)
+    assert {("", "leaderboard.html"), ("", "leaderboard.json")} <= set(tracking.runs[0].artifacts)
 
 
 def test_the_report_says_that_checkpoints_were_picked_on_these_ratings(finished_graph):

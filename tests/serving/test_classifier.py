@@ -103,7 +103,7 @@ def test_a_registered_champion_is_loaded_by_pyfunc(graph, frames, mlflow_uri: st
     import mlflow
 
     _, store = graph
-    tracking = MlflowTracking(mlflow_uri, artifact_location=str(tmp_path / "art"), spool_path=tmp_path / "spool")
+    tracking = MlflowTracking(mlflow_uri, artifact_location=str(tmp_path / "art"), servable=save_servable)
     with tracking.run("fine-tuning", kind="finetuning", model="one") as run:
         folder = store.fetch(store.require("finetuned_model/one"))
         assert run.register_model("yt8m-one", folder, metric=0.5, description="Tiny one.") == "1"

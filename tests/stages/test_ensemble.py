@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.graph import QUIET
+from tests.memory_tracking import MemoryTracking
 from yt8m_assets.ensemble import fuse
 from yt8m_assets.errors import MissingArtifactError
 from yt8m_assets.evaluation import Ratings, ranking_map
@@ -13,7 +14,7 @@ from yt8m_assets.ranking.files import RankingReader
 from yt8m_assets.stages.data import read_segment_classes
 from yt8m_assets.stages.ensemble import fuse_models, make_submission, read_weights, search_ensemble
 from yt8m_assets.submission import validate_submission
-from yt8m_assets.tracking import MemoryTracking, MlflowTracking, NullTracking
+from yt8m_assets.tracking import MlflowTracking, NullTracking
 
 
 def search(graph, tracking=None):
@@ -62,8 +63,8 @@ def test_what_a_run_shows_first_are_the_published_numbers_not_the_last_trial_s(r
     assert {key: latest[f"ensemble/weight/{key}"] for key in found["weights"]} == found["weights"]
     assert latest["ensemble/shrinking"] == found["shrinking"]["amount"]
     params = tracking.runs[0].params
-    assert (params["best/map_at_100000"], params["best/w0"]) == (found["map"], found["w0"])
-    assert {key: params[f"best/weight/{key}"] for key in found["weights"]} == found["weights"]
+    assert (float(params["best/map_at_100000"]), float(params["best/w0"])) == (found["map"], found["w0"])
+    assert {key: float(params[f"best/weight/{key}"]) for key in found["weights"]} == found["weights"]
 
 
 def test_search_again_is_reused_and_gives_the_same_bytes(ranked_graph):
@@ -106,7 +107,7 @@ def test_a_search_that_was_stopped_goes_on_in_the_same_run(ranked_graph, mlflow_
         def __exit__(self, *error):
             return self.context.__exit__(*error)
 
-    tracking = Stopping(mlflow_uri, artifact_location=str(tmp_path / "art"), spool_path=tmp_path / "spool")
+    tracking = Stopping(mlflow_uri, artifact_location=str(tmp_path / "art"))
     with pytest.raises(KeyboardInterrupt):
         search(ranked_graph, tracking)
     assert ranked_graph[1].manifest("ensemble_weights") is None
@@ -141,7 +142,7 @@ def test_models_are_fused_class_by_class_as_in_memory(ranked_graph):
 def test_submission_is_valid_and_is_the_fusion_of_the_test_rankings(ranked_graph):
     recipe, store = ranked_graph
     search(ranked_graph)
-    result = make_submission(recipe, store, progress=QUIET)
+    result = make_submission(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={})
     path = store.fetch(result.manifest) / "submission.csv"
     classes = read_segment_classes(recipe, store).tolist()
     assert validate_submission(path, classes) == []
@@ -153,4 +154,4 @@ def test_submission_is_valid_and_is_the_fusion_of_the_test_rankings(ranked_graph
     assert [int(line.split(",")[0]) for line in lines[1:]] == classes
     assert all(line.split(",")[1].split() == expected[int(line.split(",")[0])] for line in lines[1:])
     assert result.manifest.metadata["num_listed"] == sum(len(ids) for ids in expected.values())
-    assert make_submission(recipe, store, progress=QUIET).reused
+    assert make_submission(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={}).reused

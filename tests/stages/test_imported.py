@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from models import export_tf_variables
+from tests.memory_tracking import MemoryTracking
 from tests.training.support import BERT, MIX, make_recipe, prepare_store
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.stages.imported import publish_imported
 from yt8m_assets.stages.lineage import Node, current_manifest
 from yt8m_assets.stages.training import finetune, load_model, model_spec
-from yt8m_assets.tracking import MemoryTracking
 
 
 def test_imported_variables_become_a_current_artifact_that_finetuning_continues(tmp_path: Path, shards: Path) -> None:

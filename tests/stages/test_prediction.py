@@ -9,6 +9,7 @@ import torch
 
 from models.base import FrameModel
 from tests.graph import QUIET, publish_untrained
+from tests.memory_tracking import MemoryTracking
 from yt8m_assets.data import read_shard, segment_windows
 from yt8m_assets.errors import (
     ConfigError,
@@ -27,7 +28,7 @@ from yt8m_assets.stages.lineage import Node, resolve_inputs
 from yt8m_assets.stages.prediction import predict_cells, rank_model, run_name
 from yt8m_assets.stages.training import load_model
 from yt8m_assets.storage import ArtifactStore, Manifest
-from yt8m_assets.tracking import MemoryTracking, NullTracking
+from yt8m_assets.tracking import NullTracking
 
 Graph = tuple[Recipe, ArtifactStore]
 

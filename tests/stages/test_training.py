@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.faults.test_training import StopAt
+from tests.memory_tracking import MemoryTracking
 from tests.training.support import BERT, MIX, make_recipe, prepare_store
 from yt8m_assets.errors import MissingArtifactError
 from yt8m_assets.progress import NullProgress, PlainProgress
@@ -16,7 +17,6 @@ from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.hardware import find_hardware
 from yt8m_assets.stages.training import finetune, load_model, pretrain
 from yt8m_assets.storage import ArtifactStore, StageResult
-from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.interruption import TrainingPreempted
 
@@ -103,7 +103,7 @@ def test_a_run_says_what_it_was_made_from(tmp_path: Path, shards: Path) -> None:
         assert {name.removeprefix("parent.") for name in run.tags if name.startswith("parent.")} == set(
             manifest.parents
         )
-        assert run.params["training.num_steps"] == 12
+        assert run.params["training.num_steps"] == "12"
         assert {"report/curves.png", "report/history.json"} <= set(manifest.files)
         assert ("report", "curves.png") in run.artifacts
     contexts = {entry["context"] for entry in tracking.runs[-1].datasets}

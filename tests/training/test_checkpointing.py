@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.memory_tracking import MemoryTracking
 from tests.training.support import MIX, PRETRAINING, make_recipe, prepare_store
 from yt8m_assets.errors import StorageError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.stages.training import pretrain
 from yt8m_assets.storage import ArtifactStore, Manifest
-from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.checkpoint import Checkpoint, CheckpointStore
 from yt8m_assets.training.interruption import StopRequest
 from yt8m_assets.training.step import Stepper

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.memory_tracking import MemoryTracking
 from tests.training.support import BERT, FEATURE_SIZES, MIX, NUM_CLASSES, PRETRAINING, make_recipe, prepare_store
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
@@ -23,7 +24,6 @@ from yt8m_assets.recipes.schema import ModelRecipe
 from yt8m_assets.stages.data import read_shards
 from yt8m_assets.stages.training import finetune, load_model, pretrain, shards_to_score
 from yt8m_assets.storage import ArtifactStore, Manifest
-from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.evaluate import VideoEvaluation
 from yt8m_assets.training.interruption import StopRequest, TrainingPreempted
 from yt8m_assets.training.model_files import OPTIMIZER, WEIGHTS, read_tensors

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.memory_tracking import MemoryTracking
 from tests.training.support import MIX, make_recipe, prepare_store
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import PlainProgress
 from yt8m_assets.stages.training import pretrain
-from yt8m_assets.tracking import MemoryTracking
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.memory_tracking import MemoryTracking
 from tests.training.support import MIX, make_recipe, prepare_store
 from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.loading import load_recipe
 from yt8m_assets.stages.training import finetune, pretrain
-from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.step import Stepper
 

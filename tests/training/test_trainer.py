@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.memory_tracking import MemoryTracking
 from tests.training.support import BATCHES, BERT, FINETUNING, MIX, make_recipe, prepare_store
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import ModelRecipe
 from yt8m_assets.stages.training import finetune, load_model, pretrain
 from yt8m_assets.storage import ArtifactStore, Manifest
-from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.evaluate import HoldoutEvaluation
 from yt8m_assets.training.model_files import WEIGHTS, read_tensors
 from yt8m_assets.training.step import Stepper

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.memory_tracking import MemoryTracking
 from tests.training.support import FINETUNING, MIX, make_recipe, prepare_store
 from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.stages.training import finetune, pretrain
 from yt8m_assets.storage import ArtifactStore, Manifest
-from yt8m_assets.tracking import MemoryTracking
 from yt8m_assets.training.averages import WeightAverage
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.evaluate import HoldoutEvaluation

@@ -17,7 +17,8 @@ from tests.training.support import MIX, make_recipe, open_store
 from yt8m_assets.errors import PartitionBusyError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import ModelRecipe
-from yt8m_assets.tracking import NullRun
+from yt8m_assets.tracking import TrackedRun
+from yt8m_assets.tracking.record import open_record
 from yt8m_assets.training.config import TrainingConfig
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -26,14 +27,12 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-@dataclass
-class FileRun(NullRun):
+class FileRun(TrackedRun):
     """A tracked run that appends every loss to a file, and may end the process at a step."""
 
-    path: Path
-    run_id: str = "file-run"
-    end_step: int | None = None
-    end_signal: int = signal.SIGKILL
+    def __init__(self, path: Path, end_step: int | None = None, end_signal: int = signal.SIGKILL) -> None:
+        super().__init__(open_record("file run", "training", None, None, None, None))
+        self.path, self.end_step, self.end_signal = path, end_step, end_signal
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         with self.path.open("a") as file:
@@ -51,7 +50,7 @@ class FileTracking:
     end_signal: int = signal.SIGKILL
 
     @contextmanager
-    def run(self, name: str, *, resume_id: str | None = None, **details: Any) -> Iterator[FileRun]:
+    def run(self, name: str, **details: Any) -> Iterator[FileRun]:
         yield FileRun(self.path, end_step=self.end_step, end_signal=self.end_signal)
 
 
@@ -63,7 +62,7 @@ class KilledInAWrite(FileTracking):
     number: int = 3
 
     @contextmanager
-    def run(self, name: str, *, resume_id: str | None = None, **details: Any) -> Iterator[FileRun]:
+    def run(self, name: str, **details: Any) -> Iterator[FileRun]:
         from yt8m_assets.storage.backend import LocalBackend
         from yt8m_assets.training import checkpoint
 

@@ -37,17 +37,21 @@ def build_ensemble_assets(recipe: Recipe, step_tags: StepTags = untagged) -> lis
 
     used = ["ensemble_weights", "test_ranking", "test_shards", "segment_shards"]
 
-    @dg.asset(**asset_options(recipe, step_tags, "submission", "ensemble", {"csv"}, deps=used))
+    @dg.asset(**asset_options(recipe, step_tags, "submission", "ensemble", {"csv", "mlflow"}, deps=used))
     def submission(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
+        tracking: dg.ResourceParam[Tracking],
         progress: dg.ResourceParam[ProgressSource],
     ) -> dg.MaterializeResult:
         """The challenge's CSV: for each rated class, the test segments that show it most surely, best first."""
         from yt8m_assets.stages.ensemble import make_submission
 
+        tags, shown = run_tags(context), progress.open(context.log)
         with stage_errors(context):
-            result = make_submission(recipe, attempt(context, recipe, store), progress=progress.open(context.log))
+            result = make_submission(
+                recipe, attempt(context, recipe, store), tracking=tracking, progress=shown, run_tags=tags
+            )
         return materialization(context, recipe, store, result)
 
     return [ensemble_weights, submission, _leaderboard(recipe, step_tags)]

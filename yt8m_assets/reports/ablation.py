@@ -14,7 +14,7 @@ from yt8m_assets.recipes.loading import KNOWN_RECIPES
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.reports.ablation_settings import ENSEMBLE, Setting, demoted, loss_pairs, stages
 from yt8m_assets.stages.lineage import Node, require_current
-from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.storage import ArtifactStore, canonical_json, sha256_text
 from yt8m_assets.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def ablate(
 
     manifests = {node.key: require_current(recipe, store, node) for node in _needed(recipe)}
     params = {"recipe": recipe.name, "bootstrap_rounds": recipe.bootstrap_rounds, "top_k": recipe.prediction.top_k}
-    tags = {**run_tags, "recipe": recipe.name, **{f"parent.{key}": m.digest for key, m in manifests.items()}}
+    made_from = {f"parent.{key}": manifest.digest for key, manifest in manifests.items()}
+    fingerprint = sha256_text(canonical_json({**params, **made_from}))
+    tags = {**run_tags, "asset": "ablation", "recipe": recipe.name, "fingerprint": fingerprint, **made_from}
     with tracking.run("ablation", kind="report", params=params, tags=tags) as run:
         oof = OofRankings(recipe, store)
         compared = list(stages(recipe, oof))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.ensemble import SUBMISSION_FILE
 from yt8m_assets.stages.lineage import Inputs, Node, require_current, resolve_inputs
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking
@@ -52,9 +51,9 @@ def make_leaderboard(
         write_page(figures, pictures, report / PAGE_FILE, page_facts(recipe, store, inputs), run_links(inputs, run))
         run.log_artifact(report)
         run.log_artifact(publication.path / LEADERBOARD_FILE)
-        run.log_artifact(store.fetch(inputs.parent("submission"), (SUBMISSION_FILE,)) / SUBMISSION_FILE)
         metrics = headline(figures)
         run.log_metrics({f"ensemble/{name}": value for name, value in metrics.items()}, step=0)
+        run.keep(publication.path)
         publication.metadata.update(
             **metrics,
             best_single_model=figures["ensemble"]["best_single"],
@@ -79,9 +78,10 @@ def page_facts(recipe: Recipe, store: ArtifactStore, inputs: Inputs) -> dict[str
 
 
 def run_links(inputs: Inputs, run: TrackedRun) -> dict[str, str]:
-    """The MLflow pages of the models' trainings, the search and this report, where they are known."""
+    """The MLflow pages of the models' trainings, the search, the submission and this report, where they are known."""
     urls = {f"run of {key}": manifest.metadata.get("mlflow_url") for key, manifest in inputs.manifests.items()}
-    models = {name: url for name, url in urls.items() if "finetuned_model" in name or "ensemble_weights" in name}
+    linked = ("finetuned_model", "ensemble_weights", "submission")
+    models = {name: url for name, url in urls.items() if any(part in name for part in linked)}
     return {name: str(url) for name, url in {**models, "run of this report": run.url}.items() if url}
 
 

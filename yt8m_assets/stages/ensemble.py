@@ -9,7 +9,7 @@ from yt8m_assets.errors import DataError, SubmissionError
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.lineage import Inputs, Node, resolve_inputs
-from yt8m_assets.storage import ArtifactStore, Publication, StageResult
+from yt8m_assets.storage import ArtifactStore, Publication, StageResult, atomic_write
 from yt8m_assets.tracking import TrackedRun, Tracking
 
 if TYPE_CHECKING:
@@ -57,41 +57,40 @@ def _search(
     progress: Progress,
     run_tags: Mapping[str, str],
 ) -> None:
-    """Run the search inside a tracked run. `state` keeps the log and the run's id, for a search that is killed."""
+    """Run the search inside a tracked run. `state` keeps the trials and the run, for a search that is killed."""
     from yt8m_assets.ensemble.preset import ORIGINAL_W0
     from yt8m_assets.ensemble.search import search_weights
     from yt8m_assets.ensemble.trial import TrialLog
 
     rankings, ratings = load_oof(recipe, store, inputs)
     presets = {"recipe": (ORIGINAL_W0, {model.key: model.preset_weight for model in recipe.models})}
-    run_file, log_path = state / "run.txt", state / TRIALS_FILE
-    resume_id = run_file.read_text() if run_file.is_file() else None
+    run_file, log_path = state / "run.json", state / TRIALS_FILE
+    resume = json.loads(run_file.read_text()) if run_file.is_file() else None
     settings = recipe.search
     k = recipe.prediction.top_k
-    tags = {
-        **run_tags,
-        "asset": inputs.node.asset,
-        "recipe": recipe.name,
-        "fingerprint": inputs.fingerprint,
-        "code_version": inputs.node.code_version,
-        **{f"parent.{key}": digest for key, digest in inputs.parents.items()},
-    }
+    tags = _tags(recipe, inputs, run_tags)
     params = {**inputs.config["search"], "top_k": k}
     with (
-        tracking.run("ensemble search", kind="ensemble", params=params, tags=tags, resume_id=resume_id) as run,
+        tracking.run("ensemble search", kind="ensemble", params=params, tags=tags, resume=resume) as run,
         progress.task("searching weights", settings.num_trials, "trials") as task,
     ):
-        if run.run_id is not None:
-            run_file.write_text(run.run_id)
-        best = max((trial.target for trial in TrialLog(log_path).past), default=0.0)
+        with atomic_write(run_file) as temporary:
+            temporary.write_text(json.dumps(run.state()))
+        best = 0.0
 
-        def on_trial(trial: "Trial") -> None:
+        def track(trial: "Trial") -> None:
             nonlocal best
             if trial.target > best or trial.phase != "refinement":  # a climb's other steps are in the file of trials
                 best = max(best, trial.target)
                 run.log_metrics(trial_metrics(trial, best), step=trial.number)
-                task.update(best_map=best)
+
+        def on_trial(trial: "Trial") -> None:
+            track(trial)
+            task.update(best_map=best)
             task.advance()
+
+        for trial in TrialLog(log_path).past:
+            track(trial)
 
         result = search_weights(
             rankings, ratings, config=settings, log_path=log_path, on_trial=on_trial, presets=presets, k=k
@@ -101,6 +100,18 @@ def _search(
             "holdout_ratings", digest=ratings_manifest.digest, source_uri=store.uri(ratings_manifest), context="holdout"
         )
         _publish(publication, result, run)
+
+
+def _tags(recipe: Recipe, inputs: Inputs, run_tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags of a tracked run that lead to the asset, to what it is made from, and to the Dagster run."""
+    return {
+        **run_tags,
+        "asset": inputs.node.asset,
+        "recipe": recipe.name,
+        "fingerprint": inputs.fingerprint,
+        "code_version": inputs.node.code_version,
+        **{f"parent.{key}": digest for key, digest in inputs.parents.items()},
+    }
 
 
 def load_oof(recipe: Recipe, store: ArtifactStore, inputs: Inputs) -> "tuple[dict[str, RankingReader], Ratings]":
@@ -173,6 +184,7 @@ def _publish(publication: Publication, result: "SearchResult", run: TrackedRun) 
         mlflow_run_id=run.run_id,
         mlflow_url=run.url,
     )
+    run.keep(publication.path)
 
 
 def read_weights(folder: Path) -> dict[str, Any]:
@@ -183,10 +195,13 @@ def read_weights(folder: Path) -> dict[str, Any]:
     return values
 
 
-def make_submission(recipe: Recipe, store: ArtifactStore, *, progress: Progress) -> StageResult:
+def make_submission(
+    recipe: Recipe, store: ArtifactStore, *, tracking: Tracking, progress: Progress, run_tags: Mapping[str, str]
+) -> StageResult:
     """Fuse the models' test rankings with the searched weights and write the challenge's CSV, class by class.
 
-    Raises SubmissionError when the file would not be accepted, naming its first faults.
+    It is the artifact of a tracked run of its own. Raises SubmissionError when the file would not be accepted, naming
+    its first faults.
     """
     node = Node("submission")
     inputs = resolve_inputs(recipe, store, node)
@@ -200,7 +215,13 @@ def make_submission(recipe: Recipe, store: ArtifactStore, *, progress: Progress)
     classes = read_segment_classes(recipe, store, inputs.parent("segment_shards")).tolist()
     readers = {key: RankingReader(store.fetch(inputs.parent("test_ranking", key))) for key in recipe.model_keys}
     k = recipe.prediction.top_k
-    with store.publish(node.key, **inputs.publish_arguments()) as publication:
+    params = {**inputs.config, "w0": found["w0"], **{f"weight/{key}": value for key, value in found["weights"].items()}}
+    with (
+        store.publish(node.key, **inputs.publish_arguments()) as publication,
+        tracking.run("submission", kind="submission", params=params, tags=_tags(recipe, inputs, run_tags)) as run,
+    ):
+        shards = inputs.parent("test_shards")
+        run.log_dataset(shards.key, digest=shards.digest, source_uri=store.uri(shards), context="test")
         path = publication.path / SUBMISSION_FILE
         with progress.task("writing submission", len(classes), "classes") as task:
             fused = _Watched(fuse_models(readers, found["weights"], found["w0"], k), task.advance)
@@ -210,14 +231,17 @@ def make_submission(recipe: Recipe, store: ArtifactStore, *, progress: Progress)
         if problems:
             shown = "; ".join(str(problem) for problem in problems[:5])
             raise SubmissionError(f"the submission has {len(problems)} faults: {shown}")
-        publication.metadata.update(
-            num_classes=len(classes),
-            num_videos=len(videos),
-            num_segments=len(fused.segments),
-            num_listed=fused.num_listed,
-            size_bytes=path.stat().st_size,
-            problems=0,
-        )
+        sizes = {
+            "num_classes": len(classes),
+            "num_videos": len(videos),
+            "num_segments": len(fused.segments),
+            "num_listed": fused.num_listed,
+            "size_bytes": path.stat().st_size,
+        }
+        run.log_metrics({f"submission/{name}": size for name, size in sizes.items()}, step=0)
+        run.log_artifact(path)
+        run.keep(publication.path)
+        publication.metadata.update(**sizes, problems=0, mlflow_run_id=run.run_id, mlflow_url=run.url)
     return _result(publication)
 
 

@@ -12,7 +12,7 @@ from yt8m_assets.recipes.schema import SHIFTS, Recipe
 from yt8m_assets.stages.hardware import check_gpu, find_hardware
 from yt8m_assets.stages.lineage import Inputs, Lineage, Node, current_manifest, resolve_inputs
 from yt8m_assets.storage import ArtifactStore, Manifest, StageResult
-from yt8m_assets.tracking import Tracking
+from yt8m_assets.tracking import TrackedRun, Tracking
 
 if TYPE_CHECKING:
     from yt8m_assets.prediction.scoring import CellScores, ModelCells, PassStatistics
@@ -72,11 +72,7 @@ def predict_cells(
         tags = {"recipe": recipe.name, "split": split, "asset": f"{split}_predictions", "fingerprint": fingerprints}
         tags = {**(run_tags or {}), **tags}
         with tracking.run(run_name(split, list(due)), kind="prediction", params=params, tags=tags) as run:
-            links = {"mlflow_run_id": run.run_id, "mlflow_url": run.url}
-            pass_ = _Pass(recipe, store, split, progress, links, on_published)
-            pass_.run(due, outcome)
-            if pass_.metrics:
-                run.log_metrics(pass_.metrics, step=0)
+            _Pass(recipe, store, split, progress, run, on_published).run(due, outcome)
             if outcome.errors:
                 run.set_tags({"failed_cells": ", ".join(nodes[cell].key for cell in outcome.errors)})
             if not outcome.results:
@@ -130,13 +126,12 @@ class _Pass:
         store: ArtifactStore,
         split: Split,
         progress: Progress,
-        links: Mapping[str, Any],
+        tracked: TrackedRun,
         on_published: Callable[[Cell, StageResult], None] | None,
     ) -> None:
         self.recipe, self.store, self.split, self.progress = recipe, store, split, progress
-        self.links, self.on_published = links, on_published
+        self.tracked, self.on_published = tracked, on_published
         self.statistics: PassStatistics | None = None
-        self.metrics: dict[str, float] = {}
 
     def run(self, due: Mapping[Cell, Inputs], outcome: _Outcome) -> None:
         """Score, then publish cell by cell."""
@@ -179,10 +174,10 @@ class _Pass:
         if members:
             require_memory([cell.best.max_bytes for cell in by_cell.values()], self.progress)
             self.statistics = score_videos(videos, index, members, options, device=device, progress=self.progress)
-            self.metrics["prediction/segments_per_second"] = self.rate
+            self.tracked.log_metrics({"prediction/segments_per_second": self.rate}, step=0)
         for cell, scores in by_cell.items():
             try:
-                outcome.results[cell] = self._publish(cell, due[cell], scores)
+                outcome.results[cell] = self._publish(cell, due[cell], scores, last=cell == [*by_cell][-1])
                 _tell(self.on_published, cell, outcome.results[cell])
             except Exception as error:  # noqa: BLE001 - raised at the end, when the other cells are safe
                 outcome.errors[cell] = error
@@ -222,7 +217,7 @@ class _Pass:
         cells = [CellScores(shift=shift, best=StreamingTopK(class_ids, k, segments)) for shift in shifts]
         return ModelCells(key=key, model=restricted, cells=cells)
 
-    def _publish(self, cell: Cell, inputs: Inputs, scores: "CellScores") -> StageResult:
+    def _publish(self, cell: Cell, inputs: Inputs, scores: "CellScores", last: bool) -> StageResult:
         from yt8m_assets.ranking.files import write_ranking
 
         assert self.statistics is not None
@@ -236,14 +231,20 @@ class _Pass:
             "score_max": scores.highest,
             "num_windows_past_end": self.statistics.num_windows_past_end[scores.shift],
             "checkpoint": inputs.parent("finetuned_model", cell[0]).digest,
-            **{name: value for name, value in self.links.items() if value is not None},
         }
+        links = {"mlflow_run_id": self.tracked.run_id, "mlflow_url": self.tracked.url}
+        metadata |= {name: value for name, value in links.items() if value is not None}
         if self.split == "oof":
             quality = holdout_map(self.recipe, self.store, ranking)
             if quality is not None:
                 metadata["map_at_100000"] = quality
-                self.metrics[f"oof/map_at_100000/{cell[0]}/shift {cell[1]}"] = quality
-        return publish_ranking(self.store, inputs, lambda folder: write_ranking(ranking, folder), metadata)
+                self.tracked.log_metrics({f"oof/map_at_100000/{cell[0]}/shift {cell[1]}": quality}, step=0)
+
+        def write(folder: Path) -> None:
+            write_ranking(ranking, folder)
+            self.tracked.keep(folder, last=last)
+
+        return publish_ranking(self.store, inputs, write, metadata)
 
 
 def require_memory(sizes: Sequence[int], progress: Progress) -> None:

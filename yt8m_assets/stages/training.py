@@ -191,7 +191,7 @@ def _train(
                 model=job.name,
                 params=flatten(inputs.config),
                 tags=tags,
-                resume_id=newest["loop"]["run_id"] if newest else None,
+                resume=newest.get("run") if newest else None,
             ) as tracked,
             progress.task(f"{kind} {job.name}", job.config.num_steps, "steps") as task,
         ):
@@ -235,6 +235,7 @@ def _publish_report(
         version = tracked.register_model(name, publication.path, metric=score, description=text)
         metadata["registered_version"] = version
         tracked.set_tags({"weights": summary["weights"]})
+    tracked.keep(publication.path)
     publication.metadata.update(metadata)
 
 

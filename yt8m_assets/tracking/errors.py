@@ -1,4 +1,6 @@
-"""What an error of MLflow means for the operation that met it."""
+"""What an error of MLflow means for what met it."""
+
+from yt8m_assets.errors import PermanentError
 
 _REFUSALS = (
     "INVALID_PARAMETER_VALUE",
@@ -12,7 +14,7 @@ _REFUSALS = (
 )
 
 
-class DeletedExperimentError(Exception):
+class DeletedExperimentError(PermanentError):
     """Somebody has deleted the experiment, and MLflow keeps its name taken."""
 
     def __init__(self, name: str, experiment_id: str) -> None:
@@ -20,6 +22,10 @@ class DeletedExperimentError(Exception):
             f"experiment {name!r} is deleted: bring it back with `mlflow experiments restore --experiment-id "
             f"{experiment_id}`, or remove it for good with `mlflow gc --experiment-ids {experiment_id}`"
         )
+
+
+class RunGoneError(Exception):
+    """A run is deleted, or another process has taken it over."""
 
 
 def describe(error: BaseException) -> str:

@@ -1,120 +1,39 @@
-"""Runs in MLflow that cost training nothing: a thread sends what a journal on disk holds.
+"""Runs in MLflow that cost training nothing: a thread shows each run's record on the server while it grows.
 
-A server that is slow or gone costs a run at most `budget_seconds` in total; what it missed stays in the spool and is
-sent when a later run finds the server again. MLflow is imported when a run starts, not before.
+A server that is slow or gone costs a run at most `budget_seconds` in total. Nothing waits on disk for it: what it lacks
+is in the record, which checkpoints and artifacts hold. MLflow is imported when a run starts, not before.
 """
 
+import logging
 import os
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
 
-from yt8m_assets.storage import sha256_text
-from yt8m_assets.tracking.errors import DeletedExperimentError, is_refusal
-from yt8m_assets.tracking.mirror import MAX_PARAM, MAX_TAG, SPOOLED, Sender, mlflow_name
-from yt8m_assets.tracking.run import MlflowRun, now_milliseconds
-from yt8m_assets.tracking.spool import Journal, Spool
-from yt8m_assets.tracking.system import code_tags
-from yt8m_assets.tracking.view import EXPERIMENT, EXPERIMENT_TAGS, NOTE_TAG
+from yt8m_assets.tracking.errors import DeletedExperimentError, describe, is_unauthorised
+from yt8m_assets.tracking.mirror import OPEN_RUNS, Mirror, end_dead_runs, own_process
+from yt8m_assets.tracking.protocol import TrackedRun, status_of
+from yt8m_assets.tracking.record import Record, open_record
+from yt8m_assets.tracking.server import Server
+from yt8m_assets.tracking.system import system_metrics
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+logger = logging.getLogger(__name__)
 
-LOCAL_BUDGET_SECONDS = 45.0
-"""Patience with a local database: its first use builds the tables, and a wait for it is a wait for our own disk."""
+FLUSH_SECONDS = 1.0
+SYSTEM_SECONDS = 10.0
+BEAT_SECONDS = 20.0
+_RETRY_SECONDS = (2.0, 5.0, 15.0, 30.0)
+_LOCAL_RETRY_SECONDS = (0.3, 0.6, 1.2, 2.4, 5.0)
+_LOCAL_TRIES = 5
+"""A local database that another process has locked comes back by itself; after these tries it counts as gone."""
+LATER = "`yt8m sync-mlflow` adds what checkpoints and artifacts hold of it"
 
 
-class MlflowTracking:
-    """Opens MLflow runs in one experiment; what a server misses waits below `spool_path`.
-
-    `artifact_location` (absolute path or URI) is where a new experiment keeps its files; None leaves it to the server.
-    `ui_url` is the address of the MLflow UI for links; by default that of an http tracking server.
-    """
-
-    def __init__(
-        self,
-        tracking_uri: str,
-        experiment: str = EXPERIMENT,
-        artifact_location: str | None = None,
-        spool_path: Path | None = None,
-        ui_url: str | None = None,
-        budget_seconds: float = 10.0,
-    ) -> None:
-        self._tracking_uri = tracking_uri
-        self.experiment, self.artifact_location, self.budget_seconds = experiment, artifact_location, budget_seconds
-        self.is_remote = tracking_uri.startswith(("http://", "https://"))
-        self.ui_url = (ui_url or (public_uri(tracking_uri) if self.is_remote else "")).rstrip("/") or None
-        self.experiment_id: str | None = None
-        root = spool_path or Path.home() / ".cache" / "yt8m" / "tracking"
-        self.spool = Spool(root / sha256_text(tracking_uri)[:16])
-        self._client: MlflowClient | None = None
-
-    def __repr__(self) -> str:
-        return f"MlflowTracking({public_uri(self._tracking_uri)!r}, {self.experiment!r})"
-
-    @property
-    def patience_seconds(self) -> float:
-        """How long the calls of one run may wait in total."""
-        return self.budget_seconds if self.is_remote else max(self.budget_seconds, LOCAL_BUDGET_SECONDS)
-
-    def client(self) -> "MlflowClient":
-        """The MLflow client."""
-        if self._client is None:
-            seconds = max(1, int(self.budget_seconds * 0.3))  # so that one dead call leaves time for the next
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(seconds))
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-            from mlflow import MlflowClient
-
-            scheme, _, path = self._tracking_uri.partition(":///")
-            if scheme == "sqlite" and path:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._client = MlflowClient(self._tracking_uri, self._tracking_uri)
-        return self._client
-
-    def open_experiment(self) -> str:
-        """Id of the experiment, which is made on first use."""
-        if self.experiment_id is None:
-            client = self.client()
-            found = client.get_experiment_by_name(self.experiment)
-            if found is not None and found.lifecycle_stage == "deleted":
-                raise DeletedExperimentError(self.experiment, found.experiment_id)
-            try:
-                self.experiment_id = (
-                    client.create_experiment(self.experiment, self.artifact_location, dict(EXPERIMENT_TAGS))
-                    if found is None
-                    else found.experiment_id
-                )
-            except Exception as error:
-                again = client.get_experiment_by_name(self.experiment) if is_refusal(error) else None
-                if again is None:
-                    raise
-                self.experiment_id = again.experiment_id  # another process has made it in the meantime
-        return self.experiment_id
-
-    def waiting_for(self, journal: Journal) -> str | None:
-        """Name of the journal left behind that must be sent before this one: the one it resumes."""
-        operations = journal.head(1)
-        resume_id = (operations[0].get("resume_id") if operations else None) or ""
-        return resume_id.removeprefix(SPOOLED) if resume_id.startswith(SPOOLED) else None
-
-    def replay(self, only: str | None = None) -> int:
-        """Send what earlier runs could not (`only`: one of them); how many were completed. Raises what MLflow does."""
-        count = 0
-        for journal in self.spool.left_behind(only):
-            try:
-                if before := self.waiting_for(journal):
-                    count += self.replay(before)
-                Sender(self.client(), journal, self.open_experiment(), uncertain=True).send()
-            except BaseException:
-                journal.release()
-                raise
-            journal.discard()
-            count += 1
-        return count
+class MlflowTracking(Server):
+    """Opens MLflow runs in the experiment of a server."""
 
     @contextmanager
     def run(
@@ -125,28 +44,15 @@ class MlflowTracking:
         model: str | None = None,
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
-        resume_id: str | None = None,
-    ) -> Iterator[MlflowRun]:
+        resume: Mapping[str, Any] | None = None,
+    ) -> Iterator["MlflowRun"]:
         """Open a run; see `Tracking.run`."""
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # is read when MLflow is imported
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow.tracking  # noqa: F401 - here, where its seconds do not count as the server's
 
-        journal = self.spool.create()
-        known = {"model": model, NOTE_TAG: note_of(name, tags or {})} if model else {}
-        own_tags = {"kind": kind, **known, **code_tags(), **(tags or {})}
-        texts = {mlflow_name(key): str(value)[:MAX_TAG] for key, value in own_tags.items()}
-        operation = {
-            "op": "open",
-            "name": name,
-            "tags": texts,
-            "params": {mlflow_name(key): str(value)[:MAX_PARAM] for key, value in (params or {}).items()},
-            "resume_id": resume_id,
-            "time": now_milliseconds(),
-        }
-        journal.append(operation)
-        run = MlflowRun(self, journal, texts)
-        run.wait_until_open()
+        run = MlflowRun(self, open_record(name, kind, model, params, tags, resume))
         try:
+            run.flush()
             yield run
         except BaseException as error:
             run.finish(status_of(error))
@@ -154,23 +60,105 @@ class MlflowTracking:
         run.finish("FINISHED")
 
 
-def status_of(error: BaseException) -> str:
-    """MLflow's status of a run that an exception ended: KILLED for an interrupt or a preemption, FAILED otherwise.
+class MlflowRun(TrackedRun):
+    """An open run; its thread ends when everything has arrived, or when the server is gone and the run is closed."""
 
-    A preemption has an exit code of its own (training/interruption.py); interrupts are not Exceptions.
-    """
-    asked_to_stop = not isinstance(error, Exception) or getattr(error, "exit_code", None) is not None
-    return "KILLED" if asked_to_stop else "FAILED"
+    def __init__(self, tracking: MlflowTracking, record: Record) -> None:
+        super().__init__(record)
+        self.tracking, self.untracked = tracking, False
+        self._mirror: Mirror | None = None
+        self._status: str | None = None
+        self._asked = self._answered = 0
+        self._delivered = self._reported = self._swept = False
+        self._spent, self._beaten, self._sampled = 0.0, 0.0, time.monotonic()
+        self._wake = threading.Event()
+        OPEN_RUNS.add(record.token)
+        threading.Thread(target=self._work, name=f"tracking-{record.token[:8]}", daemon=True).start()
 
+    @property
+    def url(self) -> str | None:  # type: ignore[override]
+        """Page of the run."""
+        experiment_id, base = self.tracking.experiment_id, self.tracking.ui_url
+        if not (experiment_id and base and self.run_id):
+            return None
+        # without the workflow, MLflow keeps the one last looked at, and that begins as the one for language models
+        return f"{base}/#/experiments/{experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
 
-def note_of(name: str, tags: Mapping[str, str]) -> str:
-    """The description of a model's run: what it is called, and of which recipe it is."""
-    return f"{name}, recipe {tags['recipe']}" if "recipe" in tags else name
+    def register_model(self, name: str, folder: Path, *, metric: float, description: str = "") -> str | None:
+        """Register a version of a model; its number, or None while the server has not answered."""
+        super().register_model(name, folder, metric=metric, description=description)
+        self.flush()
+        return self._mirror.version or None if self._mirror is not None else None
 
+    def flush(self) -> None:
+        """Have what was said sent, and wait for that as long as the run's budget lasts; uploads that move are free."""
+        self._asked += 1
+        number, before = self._asked, time.monotonic()
+        self._wake.set()
+        while self._answered < number and self._spent < self.tracking.patience_seconds:
+            time.sleep(0.02)
+            now = time.monotonic()
+            if not (self._mirror and self._mirror.uploading):
+                self._spent += now - before
+            before = now
 
-def public_uri(uri: str) -> str:
-    """A URI without user and password."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    def finish(self, status: str) -> None:
+        """End the run and wait, within the budget, until everything has arrived."""
+        self._status = status
+        self.flush()
+        OPEN_RUNS.discard(self.record.token)
+        if not self._delivered:
+            logger.warning("tracking: the server has not taken all of run %r; %s", self.record.name, LATER)
+
+    def _work(self) -> None:
+        failures, remote = 0, self.tracking.is_remote
+        pauses = _RETRY_SECONDS if remote else _LOCAL_RETRY_SECONDS
+        while True:
+            self._wake.wait(pauses[min(failures, len(pauses)) - 1] if failures else FLUSH_SECONDS)
+            self._wake.clear()
+            asked, status = self._asked, self._status
+            try:
+                self._send(status)
+                failures = 0
+            except Exception as error:  # noqa: BLE001 - no fault of the tracking server may reach training
+                failures, self._mirror = failures + 1, None
+                if not (remote or failures >= _LOCAL_TRIES or isinstance(error, DeletedExperimentError)):
+                    continue
+                self._report(error)
+            self._delivered = status is not None and not failures
+            self._answered = asked
+            if status is not None:
+                return
+
+    def _send(self, status: str | None) -> None:
+        tracking = self.tracking
+        if self._mirror is None:
+            self._mirror = Mirror(tracking, self.record, own_process())
+            self.run_id, self._beaten = self._mirror.run_id, 0.0
+            OPEN_RUNS.add(self.record.token)
+        now = time.monotonic()
+        if now - self._beaten >= BEAT_SECONDS:
+            self._mirror.beat()
+            self._beaten = now
+        if status is None and now - self._sampled >= SYSTEM_SECONDS:
+            self._sampled = now
+            self._mirror.log_system(system_metrics())
+        self._mirror.push(list(self.paths), self.model_path)
+        if not self._swept:
+            end_dead_runs(tracking)
+            self._swept = True
+        if status is not None:
+            self._mirror.end(status)
+
+    def _report(self, error: Exception) -> None:
+        if self._reported:
+            return
+        self._reported = True
+        if isinstance(error, DeletedExperimentError):
+            logger.warning("tracking: %s; then %s", error, LATER)
+        elif is_unauthorised(error):
+            self.untracked = True
+            self.set_tags({"untracked": "the server refused our credentials at first; sent later"})
+            logger.warning("tracking: the server does not accept our credentials (%s): run untracked", describe(error))
+        else:
+            logger.warning("tracking: the server does not answer (%s); %s", describe(error), LATER)

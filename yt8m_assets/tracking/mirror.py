@@ -1,261 +1,233 @@
-"""Sends the operations of a run's journal to MLflow, in order, each once.
-
-Whatever may have arrived before an answer was lost is looked up on the server before it is sent again: runs and model
-versions by a tag that names their operation, metric points by metric and step.
-"""
+"""One run's record on one server: what is there is looked up, what is missing is sent, nothing is sent twice."""
 
 import json
 import logging
-import math
-import re
+import os
+import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from yt8m_assets.tracking.errors import describe, is_refusal
-from yt8m_assets.tracking.registry import METRIC_TAG, crown, ensure_registered
-from yt8m_assets.tracking.spool import Journal
+from yt8m_assets.tracking.errors import RunGoneError, describe, is_refusal
+from yt8m_assets.tracking.record import Record, now_milliseconds
+from yt8m_assets.tracking.registry import register
+from yt8m_assets.tracking.server import Server
+from yt8m_assets.tracking.view import NOTE_TAG
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
 
 logger = logging.getLogger(__name__)
 
-JOURNAL_TAG, OPERATION_TAG = "yt8m.journal", "yt8m.operation"
-SPOOLED = "spooled-"
-"""Prefix of the id of a run that the server does not know yet."""
-MAX_PARAM, MAX_TAG = 6000, 5000
-"""Characters of a parameter's and of a tag's value."""
-_BATCH_METRICS, _BATCH_TAGS, _BATCH_PARAMS, _MAX_KEY = 1000, 100, 100, 250
-_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
+RUN_TAG, OWNER_TAG, ALIVE_TAG = "yt8m.run", "yt8m.process", "yt8m.alive"
+"""Tags of a run: the token of its record, the process that works on it, and when that was last heard of."""
+SILENCE_SECONDS = 180.0
+"""A process of another machine that is silent for this long is dead."""
+OPEN_RUNS: set[str] = set()
+"""Tokens of the runs that this process works on."""
+_SYSTEM = "system/"
+_MAX_METRICS, _MAX_OTHERS = 800, 100
 
 
-def mlflow_name(name: str) -> str:
-    """A metric, parameter or tag name that MLflow accepts: `@` and the like become `_`."""
-    parts = [part for part in _NOT_IN_NAMES.sub("_", name).split("/") if part.strip(".")]
-    return "/".join(parts)[:_MAX_KEY] or "unnamed"
+def own_process() -> str:
+    """Machine and process: no other one, of before a reboot or in another container, is written like it."""
+    import psutil
+
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    machine = [platform.node(), boot.read_text().strip()[:8] if boot.is_file() else ""]
+    machine += [os.readlink(namespace)] if namespace.exists() else []
+    return f"{'|'.join(machine)} {os.getpid()} {psutil.Process().create_time():.2f}"
 
 
-def split_finite(metrics: Mapping[str, float], step: int) -> tuple[dict[str, float], dict[str, str]]:
-    """Finite metrics, and the others as tags (MLflow would store infinity as 1.8e308)."""
-    values = {mlflow_name(name): float(value) for name, value in metrics.items()}
-    finite = {name: value for name, value in values.items() if math.isfinite(value)}
-    tags = {f"nonfinite/{name}": f"{value} at step {step}" for name, value in values.items() if name not in finite}
-    return finite, tags
+def is_alive(run: "Run") -> bool:
+    """Whether a process works on the run: on this machine that is seen, of others it is heard."""
+    import psutil
+
+    tags = run.data.tags
+    machine, _, process = tags.get(OWNER_TAG, "").partition(" ")
+    own_machine, _, own = own_process().partition(" ")
+    if machine != own_machine:
+        return now_milliseconds() - int(tags.get(ALIVE_TAG, "0")) < SILENCE_SECONDS * 1000
+    if process == own:
+        return tags.get(RUN_TAG) in OPEN_RUNS
+    number, _, started = process.partition(" ")
+    try:
+        return f"{psutil.Process(int(number)).create_time():.2f}" == started
+    except (psutil.Error, ValueError):
+        return False
 
 
-class Sender:
-    """Works off one journal. Calls raise what MLflow raises; an operation counts as sent when its call returned."""
+def find_run(server: Server, token: str, *, deleted: bool = False) -> "Run | None":
+    """The run of a token; of two that were made at once, the same one for everybody."""
+    from mlflow.entities import ViewType
 
-    def __init__(
-        self, client: "MlflowClient", journal: Journal, experiment_id: str, *, uncertain: bool = False
-    ) -> None:
-        """`uncertain`: some of the journal may have arrived already."""
-        self.client, self.journal, self.experiment_id = client, journal, experiment_id
-        self.results: dict[int, str] = {}
-        self.uncertain = uncertain
-        self.uploading = False
-        self._steps: dict[str, set[int]] = {}
+    view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+    found = server.client().search_runs([server.open_experiment()], f"tags.`{RUN_TAG}` = '{token}'", view)
+    return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
-    def send(self) -> None:
-        """Send everything that is pending."""
-        try:
-            while operations := self.journal.head(_BATCH_METRICS):
-                self.journal.ack(self._send_some(operations))
-        except BaseException:
-            self.uncertain = True
-            self._steps.clear()
-            raise
-        finally:
-            self.uploading = False
 
-    def _send_some(self, operations: list[dict[str, Any]]) -> int:
-        """Send the first operation, with those after it that fit the same batch; how many were sent."""
-        first = operations[0]
-        if self.journal.run_id is None and first["op"] != "open":
-            return 1  # the run itself was refused, which has been said
-        if first["op"] in ("metrics", "tags"):
-            return self._send_batch(operations)
-        try:
-            handler: Callable[[dict[str, Any], int], None] = getattr(self, f"_{first['op']}")
-            handler(first, self.journal.acked)
-        except FileNotFoundError as error:
-            logger.warning("tracking: a kept file is gone (%s); left out", error)
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            logger.warning("tracking: %s cannot be sent (%s); left out", first["op"], describe(error))
-        return 1
+def end_dead_runs(server: Server) -> None:
+    """Runs whose process died without a word are KILLED, and not running for ever."""
+    client = server.client()
+    for run in client.search_runs([server.open_experiment()], "attributes.status = 'RUNNING'"):
+        if OWNER_TAG in run.data.tags and not is_alive(run):
+            client.set_terminated(run.info.run_id, "KILLED", int(run.data.tags.get(ALIVE_TAG, now_milliseconds())))
 
-    def _send_batch(self, operations: list[dict[str, Any]]) -> int:
-        from mlflow.entities import Metric, RunTag
 
-        metrics: list[Metric] = []
-        tags: dict[str, str] = {}
-        count = 0
-        fresh: dict[str, set[int]] = {}
-        for operation in operations:
-            if operation["op"] == "metrics":
-                if len(metrics) + len(operation["values"]) > _BATCH_METRICS and metrics:
-                    break
-                step, time = operation["step"], operation["time"]
-                for name, value in operation["values"].items():
-                    if step not in self._known_steps(name) and step not in fresh.setdefault(name, set()):
-                        fresh[name].add(step)
-                        metrics.append(Metric(name, value, time, step))
-            elif operation["op"] == "tags":
-                if len(tags | operation["values"]) > _BATCH_TAGS and tags:
-                    break
-                tags |= operation["values"]
-            else:
-                break
-            count += 1
-        try:
-            for first in range(0, max(len(metrics), 1), _BATCH_METRICS):
-                run_tags = [RunTag(name, value) for name, value in tags.items()] if first == 0 else []
-                self.client.log_batch(self._run_id(), metrics[first : first + _BATCH_METRICS], tags=run_tags)
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            logger.warning("tracking: MLflow refuses a batch of %d metrics (%s)", len(metrics), describe(error))
-        for name, steps in fresh.items():
-            self._steps[name] |= steps
-        return count
+class Mirror:
+    """A record's run on a server; raises what MLflow raises, after which a new mirror finds out what has arrived."""
 
-    def _known_steps(self, name: str) -> set[int]:
-        if name not in self._steps:
-            history = self.client.get_metric_history(self._run_id(), name) if self.uncertain else []
-            self._steps[name] = {point.step for point in history}
-        return self._steps[name]
-
-    def _run_id(self) -> str:
-        assert self.journal.run_id is not None
-        return self.journal.run_id
-
-    def find_run(self, journal_name: str) -> str | None:
-        """Id of the run that a journal opened, if it did."""
-        found = self.client.search_runs(
-            [self.experiment_id], filter_string=f"tags.`{JOURNAL_TAG}` = '{journal_name}'", max_results=1
-        )
-        return found[0].info.run_id if found else None
-
-    def _open(self, operation: dict[str, Any], _: int) -> None:
-        tags = {**operation["tags"], JOURNAL_TAG: self.journal.name}
-        before = self._resumable(operation["resume_id"])
-        if before is not None:
-            self.uncertain = True
-            attempt = str(int(before.data.tags.get("attempt", "1")) + 1)
-            known = before.data.params
-            same = all(known.get(name, value) == value for name, value in operation["params"].items())
-            if same:
-                if before.data.tags.get(JOURNAL_TAG) != self.journal.name:
-                    self._log_tags(before.info.run_id, {**tags, "attempt": attempt})
-                self.client.update_run(before.info.run_id, status="RUNNING")
-                self._log_params(before.info.run_id, {k: v for k, v in operation["params"].items() if k not in known})
-                self.journal.set_run_id(before.info.run_id)
-                return
-            tags |= {"attempt": attempt, "mlflow.parentRunId": before.info.run_id, "resumed_from": before.info.run_id}
-        run_id = self.find_run(self.journal.name) if self.uncertain else None
-        if run_id is None:
-            created = self.client.create_run(
-                self.experiment_id,
-                start_time=operation["time"],
-                run_name=operation["name"],
-                tags={"attempt": "1", **tags},
-            )
-            run_id = created.info.run_id
-        self._log_params(run_id, operation["params"])
-        self.journal.set_run_id(run_id)
-
-    def _resumable(self, resume_id: str | None) -> Any:
-        """The run to continue; None (and a warning) where the server has lost it."""
-        if resume_id is None:
-            return None
-        run_id = self.find_run(resume_id.removeprefix(SPOOLED)) if resume_id.startswith(SPOOLED) else resume_id
-        try:
-            run = self.client.get_run(run_id) if run_id else None
-        except Exception as error:
-            if not is_refusal(error):
-                raise
+    def __init__(self, server: Server, record: Record, owner: str | None = None) -> None:
+        """Find the run, or make it. `owner`: the process that works on it now, and takes the run over."""
+        self.server, self.record, self.owner = server, record, owner
+        self.client = client = server.client()
+        self.changes, self.version, self.uploading = 0, "", False
+        run = find_run(server, record.token)
+        if run is not None and owner and _is_anothers(run, owner):
+            logger.warning("tracking: another process works on run %s; this one becomes its child", run.info.run_id)
+            record.fork()
             run = None
-        if run is None or run.info.lifecycle_stage != "active":
-            logger.warning("tracking: run %s is not on the server; a new run begins", resume_id)
-            return None
-        return run
+        self.run_id = (run or self._create()).info.run_id
+        run = client.get_run(self.run_id)
+        self.status = run.info.status
+        self._params, self._tags = dict(run.data.params), dict(run.data.tags)
+        inputs = run.inputs.dataset_inputs if run.inputs else []
+        self._datasets = {(entry.dataset.name, entry.dataset.digest) for entry in inputs}
+        self._files: dict[str, dict[str, int | None]] = {}
+        names = [name for name in run.data.metrics if not name.startswith(_SYSTEM)]
+        self._known = {(name, p.step) for name in names for p in client.get_metric_history(self.run_id, name)}
+        self._sent = 0
 
-    def _params(self, operation: dict[str, Any], _: int) -> None:
-        known = self.client.get_run(self._run_id()).data.params
-        self._log_params(self._run_id(), {k: v for k, v in operation["values"].items() if k not in known})
+    def _create(self) -> "Run":
+        self.changes += 1
+        record, tags = self.record, {RUN_TAG: self.record.token, **self.record.tags}
+        if record.parent is not None:
+            parent = find_run(self.server, record.parent)
+            tags["resumed_from"] = parent.info.run_id if parent else record.parent
+            tags |= {"mlflow.parentRunId": parent.info.run_id} if parent else {}
+        return self.client.create_run(self.server.open_experiment(), record.started, tags, record.name)
 
-    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
+    def beat(self) -> None:
+        """Say that the run's process lives. Where another one has taken the run over, the record becomes its child."""
+        owner = self.client.get_run(self.run_id).data.tags.get(OWNER_TAG)
+        if owner != self.owner and self._tags.get(OWNER_TAG) == self.owner:
+            self.record.fork()
+            raise RunGoneError(f"run {self.run_id} was taken over by another process")
+        self._log(tags={OWNER_TAG: str(self.owner), ALIVE_TAG: str(now_milliseconds())})
+        if self.status != "RUNNING":
+            self.client.update_run(self.run_id, status="RUNNING")
+            self.status = "RUNNING"
 
-        items = [Param(name, value) for name, value in params.items()]
-        for first in range(0, len(items), _BATCH_PARAMS):
-            self.client.log_batch(run_id, params=items[first : first + _BATCH_PARAMS])
+    def push(self, files: Sequence[tuple[Path, str]] = (), model_path: Path | None = None) -> None:
+        """Send what is missing: points, parameters, tags, data sets, then files and the registered version."""
+        from mlflow.entities import Metric
 
-    def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-
-    def _artifact(self, operation: dict[str, Any], _: int) -> None:
+        points = self.record.points[self._sent :]
+        fresh = [Metric(name, value, at, step) for name, step, value, at in points if (name, step) not in self._known]
+        params = {name: value for name, value in list(self.record.params.items()) if name not in self._params}
+        tags = {"attempt": str(self.record.attempt), **self.record.tags}
+        self._log(fresh, params, {name: value for name, value in tags.items() if self._lacks(name, value)})
+        self._sent += len(points)
+        self._known.update((point.key, point.step) for point in fresh)
+        for entry in list(self.record.datasets):
+            if (entry["name"], entry["digest"][:36]) not in self._datasets:
+                self._log_dataset(entry)
         self.uploading = True
-        for name, folder in zip(operation["files"], operation["folders"], strict=True):
-            self.client.log_artifact(self._run_id(), str(self.journal.file(name)), folder or None)
+        for path, folder in files:
+            self._upload(path, folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            for name, value in list(self.record.dicts.items()):
+                path = Path(temporary, Path(name).name)
+                path.write_text(json.dumps(value, indent=1, sort_keys=True, default=str), encoding="utf-8")
+                self._upload(path, name.rpartition("/")[0])
+        if self.record.model is not None and model_path is not None and not self.version:
+            self.version, changed = register(self.server, self.run_id, self.record, model_path)
+            self.changes += changed
         self.uploading = False
 
-    def _dataset(self, operation: dict[str, Any], _: int) -> None:
+    def _lacks(self, name: str, value: str) -> bool:
+        """Whether a tag is to be set; a description that a person has written stays."""
+        there = self._tags.get(name)
+        return there != value and (name != NOTE_TAG or there is None or value.startswith(there))
+
+    def log_system(self, values: dict[str, float]) -> None:
+        """Show the machine's load of this moment."""
+        from mlflow.entities import Metric
+
+        at = now_milliseconds()
+        self._log([Metric(name, value, at, at // 1000) for name, value in values.items()])
+
+    def _log(
+        self, metrics: "Sequence[Metric]" = (), params: dict[str, str] | None = None, tags: dict[str, str] | None = None
+    ) -> None:
+        from mlflow.entities import Param, RunTag
+
+        param_items, tag_items = list((params or {}).items()), list((tags or {}).items())
+        while metrics or param_items or tag_items:
+            batch = list(metrics[:_MAX_METRICS])
+            some_params = [Param(name, value) for name, value in param_items[:_MAX_OTHERS]]
+            some_tags = [RunTag(name, value) for name, value in tag_items[:_MAX_OTHERS]]
+            try:
+                self.client.log_batch(self.run_id, batch, some_params, some_tags)
+            except Exception as error:
+                if not self._is_passed_over(error, f"a batch of {len(batch)} metrics"):
+                    raise
+            self.changes += 1
+            metrics, param_items, tag_items = (
+                metrics[_MAX_METRICS:], param_items[_MAX_OTHERS:], tag_items[_MAX_OTHERS:],
+            )  # fmt: skip
+        self._params |= params or {}
+        self._tags |= tags or {}
+
+    def _is_passed_over(self, error: Exception, what: str) -> bool:
+        """Whether this will never be accepted, which is logged. Raises RunGoneError where the run itself is no more."""
+        if not is_refusal(error):
+            return False
+        try:
+            lives = self.client.get_run(self.run_id).info.lifecycle_stage == "active"
+        except Exception as second:
+            if not is_refusal(second):
+                raise
+            lives = False
+        if not lives:
+            raise RunGoneError(f"run {self.run_id} is deleted") from error
+        logger.warning("tracking: MLflow refuses %s (%s); left out", what, describe(error))
+        return True
+
+    def _log_dataset(self, entry: dict[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        source = json.dumps({"uri": operation["source_uri"]})
-        dataset = Dataset(operation["name"][:500], operation["digest"][:36], "uri", source)
-        self.client.log_inputs(
-            self._run_id(), [DatasetInput(dataset, [InputTag("mlflow.data.context", operation["context"])])]
-        )
+        dataset = Dataset(entry["name"][:500], entry["digest"][:36], "uri", json.dumps({"uri": entry["source_uri"]}))
+        context = [InputTag("mlflow.data.context", entry["context"])]
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, context)])
+        self._datasets.add((entry["name"], entry["digest"][:36]))
+        self.changes += 1
 
-    def _close(self, operation: dict[str, Any], _: int) -> None:
-        if operation.get("abandoned"):
-            run = self.client.get_run(self._run_id())
-            if run.info.status != "RUNNING" or run.data.tags.get(JOURNAL_TAG) != self.journal.name:
-                return  # somebody has ended it, or goes on with it
-        self.client.set_terminated(self._run_id(), status=operation["status"], end_time=operation["time"])
+    def _upload(self, path: Path, folder: str) -> None:
+        """Upload a file unless one of its name and size is there: a torn one is sent again."""
+        if folder not in self._files:
+            listed = self.client.list_artifacts(self.run_id, folder or None)
+            self._files[folder] = {Path(entry.path).name: entry.file_size for entry in listed if not entry.is_dir}
+        try:
+            size = path.stat().st_size
+            if self._files[folder].get(path.name) != size:
+                self.client.log_artifact(self.run_id, str(path), folder or None)
+                self._files[folder][path.name] = size
+                self.changes += 1
+        except FileNotFoundError as error:
+            logger.warning("tracking: %s is gone; left out", error.filename)
+        except Exception as error:
+            if not self._is_passed_over(error, path.name):
+                raise
 
-    def _register(self, operation: dict[str, Any], number: int) -> None:
-        """Upload the model as one that MLflow can load, register the version, and let the better one be champion."""
-        mark = f"{self.journal.name}:{number}"
-        name, metric = operation["name"], operation["metric"]
-        version = self._find_version(name, mark)
-        if version is None:
-            self.uploading = True
-            with tempfile.TemporaryDirectory() as folder:
-                model = self._servable(operation, Path(folder))
-                self.client.log_artifacts(self._run_id(), str(model), "model")
-            self.uploading = False
-            ensure_registered(self.client, name, operation["description"])
-            tags = {OPERATION_TAG: mark, METRIC_TAG: repr(metric), **operation["tags"]}
-            source = f"{self.client.get_run(self._run_id()).info.artifact_uri}/model"
-            version = self.client.create_model_version(
-                name, source, self._run_id(), tags=tags, description=operation["description"]
-            ).version
-        self.results[number] = str(version)
-        crown(self.client, name, str(version), metric, operation["tags"])
+    def end(self, status: str) -> None:
+        """Set the final status."""
+        if self.status != status:
+            self.client.set_terminated(self.run_id, status, self.record.ended or now_milliseconds())
+            self.status = status
+            self.changes += 1
 
-    def _servable(self, operation: dict[str, Any], folder: Path) -> Path:
-        """The kept files as a folder; with MLflow's own description beside them where they are a model of ours."""
-        files = folder / "files"
-        for name, below in zip(operation["files"], operation["folders"], strict=True):
-            target = files / below / Path(name).name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(self.journal.file(name).resolve())
-        if not (files / "model.json").is_file():
-            return files
-        from yt8m_assets.serving import save_servable
 
-        save_servable(files, folder / "servable")
-        return folder / "servable"
-
-    def _find_version(self, name: str, mark: str) -> Any:
-        versions = self.client.search_model_versions(f"run_id = '{self._run_id()}'") if self.uncertain else []
-        return next((v.version for v in versions if v.name == name and v.tags.get(OPERATION_TAG) == mark), None)
+def _is_anothers(run: "Run", owner: str) -> bool:
+    return run.info.status == "RUNNING" and run.data.tags.get(OWNER_TAG) != owner and is_alive(run)

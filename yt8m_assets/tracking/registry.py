@@ -1,10 +1,13 @@
-"""Which registered version of a model is the champion: the best of those whose metrics can be compared."""
+"""Versions in the registry, and which of them is the champion: the best of those whose metrics can be compared."""
 
 import math
-from collections.abc import Mapping
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.tracking.errors import is_refusal
+from yt8m_assets.tracking.record import Record
+from yt8m_assets.tracking.server import Server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -15,18 +18,39 @@ METRIC_TAG = "metric"
 """Tag of a model version that holds the metric its alias is decided by."""
 HOLDOUT_TAG = "parent.holdout_ratings"
 """Tag of a run and its model version that names the ratings its metric is of."""
+COMPARED_TAG = "compared"
+"""Tag of a version that was compared with the champion: a later choice by a person stands."""
 
 
-def crown(client: "MlflowClient", name: str, version: str, metric: float, tags: Mapping[str, str]) -> None:
-    """Give the alias to a version if it is better than the champion, or that one cannot be compared any more."""
-    before, best = _champion(client, name, tags)
-    if metric > best:
-        client.set_registered_model_alias(name, CHAMPION, version)
-        _yield_to_better(client, name, before, metric, tags)
+def register(server: Server, run_id: str, record: Record, model_path: Path) -> tuple[str, bool]:
+    """Number of the run's version of its model, and whether it had to be made or compared with the champion.
+
+    It is uploaded as a model that MLflow can load. The better one is champion.
+    """
+    assert record.model is not None
+    client = server.client()
+    name, metric, text = record.model["name"], record.model["metric"], record.model["description"]
+    versions = [v for v in client.search_model_versions(f"run_id = '{run_id}'") if v.name == name]
+    if versions and COMPARED_TAG in versions[0].tags:
+        return str(versions[0].version), False
+    tags = {key: value for key, value in record.tags.items() if not key.startswith("mlflow.")}
+    if versions:
+        version = versions[0]
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            ours = (model_path / "model.json").is_file()
+            path = server.servable(model_path, Path(folder, "servable")) if ours and server.servable else model_path
+            client.log_artifacts(run_id, str(path), "model")
+        _ensure_registered(client, name, text)
+        source = f"{client.get_run(run_id).info.artifact_uri}/model"
+        tags |= {METRIC_TAG: repr(metric)}
+        version = client.create_model_version(name, source, run_id, tags, description=text, await_creation_for=0)
+    _crown(client, name, str(version.version), metric, record)
+    client.set_model_version_tag(name, str(version.version), COMPARED_TAG, "true")
+    return str(version.version), True
 
 
-def ensure_registered(client: "MlflowClient", name: str, description: str) -> None:
-    """Make the registered model where it is missing."""
+def _ensure_registered(client: "MlflowClient", name: str, description: str) -> None:
     try:
         client.create_registered_model(name, description=description)
     except Exception as error:
@@ -34,32 +58,50 @@ def ensure_registered(client: "MlflowClient", name: str, description: str) -> No
             raise
 
 
-def _champion(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> tuple[int, float]:
-    """Number and metric of the version that is champion now; -inf where it cannot be compared any more."""
+def _crown(client: "MlflowClient", name: str, version: str, metric: float, record: Record) -> None:
+    """Give the alias to a version if it is better than the champion, or that one cannot be compared any more."""
+    before, best = _champion(client, name, record)
+    if metric > best:
+        client.set_registered_model_alias(name, CHAMPION, version)
+        _yield_to_better(client, name, before, metric, record)
+
+
+def _champion(client: "MlflowClient", name: str, record: Record) -> tuple[int, float]:
+    """Number of the version that is champion now, and the metric to beat.
+
+    That is -inf where its run is deleted or it was scored on an older hold-out, inf on a newer one.
+    """
     try:
         champion = client.get_model_version_by_alias(name, CHAMPION)
-        counts = _comparable(client, champion, tags)
-        return int(champion.version), float(champion.tags.get(METRIC_TAG, "-inf")) if counts else -math.inf
     except Exception as error:
         if getattr(error, "error_code", "") not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
             raise
         return 0, -math.inf
+    started = _start_of_living_run(client, champion)
+    if started is None:
+        return int(champion.version), -math.inf
+    if _same_hold_out(champion, record):
+        return int(champion.version), float(champion.tags.get(METRIC_TAG, "-inf"))
+    return int(champion.version), math.inf if started > record.started else -math.inf
 
 
-def _comparable(client: "MlflowClient", version: Any, tags: Mapping[str, str]) -> bool:
-    """Whether a version's metric still stands: its run lives, and its hold-out is that of a run with `tags`."""
-    own = tags.get(HOLDOUT_TAG)
-    if version.tags.get(HOLDOUT_TAG, own) != own:
-        return False
+def _same_hold_out(version: Any, record: Record) -> bool:
+    own = record.tags.get(HOLDOUT_TAG)
+    return bool(version.tags.get(HOLDOUT_TAG, own) == own)
+
+
+def _start_of_living_run(client: "MlflowClient", version: Any) -> int | None:
+    """When a version's run began; None where that run is deleted."""
     try:
-        return client.get_run(version.run_id).info.lifecycle_stage == "active"
+        info = client.get_run(version.run_id).info
     except Exception as error:
         if not is_refusal(error):
             raise
-        return False
+        return None
+    return info.start_time if info.lifecycle_stage == "active" else None
 
 
-def _yield_to_better(client: "MlflowClient", name: str, before: int, metric: float, tags: Mapping[str, str]) -> None:
+def _yield_to_better(client: "MlflowClient", name: str, before: int, metric: float, record: Record) -> None:
     """Undo what two processes do that compare at once and then both move the alias: the better one keeps it.
 
     Looks only at versions after the champion that was read: an older one may have been passed over by a person.
@@ -68,6 +110,6 @@ def _yield_to_better(client: "MlflowClient", name: str, before: int, metric: flo
     rivals = [(float(v.tags[METRIC_TAG]), int(v.version), v) for v in versions if METRIC_TAG in v.tags]
     rivals = [rival for rival in rivals if rival[1] > before and rival[0] > metric]
     for _, number, version in sorted(rivals, key=lambda rival: rival[:2], reverse=True):
-        if _comparable(client, version, tags):
+        if _same_hold_out(version, record) and _start_of_living_run(client, version) is not None:
             client.set_registered_model_alias(name, CHAMPION, str(number))
             return

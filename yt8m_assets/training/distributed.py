@@ -8,7 +8,7 @@ import inspect
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from yt8m_assets.errors import WorkerCrashError, Yt8mError
 from yt8m_assets.progress import Counter, Task
 from yt8m_assets.tracking import NullRun, TrackedRun
+from yt8m_assets.tracking.record import Record
 from yt8m_assets.training.interruption import TrainingPreempted, stop_on_signals
 
 MONITOR_SECONDS = 0.1
@@ -81,11 +82,24 @@ class Team:
 class Relay:
     """Stands for an object of the process that started the ranks: a method called here is called there."""
 
-    def __init__(self, events: Any, name: str, run_id: str | None = None) -> None:
-        self.events, self.name, self.run_id = events, name, run_id
+    def __init__(self, events: Any, name: str) -> None:
+        self.events, self.name = events, name
 
     def __getattr__(self, method: str) -> Callable[..., None]:
         return lambda *arguments, **options: self.events.put((self.name, method, arguments, options))
+
+
+class RelayRun(TrackedRun):
+    """A run whose metrics go to the one of that process, too; checkpoints are written here, and hold the record."""
+
+    def __init__(self, events: Any, state: Mapping[str, Any]) -> None:
+        super().__init__(Record.from_json(state))
+        self.relay = Relay(events, "tracked")
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record and send one point per metric."""
+        super().log_metrics(metrics, step)
+        self.relay.log_metrics(dict(metrics), step)
 
 
 @contextmanager
@@ -138,7 +152,7 @@ def run_on_ranks(
     events = torch.multiprocessing.get_context("spawn").Queue()
     try:
         with relayed(events, tracked, task) as errors:
-            results = elastic_launch(config, _run_rank)(work, events, tracked.run_id, torch.get_num_threads())
+            results = elastic_launch(config, _run_rank)(work, events, tracked.state(), torch.get_num_threads())
     except SignalException as error:
         raise TrainingPreempted(saved_step()) from error
     except ChildFailedError as error:
@@ -156,14 +170,16 @@ def run_on_ranks(
     return results[0]
 
 
-def _run_rank(work: Callable[..., dict[str, Any]], events: Any, run_id: str | None, num_threads: int) -> dict[str, Any]:
+def _run_rank(
+    work: Callable[..., dict[str, Any]], events: Any, run_state: Mapping[str, Any], num_threads: int
+) -> dict[str, Any]:
     """What each rank's process runs; the launcher says by environment which rank it is."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device = Team(rank).device
     torch.set_num_threads(max(num_threads // size, 1))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    tracked: Any = Relay(events, "tracked", run_id) if rank == 0 else NullRun()
+    tracked: Any = RelayRun(events, run_state) if rank == 0 else NullRun()
     task: Any = Relay(events, "task") if rank == 0 else Counter()
     try:
         with stop_on_signals(second_interrupts=False) as stop:

@@ -92,7 +92,6 @@ def train(
         checkpoint = job.checkpoints.latest(job.allow_fallback)
         if checkpoint is not None:
             trainer.restore(checkpoint, job.allow_fallback)
-        trainer.state.run_id = tracked.run_id
         resumed_from = trainer.state.step
         if resumed_from:
             task.resume(resumed_from)

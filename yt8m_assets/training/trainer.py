@@ -44,8 +44,6 @@ class TrainerState:
     """Logged points: step, loss, learning_rate."""
     train_seconds: float = 0.0
     """Seconds spent training, over all sessions of the run; without evaluations."""
-    run_id: str | None = None
-    """The tracker's run, continued after an interruption."""
 
 
 @dataclass(kw_only=True)
@@ -113,6 +111,7 @@ class Trainer:
         loop = asdict(self.state) | asdict(self.validator.findings)
         state = {"loop": loop, "data": self.source.state_dict(), "optimizer_steps": optimizer.num_steps}
         state |= {f"{name}_count": average.count for name, average in averages.items()}
+        state["run"] = self.tracked.state()
         self.writer.save(self.state.step, Checkpoint(state, groups))
         if wait:
             self.writer.wait()

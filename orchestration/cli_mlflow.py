@@ -1,0 +1,31 @@
+"""`yt8m sync-mlflow`: fill an MLflow server with the runs of what the store holds."""
+
+import argparse
+
+from orchestration.session import open_session, say
+from yt8m_assets.errors import TransientError, Yt8mError
+
+SYNC_PATIENCE_SECONDS = 100.0
+"""A person waits for the answer here, and no training."""
+
+
+def command_sync_mlflow(arguments: argparse.Namespace) -> int:
+    """Make or complete the run of every artifact and half-trained model; says how many of which."""
+    from yt8m_assets.tracking.errors import describe
+    from yt8m_assets.tracking.sync import sync
+
+    session = open_session(arguments)
+    tracking = session.settings.open_tracking(budget_seconds=SYNC_PATIENCE_SECONDS)
+    try:
+        found = sync(session.store, tracking, restore=arguments.restore)
+    except Yt8mError:
+        raise
+    except Exception as error:
+        if arguments.debug:
+            raise
+        raise TransientError(f"{tracking} does not take the runs ({describe(error)}); run this again") from error
+    words = {"made": "made", "completed": "completed", "complete": "complete before", "running": "running now"}
+    words["deleted"] = "deleted there by hand, which they stay (--restore brings them back)"
+    parts = [f"{found[name]} {text}" for name, text in words.items() if found[name]]
+    say(f"{found.total()} runs in {tracking}{': ' if parts else ''}{', '.join(parts)}")
+    return 0
