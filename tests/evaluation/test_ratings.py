@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from tests.ranking.streaming import table_of
 from yt8m_assets.errors import DataError
 from yt8m_assets.evaluation import Ratings
-from yt8m_assets.ranking.segments import SegmentTable
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics" / "metrics_segment_labels.csv"
 PAIRS = {("bbbb:0", 7): 1, ("aaaa:5", 7): 0, ("aaaa:10", 3): 1, ("aaaa:5", 3): 0}
@@ -66,9 +65,6 @@ def test_no_ratings_are_no_rows(tmp_path):
 
 
 def test_rows_of_a_segment_table_are_found():
-    table = SegmentTable()
-    table.add("bbbb", np.array([0]))
-    table.add("aaaa", np.array([10, 5]))
-    segments, _ = table.sorted()
+    segments, _ = table_of({"bbbb": [0], "aaaa": [10, 5]})
     ratings = Ratings.from_dict({**PAIRS, ("cccc:0", 9): 1})
     assert ratings.rows_in(segments).tolist() == [0, 1, 0, 2, -1]

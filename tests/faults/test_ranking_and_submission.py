@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.ranking.streaming import streamed
 from yt8m_assets.ensemble import SearchConfig, fuse, search_weights
 from yt8m_assets.errors import DataError, NonFiniteError, SubmissionError
 from yt8m_assets.evaluation import Ratings, bootstrap_map, mean_average_precision_at_k, ranking_map
 from yt8m_assets.ranking.files import Ranking, write_ranking
-from yt8m_assets.ranking.segments import SegmentTable
-from yt8m_assets.ranking.topk import StreamingTopK
 from yt8m_assets.submission import validate_submission, write_submission
 
 CLASSES = [3, 7]
@@ -47,11 +46,8 @@ def test_f26_all_negative_ratings_have_no_map_and_nothing_is_made_of_them():
 
 def ranked(order: list[int], folder: Path, k: int) -> bytes:
     """Rank 12 videos of 400 coarsely rounded scores in an order of arrival; the bytes of both files."""
-    table = SegmentTable()
-    best = StreamingTopK(np.array([1, 2]), k, table)
-    for number in order:
-        scores = np.random.default_rng(number).random((400, 2), np.float32).round(1)
-        best.update(scores, table.add(f"v{number:03d}", np.arange(400) * 5))
+    scores = {f"v{n:03d}": np.random.default_rng(n).random((400, 2), np.float32).round(1) for n in order}
+    best = streamed(scores, k, np.array([1, 2]))
     folder.mkdir()
     return b"".join(path.read_bytes() for path in write_ranking(best.finish(), folder))
 
@@ -66,13 +62,12 @@ def test_f27_ties_give_the_same_bytes_in_any_order_of_arrival(tmp_path, k):
 
 def test_f27_fusion_does_not_depend_on_the_order_of_arrival(tmp_path):
     fused = []
-    for order in (range(6), reversed(range(6))):
-        table = SegmentTable()
-        best = [StreamingTopK(np.array([1]), 50, table) for _ in range(2)]
-        for number in order:
-            rows = table.add(f"v{number:03d}", np.arange(40) * 5)
-            for shift, part in enumerate(best):
-                part.update(np.random.default_rng((number, shift)).random((40, 1), np.float32).round(1), rows)
+    for order in (range(6), range(5, -1, -1)):
+        parts = [
+            {f"v{n:03d}": np.random.default_rng((n, shift)).random((40, 1), np.float32).round(1) for n in order}
+            for shift in range(2)
+        ]
+        best = [streamed(scores, 50, np.array([1])) for scores in parts]
         fused.append(fuse([part.finish() for part in best], [1, 1], 3.7, 50))
     assert fused[0].to_dict() == fused[1].to_dict()
     assert fused[0].score.tobytes() == fused[1].score.tobytes()
@@ -80,12 +75,10 @@ def test_f27_fusion_does_not_depend_on_the_order_of_arrival(tmp_path):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_f27_scores_that_are_no_numbers_are_refused_by_class_and_segment(value):
-    table = SegmentTable()
-    best = StreamingTopK(np.array([11, 5]), 10, table)
     scores = np.zeros((3, 2), np.float32)
     scores[2, 1] = value
     with pytest.raises(NonFiniteError, match="class 5 for segment badv:10"):
-        best.update(scores, table.add("badv", np.array([0, 5, 10])))
+        streamed({"badv": scores}, 10, np.array([11, 5]))
 
 
 @settings(max_examples=150, deadline=None)

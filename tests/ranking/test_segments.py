@@ -1,61 +1,44 @@
-"""The segment table: canonical order, names, look-up, collection in any order."""
+"""The segment table: canonical order, names, look-up."""
 
 import numpy as np
 import pytest
 
+from tests.ranking.streaming import table_of
 from yt8m_assets.errors import DataError
-from yt8m_assets.ranking.segments import Segments, SegmentTable, split_segment_id
-
-
-def table_of(videos: dict[str, list[int]]) -> SegmentTable:
-    table = SegmentTable()
-    for video_id, starts in videos.items():
-        table.add(video_id, np.array(starts))
-    return table
+from yt8m_assets.ranking.segments import Segments, split_segment_id
 
 
 def test_a_table_is_the_same_whatever_the_order_of_the_videos():
-    first, first_position = table_of({"bbbb": [0, 5], "aaaa": [0, 5, 10], "-ccc": [0]}).sorted()
-    second, second_position = table_of({"-ccc": [0], "aaaa": [0, 5, 10], "bbbb": [0, 5]}).sorted()
+    first, first_rows = table_of({"bbbb": [0, 5], "aaaa": [0, 5, 10], "-ccc": [0]})
+    second, second_rows = table_of({"-ccc": [0], "aaaa": [0, 5, 10], "bbbb": [0, 5]})
 
     assert first.same_as(second)
     assert first.ids().tolist() == ["-ccc:0", "aaaa:0", "aaaa:5", "aaaa:10", "bbbb:0", "bbbb:5"]
-    assert first_position.tolist() == [4, 5, 1, 2, 3, 0]
-    assert second_position.tolist() == [0, 1, 2, 3, 4, 5]
-
-
-def test_rows_are_numbered_as_they_come_and_the_table_can_grow_after_being_sorted():
-    table = SegmentTable()
-    assert table.add("bbbb", np.array([0, 5])).tolist() == [0, 1]
-    assert len(table.sorted()[0]) == 2
-    assert table.add("aaaa", np.array([0])).tolist() == [2]
-    segments, position = table.sorted()
-    assert segments.ids().tolist() == ["aaaa:0", "bbbb:0", "bbbb:5"]
-    assert position.tolist() == [1, 2, 0]
+    assert np.concatenate(first_rows).tolist() == [4, 5, 1, 2, 3, 0]
+    assert np.concatenate(second_rows).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_video_that_comes_twice_is_refused_by_name():
-    table = table_of({"aaaa": [0]})
     with pytest.raises(DataError, match="'aaaa' occurs more than once"):
-        table.add("aaaa", np.array([5]))
+        Segments.sorted(["aaaa", "aaaa"], np.array([0, 1]), np.array([0, 5]))
 
 
 def test_a_video_without_segments_is_not_in_the_table():
-    segments, _ = table_of({"aaaa": [], "bbbb": [0]}).sorted()
+    segments, _ = table_of({"aaaa": [], "bbbb": [0]})
     assert segments.video_ids.tolist() == ["bbbb"]
     assert segments.video.tolist() == [0]
 
 
 def test_an_empty_table_has_no_names():
-    segments, position = SegmentTable().sorted()
+    segments, rows = table_of({})
     assert len(segments) == 0
     assert segments.ids().tolist() == []
-    assert position.size == 0
+    assert rows == []
     assert segments.find(np.array(["aaaa"]), np.array([0]), np.array([0])).tolist() == [-1]
 
 
 def test_find_tells_present_from_absent_segments():
-    segments, _ = table_of({"aaaa": [0, 5], "cccc": [0]}).sorted()
+    segments, _ = table_of({"aaaa": [0, 5], "cccc": [0]})
     found = segments.find(
         np.array(["aaaa", "bbbb", "cccc", "zzzz"]), np.array([0, 0, 1, 2, 3]), np.array([5, 10, 0, 0, 0])
     )

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tests.data.factory import normalise
+from tests.ranking.streaming import streamed, table_of
 from yt8m_assets.data import read_shard, segment_windows
 from yt8m_assets.errors import ConfigError, DataError, NonFiniteError
-from yt8m_assets.ranking.segments import Segments, SegmentTable
+from yt8m_assets.ranking.segments import Segments
 from yt8m_assets.ranking.topk import StreamingTopK
 
 RECORDS = Path(__file__).parents[1] / "golden" / "records"
@@ -19,11 +20,7 @@ CLASSES = np.array([7, 3, 20])
 
 def stream(scores: dict[str, np.ndarray], k: int, class_ids: np.ndarray = CLASSES) -> dict[int, list[str]]:
     """Feed {video: [segments, classes]} one video at a time, segments 5 seconds apart."""
-    table = SegmentTable()
-    best = StreamingTopK(class_ids, k, table)
-    for video_id, block in scores.items():
-        best.update(block, table.add(video_id, np.arange(len(block)) * 5))
-    return best.finish().to_dict()
+    return streamed(scores, k, class_ids).finish().to_dict()
 
 
 def plain(scores: dict[str, np.ndarray], k: int, class_ids: np.ndarray = CLASSES) -> dict[int, list[str]]:
@@ -67,12 +64,7 @@ def test_constant_scores_keep_the_smallest_ids_in_any_order_of_arrival():
 
 
 def test_the_ranking_lists_classes_ascending_with_descending_float32_scores():
-    scores = random_scores(10, None)
-    table = SegmentTable()
-    best = StreamingTopK(CLASSES, 30, table)
-    for video_id, block in scores.items():
-        best.update(block, table.add(video_id, np.arange(len(block)) * 5))
-    ranking = best.finish()
+    ranking = streamed(random_scores(10, None), 30, CLASSES).finish()
     assert ranking.class_ids.tolist() == [3, 7, 20]
     assert ranking.score.dtype == np.float32
     for _, _, score in ranking:
@@ -80,7 +72,7 @@ def test_the_ranking_lists_classes_ascending_with_descending_float32_scores():
         assert np.all(np.diff(score) <= 0)
 
 
-def test_a_complete_table_needs_only_the_first_row_number():
+def test_consecutive_rows_need_only_the_first_number():
     segments = Segments(video_ids=np.array(["aaaa"]), video=np.zeros(4, int), start=np.arange(4) * 5)
     best = StreamingTopK(np.array([1]), 2, segments)
     best.update(np.array([[0.1], [0.9]]), 0)
@@ -106,8 +98,7 @@ def test_opposite_infinities_are_refused_too():
 
 
 def test_misuse_is_named():
-    table = SegmentTable()
-    rows = table.add("aaaa", np.array([0]))
+    table, (rows,) = table_of({"aaaa": [0]})
     with pytest.raises(ConfigError, match="top_k = 0"):
         StreamingTopK(CLASSES, 0, table)
     with pytest.raises(ConfigError, match="more than once"):
@@ -122,11 +113,9 @@ def test_misuse_is_named():
 
 
 def test_memory_is_bounded_by_classes_times_k():
-    table = SegmentTable()
-    best = StreamingTopK(np.arange(20), 100, table)
     generator = np.random.default_rng(0)
-    for number in range(60):
-        best.update(generator.random((1000, 20), np.float32), table.add(f"v{number:03d}", np.arange(1000) * 5))
+    scores = {f"v{number:03d}": generator.random((1000, 20), np.float32) for number in range(60)}
+    best = streamed(scores, 100, np.arange(20))
     buffers = sum(value.nbytes for value in vars(best).values() if isinstance(value, np.ndarray))
     assert buffers < 20 * (100 + 8192) * 8 + 21 * 8192 * 4 + 10_000
 
@@ -146,18 +135,18 @@ def test_the_original_inference_ranks_the_same_ids(name, shift, top_classes, k):
     """Equal up to the original's `%g`: it rounds scores to 6 digits before it ranks (SPEC section 10)."""
     weights = np.load(RECORDS / "toy_W.npz")["W"]
     classes = np.array([int(line) for line in (RECORDS / "toy_segment_label_ids.csv").read_text().split()[1:]])
-    table, score_of = SegmentTable(), {}
-    best = StreamingTopK(classes, k, table)
+    blocks, score_of = {}, {}
     for video in read_shard(str(RECORDS / "frame_test.tfrecord")):
         windows, starts, num_frames = segment_windows(video.frames, shift, "wrap")
         scores = toy_scores(windows, num_frames, weights)[:, classes].astype(np.float32)
         if top_classes is not None:  # the original prints each segment's best classes only
             cut = np.sort(scores, axis=1)[:, -top_classes]
             scores = np.where(scores >= cut[:, None], scores, 0)
-        best.update(scores, table.add(video.video_id, starts))
+        blocks[video.video_id] = scores
+        assert starts.tolist() == list(range(0, 5 * len(scores), 5))
         for row, start in enumerate(starts.tolist()):
             score_of[f"{video.video_id}:{start}"] = dict(zip(classes.tolist(), scores[row].tolist(), strict=True))
-    mine = best.finish().to_dict()
+    mine = streamed(blocks, k, classes).finish().to_dict()
 
     theirs = {}
     for line in (RECORDS / f"out_inference_{name}.csv").read_text().splitlines():

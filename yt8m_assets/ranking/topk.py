@@ -9,7 +9,7 @@ import numpy as np
 
 from yt8m_assets.errors import ConfigError, DataError, NonFiniteError
 from yt8m_assets.ranking.files import Ranking
-from yt8m_assets.ranking.segments import Segments, SegmentTable
+from yt8m_assets.ranking.segments import Segments
 from yt8m_assets.ranking.sorting import ascending_order, descending_order
 
 _BLOCK = 8192
@@ -19,11 +19,11 @@ _BLOCK = 8192
 class StreamingTopK:
     """Keeps, for each class, the `k` segments with the highest scores.
 
-    Arguments: `class_ids` int [C], the class of each score column; `k`, segments kept per class; `segments`, where the
-    row numbers of `update` point: a `SegmentTable` that is being filled, or a complete `Segments`.
+    Arguments: `class_ids` int [C], the class of each score column; `k`, segments kept per class; `segments`, the
+    table that the row numbers of `update` point into.
     """
 
-    def __init__(self, class_ids: np.ndarray, k: int, segments: Segments | SegmentTable) -> None:
+    def __init__(self, class_ids: np.ndarray, k: int, segments: Segments) -> None:
         self.class_ids = np.asarray(class_ids, np.int32)
         if k < 1:
             raise ConfigError(f"top_k = {k}: must be at least 1")
@@ -45,7 +45,7 @@ class StreamingTopK:
     @property
     def max_bytes(self) -> int:
         """What the buffers can come to take, however many segments there are."""
-        reached = min(self._capacity, len(self._segments)) if isinstance(self._segments, Segments) else self._capacity
+        reached = min(self._capacity, len(self._segments))
         return self.class_ids.size * (reached * 8 + _BLOCK * 4)
 
     def update(self, scores: np.ndarray, rows: np.ndarray | int) -> None:
@@ -112,20 +112,15 @@ class StreamingTopK:
         if kept.size > self.k:  # a tie at the cut
             is_tied = scores[kept] == threshold
             tied = kept[is_tied]
-            by_id = np.argsort(self._position(rows[tied]), kind="stable")
+            by_id = np.argsort(rows[tied], kind="stable")
             excess = kept.size - self.k
             kept = np.sort(np.concatenate([kept[~is_tied], tied[by_id[: tied.size - excess]]]))
         scores[: self.k], rows[: self.k] = scores[kept], rows[kept]
         self._count[column], self._threshold[column] = self.k, threshold
 
-    def _position(self, rows: np.ndarray) -> np.ndarray:
-        """Index of each row's segment in the canonical table of the segments met so far."""
-        return rows if isinstance(self._segments, Segments) else self._segments.sorted()[1][rows]
-
     def finish(self) -> Ranking:
         """The ranking of everything taken in; frees the buffers. Ties are in the order of (video id, start)."""
         self._flush()
-        segments = self._segments if isinstance(self._segments, Segments) else self._segments.sorted()[0]
         counts = [self._sort(column) for column in range(self.class_ids.size)]
         offsets = np.cumsum([0, *counts])
         for buffer in (self._scores, self._rows):
@@ -136,7 +131,7 @@ class StreamingTopK:
             offsets=offsets,
             segment=self._rows,
             score=self._scores,
-            segments=segments,
+            segments=self._segments,
         )
         self._scores, self._rows = np.empty((0, 0), np.float32), np.empty((0, 0), np.int32)
         self._pending = np.empty((0, 0), np.float32)
@@ -147,25 +142,19 @@ class StreamingTopK:
         self._compact(column)
         count = int(self._count[column])
         scores, rows = self._scores[column, :count], self._rows[column, :count]
-        position = self._position(rows)
-        if np.any(position[1:] < position[:-1]):
-            by_id = ascending_order(position.astype(np.uint32))
+        if np.any(rows[1:] < rows[:-1]):
+            by_id = ascending_order(rows.astype(np.uint32))
             best_first = by_id[descending_order(scores[by_id])]
         else:
             best_first = descending_order(scores)
-        scores[:], rows[:] = scores[best_first], position[best_first]
+        scores[:], rows[:] = scores[best_first], rows[best_first]
         return count
 
     def _refuse(self, scores: np.ndarray, rows: np.ndarray) -> None:
         row, column = np.argwhere(~np.isfinite(scores))[0]
-        if isinstance(self._segments, Segments):
-            name = self._segments.name(int(rows[row]))
-        else:
-            segments, position = self._segments.sorted()
-            name = segments.name(int(position[rows[row]]))
         raise NonFiniteError(
-            f"score of class {self.class_ids[column]} for segment {name} is {scores[row, column]}: "
-            "the checkpoint or the input is broken; nothing was ranked"
+            f"score of class {self.class_ids[column]} for segment {self._segments.name(int(rows[row]))} is "
+            f"{scores[row, column]}: the checkpoint or the input is broken; nothing was ranked"
         )
 
 
