@@ -45,7 +45,8 @@ def make_data(recipe: Recipe, store: ArtifactStore) -> None:
 
 def make_rankings(recipe: Recipe, store: ArtifactStore) -> None:
     """Every cell and ranking of both splits."""
-    from yt8m_assets.stages.prediction import predict_cells, rank_model
+    from yt8m_assets.stages.prediction import predict_cells
+    from yt8m_assets.stages.ranking import rank_model
 
     cells = [(model.key, shift) for model in recipe.models for shift in model.shifts]
     for split in ("oof", "test"):

@@ -7,7 +7,8 @@ import pytest
 
 from tests.graph import QUIET, publish_untrained
 from yt8m_assets.errors import MissingArtifactError, ParentMismatchError, PartitionBusyError
-from yt8m_assets.stages.prediction import predict_cells, rank_model
+from yt8m_assets.stages.prediction import predict_cells
+from yt8m_assets.stages.ranking import rank_model
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import NullTracking
 
@@ -39,7 +40,7 @@ def _publish_round(number: int, root: str, rounds: int, barrier, outcomes) -> No
     """Publish the same cell as another process, again and again, from a result computed beforehand."""
     from tests.tiny import tiny_recipe
     from yt8m_assets.stages.lineage import Node, resolve_inputs
-    from yt8m_assets.stages.prediction import publish_ranking
+    from yt8m_assets.stages.ranking import publish_ranking
 
     store, recipe = ArtifactStore(root), tiny_recipe()
     node = Node("oof_predictions", "one", 0)

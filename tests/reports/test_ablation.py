@@ -17,7 +17,8 @@ from yt8m_assets.recipes import load_recipe
 from yt8m_assets.reports.ablation import Effect, ablate, metrics
 from yt8m_assets.reports.ablation_settings import _weight_settings, loss_pairs, shift_label
 from yt8m_assets.stages.ensemble import search_ensemble
-from yt8m_assets.stages.prediction import predict_cells, rank_model
+from yt8m_assets.stages.prediction import predict_cells
+from yt8m_assets.stages.ranking import rank_model
 from yt8m_assets.tracking import NullTracking
 
 

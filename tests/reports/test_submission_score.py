@@ -77,7 +77,7 @@ def test_ratings_of_other_videos_are_refused(tmp_path):
 def test_ratings_come_from_any_file_of_the_project(tmp_path):
     expected = {("abcd:5", 3): 1, ("abcd:10", 1): 0}
     plain, simulated, shard = tmp_path / "ratings.csv", tmp_path / "truth.csv", tmp_path / "validate.tfrecord"
-    Ratings.from_dict(expected).write_csv(plain)
+    plain.write_text("segment_id,class_id,score\nabcd:5,3,1\nabcd:10,1,0\n")
     simulated.write_text(",".join(TRUTH_HEADER) + "\nabcd,5,3,1\nabcd,10,1,0\n")
     write_shard(shard, [make_video("abcd", 20, ratings=[(5, 3, 1.0), (10, 1, 0.0)], sizes=SIZES)], SIZES)
     for path in (plain, simulated, shard, tmp_path / "validate*.tfrecord", tmp_path):

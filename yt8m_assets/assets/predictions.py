@@ -96,7 +96,7 @@ def _ranking(recipe: Recipe, step_tags: StepTags, split: Split, backfill: str) -
         store: dg.ResourceParam[ArtifactStore],
         progress: dg.ResourceParam[ProgressSource],
     ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
-        from yt8m_assets.stages.prediction import rank_model
+        from yt8m_assets.stages.ranking import rank_model
 
         shown = progress.open(context.log)
         with stage_errors(context):

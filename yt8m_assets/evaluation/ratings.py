@@ -11,10 +11,8 @@ from numpy.typing import ArrayLike
 
 from yt8m_assets.errors import DataError
 from yt8m_assets.ranking.segments import Segments, split_segment_id
-from yt8m_assets.storage.files import atomic_write
 
-_HEADER = ["segment_id", "class_id", "score"]
-_HEADERS = (_HEADER, ["video_id", "start", "class_id", "score"])
+_HEADERS = (["segment_id", "class_id", "score"], ["video_id", "start", "class_id", "score"])
 _SCORE = re.compile(r"[01](\.0*)?")
 
 
@@ -104,14 +102,6 @@ class Ratings:
             scores.append(float(cells[2]))
         unique, video = np.unique(np.array([name for name, _ in names], dtype=str), return_inverse=True)
         return cls.from_arrays(unique, video, [start for _, start in names], classes, scores)
-
-    def write_csv(self, path: Path) -> None:
-        """Write the CSV that `read_csv` reads, with a header; atomic, equal ratings give equal bytes."""
-        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_HEADER)
-            for (name, class_id), score in self.to_dict().items():
-                writer.writerow([name, class_id, score])
 
     def __len__(self) -> int:
         return int(self.class_id.size)

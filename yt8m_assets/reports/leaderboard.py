@@ -61,8 +61,7 @@ def make_leaderboard(
             mlflow_run_id=run.run_id,
             mlflow_url=run.url,
         )
-    assert publication.manifest is not None, "leaving the block publishes"
-    return StageResult(publication.manifest)
+    return publication.result
 
 
 def page_facts(recipe: Recipe, store: ArtifactStore, inputs: Inputs) -> dict[str, str]:

@@ -131,7 +131,7 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
         if asset == "segment_shards":
             _copy_vocabularies(recipe, store, publication)
         publication.metadata.update(_describe(shards))
-    return _result(publication)
+    return publication.result
 
 
 def _hold_out(
@@ -230,9 +230,4 @@ def make_holdout_ratings(recipe: Recipe, store: ArtifactStore, *, progress: Prog
             num_classes=len(np.unique(ratings.class_ids)),
             num_rated_twice=ratings.num_repeated,
         )
-    return _result(publication)
-
-
-def _result(publication: Publication) -> StageResult:
-    assert publication.manifest is not None, "leaving the block publishes"
-    return StageResult(publication.manifest)
+    return publication.result

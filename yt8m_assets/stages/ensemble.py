@@ -44,7 +44,7 @@ def search_ensemble(
     for path in state.iterdir():
         path.unlink()
     state.rmdir()
-    return _result(publication)
+    return publication.result
 
 
 def _search(
@@ -242,7 +242,7 @@ def make_submission(
         run.log_artifact(path)
         run.keep(publication.path)
         publication.metadata.update(**sizes, problems=0, mlflow_run_id=run.run_id, mlflow_url=run.url)
-    return _result(publication)
+    return publication.result
 
 
 def fuse_models(
@@ -267,8 +267,3 @@ class _Watched:
         self.num_listed += len(segment)
         self._on_class()
         return segment, score
-
-
-def _result(publication: Publication) -> StageResult:
-    assert publication.manifest is not None, "leaving the block publishes"
-    return StageResult(publication.manifest)

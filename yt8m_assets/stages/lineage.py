@@ -6,7 +6,7 @@ carries the fingerprint that would be computed now, its files are sound, and its
 `Lineage` answers that, for every stage, check, sensor, plan and table.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from yt8m_assets.errors import DataError, MissingArtifactError, ParentMismatchError
@@ -57,6 +57,10 @@ class Inputs:
     def parent(self, asset: str, model: str | None = None, shift: int | None = None) -> Manifest:
         """The manifest of one parent."""
         return self.manifests[Node(asset, model, shift).key]
+
+    def find(self, store: ArtifactStore) -> Manifest | None:
+        """The node's artifact that was made from exactly this, sound: the one answer to whether there is one."""
+        return store.find(self.node.key, self.fingerprint)
 
     def publish_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `ArtifactStore.publish`."""
@@ -126,8 +130,8 @@ class Lineage:
             "parents": {key: manifest.digest for key, manifest in manifests.items()},
         }
         fingerprint = sha256_text(canonical_json(content))
-        published = self.store.find(node.key, fingerprint)
-        return Inputs(node=node, fingerprint=fingerprint, config=config, manifests=manifests, published=published)
+        inputs = Inputs(node=node, fingerprint=fingerprint, config=config, manifests=manifests)
+        return replace(inputs, published=inputs.find(self.store))
 
     def _refuse(self, node: Node, parents_: list[Node]) -> None:
         missing = [parent.key for parent in parents_ if not self.store.numbers(parent.key)]

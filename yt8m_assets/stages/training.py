@@ -204,8 +204,7 @@ def _train(
                 summary = run_job(job, publication.path, tracked=tracked, task=task, stop=stop)
             _publish_report(recipe, job, summary, publication, tracked)
     job.checkpoints.discard()
-    assert publication.manifest is not None
-    return StageResult(publication.manifest)
+    return publication.result
 
 
 def describe_start(recipe: Recipe, job: TrainingJob, newest: Mapping[str, Any] | None, tracked: TrackedRun) -> str:

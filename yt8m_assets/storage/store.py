@@ -57,6 +57,12 @@ class Publication:
     manifest: Manifest | None = None
 
     @property
+    def result(self) -> StageResult:
+        """What the stage that wrote it returns, once the block is left."""
+        assert self.manifest is not None, "leaving the block publishes"
+        return StageResult(self.manifest)
+
+    @property
     def report_path(self) -> Path:
         """Folder for what is shown to people and does not enter the digest."""
         path = self.path / REPORT_FOLDER
