@@ -14,7 +14,7 @@ from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.lineage import Lineage, Node, parents
 from yt8m_assets.storage import ArtifactStore
 
-GROUPS = ("predictions", "ensemble")
+GROUPS = ("predictions", "optional", "ensemble")
 """Groups of the assets that automation brings up to date; a training is a person's decision."""
 
 
@@ -51,7 +51,7 @@ class OutOfDate(dg.AutomationCondition[dg.AssetKey]):
 
     def _due(self, instance: dg.DagsterInstance, nodes: Iterable[Node]) -> Iterable[Node]:
         """Those that were made once, are out of date, and come from what is up to date and passed its checks."""
-        lineage, records = Lineage(self.recipe, self.store), Records(instance)
+        lineage, records = Lineage(self.recipe, self.store), Records(instance, self.recipe)
         for node in nodes:
             above = parents(self.recipe, node)
             if (

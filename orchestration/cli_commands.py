@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def command_demo(arguments: argparse.Namespace) -> int:
     """Run the demo's graph and show its table and its submission."""
     arguments.recipe = arguments.recipe or "demo"
-    arguments.models, arguments.until, arguments.allow_fallback, arguments.force = (), None, False, False
-    arguments.start_afresh = True  # the demo's training takes seconds, and nobody changed its recipe by mistake
+    arguments.models, arguments.until = (), None
+    arguments.allow_fallback = arguments.start_afresh = arguments.force = False
     return command_materialize(arguments)
 
 
@@ -30,8 +30,9 @@ def command_materialize(arguments: argparse.Namespace) -> int:
 
     session, progress, started = open_session(arguments), default_progress(), time.monotonic()
     options = ("models", "until", "allow_fallback", "start_afresh", "force")
+    demo = {"afresh_if_needed": arguments.command == "demo"}  # its training takes seconds
     with open_driver(session.recipe, session.state, session.settings, progress) as driver:
-        outcome = driver.materialize(**{name: getattr(arguments, name) for name in options})
+        outcome = driver.materialize(**{name: getattr(arguments, name) for name in options}, **demo)
     elapsed = format_seconds(time.monotonic() - started)
     progress.log(f"recipe {session.recipe.name}: {counts(outcome)}, in {elapsed}")
     if arguments.models:

@@ -7,8 +7,11 @@ import dagster as dg
 
 from orchestration.assets import added_definitions, build_assets
 from orchestration.automation import automated
+from orchestration.catch_up import catch_up_job
 from orchestration.cluster import DeploymentOptions
-from orchestration.jobs import build_jobs
+from orchestration.doctor import doctor_job
+from orchestration.idle import in_process_when_idle
+from orchestration.jobs import ablation_job, build_asset_jobs
 from orchestration.resources import build_resources
 from orchestration.sensors import build_schedules, build_sensors
 from orchestration.settings import Settings
@@ -32,15 +35,18 @@ def build_definitions(
     from orchestration.hints import hints_for, step_tags
 
     tags = step_tags(executor, hints_for(recipe, deployment), deployment)
+    steps = executor_for(executor, deployment)
+    jobs = [catch_up_job(recipe, tags("finetuned_model")), *build_asset_jobs(recipe)]
+    jobs += [ablation_job(recipe, tags("ablate")), doctor_job(recipe, tags("finetuned_model"))]
     assets = automated(build_assets(recipe, backfill, tags), recipe, resources)
     return dg.Definitions(
         assets=dg.with_source_code_references(assets),
         asset_checks=build_checks(recipe, tags),
         resources=resources,
-        jobs=build_jobs(recipe, tags),
+        jobs=jobs,
         sensors=build_sensors(recipe),
         schedules=build_schedules(),
-        executor=executor_for(executor, deployment),
+        executor=in_process_when_idle(steps, recipe, resources) if executor == "multiprocess" else steps,
     )
 
 

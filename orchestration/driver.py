@@ -5,7 +5,7 @@ that content - is left alone without starting a run; so a killed pass continues,
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -13,7 +13,9 @@ import dagster as dg
 
 from orchestration.assets import build_assets
 from orchestration.causes import interrupted, original_error
+from orchestration.idle import RANGE_END, RANGE_START
 from orchestration.instance import LISTED, Records, belong_to_the_location, driver_instance
+from orchestration.jobs import build_asset_jobs, job_of
 from orchestration.plan import DATA, MODELS, Step, groups, required_nodes, steps, with_ancestors, with_dependents
 from orchestration.pools import process_mark, tidy, wait_aloud
 from orchestration.resources import FixedProgress
@@ -23,14 +25,13 @@ from yt8m_assets.assets.checks import build_checks
 from yt8m_assets.assets.failures import DRIVER_TAG
 from yt8m_assets.assets.models import AFRESH_TAG, FALLBACK_TAG
 from yt8m_assets.assets.shell import FORCE_TAG
+from yt8m_assets.errors import CheckpointMismatchError
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.lineage import Lineage, Node
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import Tracking
 
-RANGE_START = "dagster/asset_partition_range_start"
-RANGE_END = "dagster/asset_partition_range_end"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Dagster's events go to its own log; the terminal belongs to the progress."""
 
@@ -59,12 +60,12 @@ class Driver:
         resources = {"store": store, "tracking": tracking, "progress": FixedProgress(progress)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assets, checks = build_assets(recipe), build_checks(recipe)
-            self.definitions = dg.Definitions(assets=assets, asset_checks=checks, resources=resources)
-            self.job = self.definitions.resolve_implicit_global_asset_job_def()
+            assets, checks, jobs = build_assets(recipe), build_checks(recipe), build_asset_jobs(recipe)
+            self.definitions = dg.Definitions(assets=assets, asset_checks=checks, jobs=jobs, resources=resources)
         self.lineage = Lineage(recipe, store)
-        self.records = Records(instance)
+        self.records = Records(instance, recipe)
         self.tags: dict[str, str] = {}
+        self.afresh_if_needed = False
         self.forced: set[Node] = set()
 
     def __enter__(self) -> "Driver":
@@ -80,14 +81,16 @@ class Driver:
         until: str | None = None,
         allow_fallback: bool = False,
         start_afresh: bool = False,
+        afresh_if_needed: bool = False,
         force: bool = False,
     ) -> Outcome:
         """Bring the required nodes up to date. Raises the first error of a stage, or a failed check's failure.
 
         `allow_fallback` lets training resume from an older checkpoint where the newest is damaged; `start_afresh` lets
-        it throw away checkpoints of another configuration; `force` makes the last asset wanted (all, without `until`)
-        again even where it is up to date.
+        it throw away checkpoints of another configuration, `afresh_if_needed` in a second run where the first refused;
+        `force` makes the last asset wanted (all, without `until`) again even where it is up to date.
         """
+        self.afresh_if_needed = afresh_if_needed
         self.tags = {FALLBACK_TAG: "true"} if allow_fallback else {}
         self.tags |= {AFRESH_TAG: "true"} if start_afresh else {}
         required = required_nodes(self.recipe, models, until)
@@ -99,7 +102,7 @@ class Driver:
         return self._materialize(with_ancestors(self.recipe, wanted))
 
     def predict(self, split_assets: Sequence[str], models: Sequence[str], shifts: Sequence[int]) -> Outcome:
-        """Bring a rectangle of cells up to date, whatever shifts the recipe requires, and the data they are made from.
+        """Bring cells up to date, whatever shifts the recipe requires, and the data they are made from.
 
         Training is not started by the way: raises MissingArtifactError or ParentMismatchError naming the model that is
         not up to date, and why.
@@ -120,6 +123,8 @@ class Driver:
         num_current = num_made = 0
         for group in groups(self.recipe, required):
             self.lineage.forget()
+            for record in self.records.renewed(self.lineage, group):
+                self.instance.report_runless_asset_event(record)
             outdated = {node for node in group if node in suspects or node in self.forced or not self.up_to_date(node)}
             outdated = with_dependents(self.recipe, group, outdated)
             num_current += len(group) - len(outdated)
@@ -143,15 +148,26 @@ class Driver:
 
     def run(self, step: Step, force: bool = False) -> str:
         """Run a step; returns the run's id. Raises the stage's own error, KeyboardInterrupt where a signal ended it."""
-        asked = self.tags if set(step.assets) & set(MODELS) else {}  # of trainings only
-        tags = {DRIVER_TAG: process_mark(), **LISTED, **asked, **({FORCE_TAG: "true"} if force else {})}
+        asked = {FORCE_TAG: "true"} if force else {}
+        asked |= self.tags if set(step.assets) & set(MODELS) else {}  # of trainings only
+        try:
+            return self._run(step, asked)
+        except CheckpointMismatchError as error:
+            if not self.afresh_if_needed or AFRESH_TAG in asked:
+                raise
+            self.progress.log(f"   afresh: {error}")
+            return self._run(step, {**asked, AFRESH_TAG: "true"})
+
+    def _run(self, step: Step, asked: Mapping[str, str]) -> str:
+        tags = {DRIVER_TAG: process_mark(), **LISTED, **asked}
         run_id = str(uuid4())
         if step.first is not None and step.last != step.first:
             tags |= {RANGE_START: step.first, RANGE_END: str(step.last)}
+        belong_to_the_location(self.instance, run_id)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self.job.execute_in_process(
+                self.definitions.resolve_job_def(job_of(step.assets)).execute_in_process(
                     run_id=run_id,
                     run_config=QUIET,
                     instance=self.instance,
@@ -165,8 +181,6 @@ class Driver:
             if interrupted(error):
                 raise KeyboardInterrupt from error
             raise original_error(error, step.title) from error
-        finally:
-            belong_to_the_location(self.instance, run_id)
         return run_id
 
 

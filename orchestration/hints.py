@@ -68,6 +68,8 @@ RESOURCE_HINTS: Mapping[str, ResourceHints] = {
     "finetuned_model": _GPU,
     "oof_predictions": _GPU,
     "test_predictions": _GPU,
+    "oof_optional_predictions": _GPU,
+    "test_optional_predictions": _GPU,
     "oof_ranking": _LIGHT,
     "test_ranking": _LIGHT,
     "ensemble_weights": _LARGE,

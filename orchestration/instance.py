@@ -3,9 +3,10 @@
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import dagster as dg
+from dagster._core.definitions.data_version import CODE_VERSION_TAG
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import (
     ManagedGrpcPythonEnvCodeLocationOrigin,
@@ -17,10 +18,13 @@ from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from orchestration.state import State
+from yt8m_assets.assets.results import recipe_mark
 from yt8m_assets.assets.shell import code_version
 from yt8m_assets.errors import StorageError
-from yt8m_assets.partitions import node_of, partition_key
+from yt8m_assets.partitions import asset_of, every_asset, node_of, partition_key
+from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.lineage import Lineage, Node
+from yt8m_assets.storage import Manifest
 
 _NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 """Stdout of the command line belongs to the progress."""
@@ -41,45 +45,61 @@ def driver_instance(state: State) -> dg.DagsterInstance:
 
 
 def belong_to_the_location(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Write down where the run's job comes from, so that pages can open and execute it again."""
-    run = instance.get_run_by_id(run_id)
-    if run is not None:
-        target = LoadableTargetOrigin(executable_path=sys.executable, module_name="orchestration.definitions")
-        location = ManagedGrpcPythonEnvCodeLocationOrigin(target, location_name=LOCATION)
-        origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, REPOSITORY), run.job_name)
-        instance.run_storage.replace_job_origin(run, origin)
+    """Write down at the run's first event where its job comes from, so that pages can open and execute it again."""
+    target = LoadableTargetOrigin(executable_path=sys.executable, module_name="orchestration.definitions")
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(target, location_name=LOCATION)
+
+    def write_once(_: dg.EventLogEntry) -> None:
+        run = instance.get_run_by_id(run_id) if not written else None
+        if run is not None:
+            written.append(run_id)
+            origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, REPOSITORY), run.job_name)
+            instance.run_storage.replace_job_origin(run, origin)
+
+    written: list[str] = []
+    instance.add_event_listener(run_id, write_once)
 
 
 class Records:
     """What Dagster has recorded of the nodes."""
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        self.instance = instance
+    def __init__(self, instance: dg.DagsterInstance, recipe: Recipe) -> None:
+        self.instance, self.recipe = instance, recipe
 
     def up_to_date(self, lineage: Lineage, node: Node) -> bool:
-        """Whether the node is published, current, and recorded here with that content."""
-        manifest = lineage.current(node)
-        return manifest is not None and self.recorded(node) == (
-            manifest.digest,
-            code_version(lineage.recipe, node.asset),
-        )
+        """Whether the node is published, current, and recorded here as made from what it is made from now."""
+        manifest, record = lineage.current(node), self.newest(node)
+        return manifest is not None and record is not None and _same(record, manifest)
 
     def digest(self, node: Node) -> str | None:
         """The content's digest of the node's last materialisation; None where there is none."""
-        return self.recorded(node)[0]
+        record = self.newest(node)
+        return None if record is None else _text(record, "digest")
 
-    def recorded(self, node: Node) -> tuple[str | None, str | None]:
-        """Digest and code version of the node's last materialisation; None where there is none."""
+    def newest(self, node: Node) -> dg.AssetMaterialization | None:
+        """The node's last materialisation."""
         key = partition_key(node)
-        partitions = None if key is None else [key]
-        wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(node.asset), asset_partitions=partitions)
+        asset = dg.AssetKey(asset_of(self.recipe, node))
+        wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=None if key is None else [key])
         records = self.instance.fetch_materializations(wanted, limit=1).records
-        if not records or records[0].asset_materialization is None:
-            return None, None
-        materialization = records[0].asset_materialization
-        value = materialization.metadata.get("digest")
-        version = (materialization.tags or {}).get("dagster/code_version")
-        return (str(value.value) if value is not None else None), version
+        return records[0].asset_materialization if records else None
+
+    def renewed(self, lineage: Lineage, nodes: Iterable[Node]) -> Iterator[dg.AssetMaterialization]:
+        """The last materialisations of what is up to date, with the code version that the definitions have now.
+
+        Dagster compares one version for all partitions of an asset, and calls each one changed when it was recorded
+        under another, though the recipe changed for its neighbour alone. To be reported as they are: nothing is made.
+        """
+        versions = {asset: code_version(self.recipe, asset) for asset in every_asset(self.recipe)}
+        for node in nodes:
+            record, version = self.newest(node), versions[asset_of(self.recipe, node)]
+            tags = (record.tags if record else None) or {}
+            if record is None or tags.get(CODE_VERSION_TAG, version) == version:
+                continue
+            manifest = lineage.current(node)
+            if manifest is not None and _same(record, manifest):
+                metadata = {**record.metadata, "recipe": dg.MetadataValue.text(recipe_mark(self.recipe))}
+                yield record._replace(metadata=metadata, tags={**tags, CODE_VERSION_TAG: version})
 
     def unproven(self, checks: Iterable[dg.AssetCheckKey]) -> set[Node]:
         """The nodes of which a check did not succeed the last time, or was begun and never finished."""
@@ -89,3 +109,13 @@ class Records:
             for info in latest
             if info.latest_execution_status != AssetCheckExecutionRecordStatus.SUCCEEDED
         }
+
+
+def _text(record: dg.AssetMaterialization, name: str) -> str | None:
+    value = record.metadata.get(name)
+    return None if value is None else str(value.value)
+
+
+def _same(record: dg.AssetMaterialization, manifest: Manifest) -> bool:
+    """Whether a materialisation is of an artifact: its content, made from what it is made from."""
+    return (_text(record, "digest"), _text(record, "fingerprint")) == (manifest.digest, manifest.fingerprint)

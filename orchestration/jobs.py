@@ -1,54 +1,61 @@
 """Jobs: the parts of the graph that share partitions and are worth a name, each with a limit on its run time."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import dagster as dg
 
-from orchestration.catch_up import catch_up_job
-from orchestration.doctor import doctor_job
-from yt8m_assets.assets.shell import ProgressSource, StepTags, untagged
+from orchestration.plan import DATA, ENSEMBLE, MODELS, PREDICTIONS, RANKINGS
+from yt8m_assets.assets.shell import ProgressSource
+from yt8m_assets.partitions import OPTIONAL, keys_of
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import Tracking
 
 HOUR = 3600
-MAX_RUNTIME_SECONDS = {
-    "prepare_data": 12 * HOUR,
-    "train_one_model": 7 * 24 * HOUR,
-    "predict_rectangle": 48 * HOUR,
-    "rank_models": 12 * HOUR,
-    "ensemble": 12 * HOUR,
-    "ablate": 12 * HOUR,
+JOBS: Mapping[str, tuple[tuple[str, ...], int, str]] = {
+    "prepare_data": (DATA, 12 * HOUR, "List (or simulate) the shards and extract the hold-out ratings."),
+    "train_one_model": (MODELS, 7 * 24 * HOUR, "Pre-train and fine-tune the chosen model."),
+    "predict_cells": (
+        PREDICTIONS,
+        48 * HOUR,
+        "Score both splits for the chosen models and shifts. With the tags dagster/asset_partition_range_start and "
+        "_end (as bert_l2h12|-1 and bert_l3h12|1) one run takes all cells between and reads the data once.",
+    ),
+    "predict_optional_cells": (
+        tuple(OPTIONAL.values()),
+        48 * HOUR,
+        "Score both splits for models and shifts that no ranking fuses: to try a wider augmentation.",
+    ),
+    "rank_models": (RANKINGS, 12 * HOUR, "Fuse the shifts of the chosen model into one ranking a split."),
+    "ensemble": (ENSEMBLE, 12 * HOUR, "Search the weights, write the submission and the report."),
 }
-"""A worker that dies unseen ends its run after this long."""
+"""Job -> its assets, which share partitions; the seconds after which a run of it ends, for a worker may die unseen."""
+ABLATION_SECONDS = 12 * HOUR
 
 
-def build_jobs(recipe: Recipe, tags: StepTags = untagged) -> list[Any]:
-    """The jobs; their partitions are those of their assets. `ablate` makes no asset: its table is its output.
+def job_of(assets: Collection[str]) -> str:
+    """The job that makes some assets which share partitions."""
+    return next(name for name, (selection, _, _) in JOBS.items() if set(assets) <= set(selection))
 
-    `tags` gives the op tags of a step that is no asset: `ablate`, and `doctor` and
-    `bring_up_to_date`, which run where a GPU step would.
-    """
+
+def build_asset_jobs(recipe: Recipe) -> list[Any]:
+    """The jobs of JOBS; their partitions are those of their assets."""
     return [
-        catch_up_job(recipe, tags("finetuned_model")),
-        _job("prepare_data", ["pretraining_shards", "segment_shards", "test_shards", "holdout_ratings"],
-             "List (or simulate) the shards and extract the hold-out ratings."),
-        _job("train_one_model", ["pretrained_model", "finetuned_model"],
-             "Pre-train and fine-tune the chosen model."),
-        _job("predict_rectangle", ["oof_predictions", "test_predictions"],
-             "Score both splits for the chosen models and shifts. With the tags dagster/asset_partition_range_start "
-             "and _end (as bert_l2h12|-1 and bert_l3h12|1) one run takes the rectangle and reads the data once."),
-        _job("rank_models", ["oof_ranking", "test_ranking"],
-             "Fuse the shifts of the chosen model into one ranking a split."),
-        _job("ensemble", ["ensemble_weights", "submission", "leaderboard"],
-             "Search the weights, write the submission and the report."),
-        _ablation_job(recipe, tags("ablate")),
-        doctor_job(recipe, tags("finetuned_model")),
-    ]  # fmt: skip
+        dg.define_asset_job(
+            name,
+            selection=dg.AssetSelection.assets(*assets),
+            description=description,
+            tags={"dagster/max_runtime": str(seconds)},
+        )
+        for name, (assets, seconds, description) in JOBS.items()
+        if all(keys_of(recipe, asset) != [] for asset in assets)  # a recipe may have no optional cells
+    ]
 
 
-def _ablation_job(recipe: Recipe, step_tags: Mapping[str, Any]) -> dg.JobDefinition:
+def ablation_job(recipe: Recipe, step_tags: Mapping[str, Any]) -> dg.JobDefinition:
+    """The job that says what each switch is worth; it makes no asset: its table is its output."""
+
     @dg.op(
         out=dg.Out(dg.Nothing),
         description="Compare the settings of every switch on the out-of-fold rankings.",
@@ -73,15 +80,9 @@ def _ablation_job(recipe: Recipe, step_tags: Mapping[str, Any]) -> dg.JobDefinit
     @dg.job(
         name="ablate",
         description="What each switch (shifts, trimming, candidates, fusion, weights, loss) is worth, with intervals.",
-        tags={"dagster/max_runtime": str(MAX_RUNTIME_SECONDS["ablate"])},
+        tags={"dagster/max_runtime": str(ABLATION_SECONDS)},
     )
     def ablation() -> None:
         compare_switches()
 
     return ablation
-
-
-def _job(name: str, assets: list[str], description: str) -> Any:
-    tags = {"dagster/max_runtime": str(MAX_RUNTIME_SECONDS[name])}
-    selection = dg.AssetSelection.assets(*assets)
-    return dg.define_asset_job(name, selection=selection, description=description, tags=tags)

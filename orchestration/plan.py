@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.partitions import cell_key, partition_key
-from yt8m_assets.recipes.schema import SHIFTS, Recipe
+from yt8m_assets.partitions import CELLS_A_RUN, OPTIONAL, asset_of, keys_of, partition_key
+from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.nodes import ASSETS, Node, all_nodes, nodes, parents, with_ancestors
 
 
@@ -27,7 +27,7 @@ class Step:
     first: str | None = None
     """First partition key."""
     last: str | None = None
-    """Last partition key; of a grid, the opposite corner of the rectangle."""
+    """Last partition key."""
 
     @property
     def title(self) -> str:
@@ -88,23 +88,22 @@ def steps(recipe: Recipe, todo: Sequence[Node]) -> list[Step]:
     if not todo:
         return []
     if todo[0].model is None:
-        return [Step(assets=_assets(todo))]
-    if todo[0].shift is not None:
-        return _rectangles(recipe, todo)
+        return [Step(assets=tuple(node.asset for node in todo))]
+    wanted: dict[str, set[str]] = {}
+    for node in todo:
+        wanted.setdefault(asset_of(recipe, node), set()).add(str(partition_key(node)))
     by_assets: dict[tuple[str, ...], list[str]] = {}
-    for key in recipe.model_keys:
-        assets = _assets([node for node in todo if node.model == key])
+    for key in dict.fromkeys(key for asset in wanted for key in keys_of(recipe, asset) or ()):
+        assets = tuple(asset for asset in (*ASSETS, *OPTIONAL.values()) if key in wanted.get(asset, ()))
         if assets:
             by_assets.setdefault(assets, []).append(key)
+    most = len(recipe.model_keys) if todo[0].shift is None else CELLS_A_RUN
     return [
         Step(assets=assets, first=run[0], last=run[-1])
         for assets, keys in by_assets.items()
-        for run in _contiguous(keys, recipe.model_keys)
+        for stretch in _contiguous(keys, keys_of(recipe, assets[0]) or ())
+        for run in (stretch[start : start + most] for start in range(0, len(stretch), most))
     ]
-
-
-def _assets(todo: Sequence[Node]) -> tuple[str, ...]:
-    return tuple(asset for asset in ASSETS if any(node.asset == asset for node in todo))
 
 
 def _contiguous(keys: Sequence[str], order: Sequence[str]) -> list[list[str]]:
@@ -116,28 +115,3 @@ def _contiguous(keys: Sequence[str], order: Sequence[str]) -> list[list[str]]:
         else:
             stretches.append([key])
     return stretches
-
-
-def _rectangles(recipe: Recipe, todo: Sequence[Node]) -> list[Step]:
-    """Rectangles of the grid: neighbouring models that lack the same neighbouring shifts in the same assets."""
-    shifts = [str(shift) for shift in SHIFTS]
-    lacking: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
-    for key in recipe.model_keys:
-        by_assets: dict[tuple[str, ...], list[str]] = {}
-        for shift in SHIFTS:
-            assets = _assets([node for node in todo if node.model == key and node.shift == shift])
-            if assets:
-                by_assets.setdefault(assets, []).append(str(shift))
-        for assets, missing in by_assets.items():
-            for stretch in _contiguous(missing, shifts):
-                lacking.setdefault((assets, tuple(stretch)), []).append(key)
-    return [
-        Step(assets=assets, first=cell_key(run[0], int(stretch[0])), last=cell_key(run[-1], int(stretch[-1])))
-        for (assets, stretch), keys in lacking.items()
-        for run in _contiguous(keys, recipe.model_keys)
-    ]
-
-
-def keys_of(step: Step, todo: Sequence[Node]) -> list[str | None]:
-    """The partition keys of the nodes that a step makes."""
-    return [partition_key(node) for node in todo if node.asset in step.assets]

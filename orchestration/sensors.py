@@ -1,4 +1,4 @@
-"""Automation, all of it off until somebody switches it on in the UI."""
+"""Automation: what launches runs is off until somebody switches it on in the UI."""
 
 from typing import Any
 
@@ -6,11 +6,13 @@ import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from orchestration.automation import GROUPS
+from orchestration.instance import Records
+from yt8m_assets.assets.shell import code_version
 from yt8m_assets.errors import DataError, MissingDataError
-from yt8m_assets.partitions import beta_accepted
+from yt8m_assets.partitions import beta_accepted, every_asset, every_node
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.lineage import Lineage, Node
-from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.storage import ArtifactStore, canonical_json, sha256_text
 
 SHARD_ASSETS = ("pretraining_shards", "segment_shards", "test_shards")
 SHARDS_TAG = "yt8m/changed_shards"
@@ -21,7 +23,7 @@ FRESHNESS = dg.AssetCheckKey(dg.AssetKey("submission"), "up_to_date")
 
 @beta_accepted()
 def build_sensors(recipe: Recipe) -> list[Any]:
-    """Sensors of changed shards, of the automation conditions and of the submission's freshness."""
+    """Sensors of changed shards, of the automation conditions, of the submission's freshness and of the recipe."""
 
     @dg.sensor(
         target=dg.AssetSelection.assets(*SHARD_ASSETS, "holdout_ratings"),
@@ -60,7 +62,21 @@ def build_sensors(recipe: Recipe) -> list[Any]:
     def submission_freshness(context: dg.SensorEvaluationContext) -> dg.RunRequest:
         return dg.RunRequest(asset_selection=[], asset_check_keys=[FRESHNESS])
 
-    return [changed_shards, up_to_date, submission_freshness]
+    versions = sha256_text(canonical_json([code_version(recipe, asset) for asset in every_asset(recipe)]))
+
+    @dg.sensor(
+        description="After a change of the recipe, records anew what is up to date all the same, so that the pages "
+        "call changed what is, partition by partition. Launches nothing.",
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def changed_recipe(context: dg.SensorEvaluationContext, store: dg.ResourceParam[ArtifactStore]) -> dg.SensorResult:
+        if context.cursor == versions:
+            return dg.SensorResult(skip_reason="the recipe is the one that was looked at")
+        renewed = Records(context.instance, recipe).renewed(Lineage(recipe, store), every_node(recipe))
+        return dg.SensorResult(asset_events=list(renewed), cursor=versions)
+
+    return [changed_shards, up_to_date, submission_freshness, changed_recipe]
 
 
 def changed_shard_assets(recipe: Recipe, store: ArtifactStore) -> tuple[list[str], list[str]]:

@@ -114,9 +114,8 @@ def find_state(root: Path | None = None) -> State:
 def state_of_definitions() -> State:
     """`find_state` for definitions that Dagster loads; one line says how to make Dagster look there."""
     state = find_state()
-    beside = Path.cwd() == project_root() and state.root == project_root() / STATE_FOLDER
-    if not (os.environ.get("DAGSTER_HOME") or beside):  # dagster.yaml of the project leads there
-        home = state.dagster_home
+    if not os.environ.get("DAGSTER_HOME"):
+        home = str(state.dagster_home) + ("" if state.dagster_home.is_dir() else "  (any yt8m command makes it)")
         logger.warning("Dagster does not look into this state; to see what is there: export DAGSTER_HOME=%s", home)
     return state
 

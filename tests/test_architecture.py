@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "yt8m_assets", "orchestration")
 TOP_LEVEL = {
-    "models", "yt8m_assets", "orchestration", "tests", "docs", "pyproject.toml", "workspace.yaml", "dagster.yaml",
+    "models", "yt8m_assets", "orchestration", "tests", "docs", "pyproject.toml", "workspace.yaml",
     "README.md", "Makefile", "requirements.lock", ".ci", ".gitignore", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md",
     "SECURITY.md",
 }  # fmt: skip

@@ -1,11 +1,22 @@
 """Partition keys, their order, and the nodes they name."""
 
-import dagster as dg
 import pytest
 
 from tests.tiny import tiny_recipe
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.partitions import cell_partitions, model_partitions, node_of, parse_cell, partition_key
+from yt8m_assets.partitions import (
+    OPTIONAL,
+    asset_of,
+    keys_of,
+    model_partitions,
+    node_of,
+    nodes_of,
+    optional_cells,
+    parse_cell,
+    partition_key,
+    partitions_of,
+    required_cells,
+)
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.stages.lineage import ASSETS, nodes
 
@@ -13,9 +24,23 @@ from yt8m_assets.stages.lineage import ASSETS, nodes
 def test_axes_follow_the_recipe() -> None:
     recipe = load_recipe("challenge")
     assert tuple(model_partitions(recipe).get_partition_keys()) == recipe.model_keys
-    keys = cell_partitions(recipe).get_partition_keys()
-    assert len(keys) == 9 * 5
-    assert list(keys[:5]) == [f"gated_netvlad_h1024c16|{shift}" for shift in (-2, -1, 0, 1, 2)]
+    required, optional = required_cells(recipe), optional_cells(recipe)
+    assert (len(required), len(optional)) == (29, 9 * 5 - 29)
+    assert required[:4] == [*(f"gated_netvlad_h1024c16|{shift}" for shift in (-1, 0, 1)), "bert_l2h12|-1"]
+    assert optional[:2] == ["gated_netvlad_h1024c16|-2", "bert_l2h12|-2"]  # a shift of all models: neighbours
+    assert not set(required) & set(optional)
+
+
+@pytest.mark.parametrize("asset", OPTIONAL)
+def test_what_a_complete_graph_needs_and_the_rest_are_two_assets(asset: str) -> None:
+    """The partitions of predictions are the cells that the recipe needs; every other one is in the optional asset."""
+    recipe = tiny_recipe()
+    assert nodes_of(asset, keys_of(recipe, asset) or []) == list(nodes(recipe, asset))
+    optional = nodes_of(OPTIONAL[asset], keys_of(recipe, OPTIONAL[asset]) or [])
+    assert {node.asset for node in optional} == {asset}
+    assert {asset_of(recipe, node) for node in optional} == {OPTIONAL[asset]}
+    assert {asset_of(recipe, node) for node in nodes(recipe, asset)} == {asset}
+    assert len(optional) + len(nodes(recipe, asset)) == 2 * 5
 
 
 @pytest.mark.parametrize("asset", ASSETS)
@@ -24,10 +49,8 @@ def test_nodes_and_partition_keys_are_inverse(asset: str) -> None:
     for node in nodes(recipe, asset):
         key = partition_key(node)
         assert node_of(asset, key) == node
-        if node.shift is not None:
-            assert cell_partitions(recipe).has_partition_key(
-                dg.MultiPartitionKey({"model": str(node.model), "shift": str(node.shift)})
-            )
+        partitions = partitions_of(recipe, asset)
+        assert key is None if partitions is None else partitions.has_partition_key(str(key))
 
 
 @pytest.mark.parametrize("key", ["one", "one|3", "one|", "one|x", "one|+1", "one|-2|0", ""])

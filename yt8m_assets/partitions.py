@@ -1,19 +1,27 @@
 """The partition axes of the graph: which models, and which window shifts, in the order of the recipe."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import dagster as dg
 
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
-from yt8m_assets.stages.lineage import Node, nodes
+from yt8m_assets.stages.lineage import ASSETS, Node, nodes
 
-MODEL = "model"
-"""Name of the model dimension."""
-SHIFT = "shift"
-"""Name of the shift dimension (seconds)."""
+OPTIONAL: Mapping[str, str] = {
+    "oof_predictions": "oof_optional_predictions",
+    "test_predictions": "test_optional_predictions",
+}
+"""Asset of predictions -> the asset that holds its cells of shifts that no ranking fuses, to try a wider augmentation.
+
+Their artifacts are cells as all others (`oof_predictions/bert_l2h12/shift+2`); only Dagster has two assets for them, so
+that a graph with all that its recipe needs is complete.
+"""
+_BASES = {optional: asset for asset, optional in OPTIONAL.items()}
+CELLS_A_RUN = 10
+"""Cells that one run scores at most: each holds its best segments in memory, 1.2 GB of them on the real test data."""
 
 
 @contextmanager
@@ -30,35 +38,52 @@ def model_partitions(recipe: Recipe) -> dg.StaticPartitionsDefinition:
     return dg.StaticPartitionsDefinition(list(recipe.model_keys))
 
 
-def cell_partitions(recipe: Recipe) -> dg.MultiPartitionsDefinition:
-    """The grid of models and shifts; its keys read `bert_l2h12|-1`."""
-    shifts = dg.StaticPartitionsDefinition([str(shift) for shift in SHIFTS])
-    return dg.MultiPartitionsDefinition({MODEL: model_partitions(recipe), SHIFT: shifts})
+def required_cells(recipe: Recipe) -> list[str]:
+    """The partition keys of the cells that the recipe's rankings fuse, model by model; such as `bert_l2h12|-1`."""
+    return [cell_key(str(node.model), int(node.shift or 0)) for node in nodes(recipe, "oof_predictions")]
 
 
-def partitions_of(recipe: Recipe, asset: str) -> dg.PartitionsDefinition | None:
-    """The partitions of an asset; None for one without."""
+def optional_cells(recipe: Recipe) -> list[str]:
+    """The partition keys of all other cells, shift by shift: a shift of all models is a range of neighbours."""
+    required = set(required_cells(recipe))
+    every = (cell_key(model, shift) for shift in SHIFTS for model in recipe.model_keys)
+    return [key for key in every if key not in required]
+
+
+def keys_of(recipe: Recipe, asset: str) -> list[str] | None:
+    """The partition keys of an asset, in order; None for one without."""
+    if asset in _BASES:
+        return optional_cells(recipe)
     node = nodes(recipe, asset)[0]
     if node.model is None:
         return None
-    return model_partitions(recipe) if node.shift is None else cell_partitions(recipe)
+    return list(recipe.model_keys) if node.shift is None else required_cells(recipe)
 
 
-def by_model() -> dg.MultiToSingleDimensionPartitionMapping:
-    """Maps a model to its cells and a cell to its model.
-
-    A ranking needs only the shifts of its recipe row. No mapping that Dagster's server takes over from the definitions
-    (it takes its own classes only) can say so between a grid and one of its sides.
-    """
-    return dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name=MODEL)
+def partitions_of(recipe: Recipe, asset: str) -> dg.StaticPartitionsDefinition | None:
+    """The partitions of an asset; None for one without."""
+    keys = keys_of(recipe, asset)
+    return None if keys is None else dg.StaticPartitionsDefinition(keys)
 
 
-def backfill_policy(name: str) -> dg.BackfillPolicy:
-    """The policy of a name: `single_run`, or anything else for a run per partition.
+def model_to_cells(recipe: Recipe, asset: str) -> dg.StaticPartitionMapping:
+    """Maps a model to those of its cells that an asset of predictions has."""
+    cells: dict[str, list[str]] = {key: [] for key in recipe.model_keys}
+    for key in keys_of(recipe, asset) or ():
+        cells[parse_cell(key)[0]].append(key)
+    return dg.StaticPartitionMapping(cells)
 
-    A single-run backfill of a rectangle is one run for each key of its shorter side: that is how Dagster describes it.
-    """
-    return dg.BackfillPolicy.single_run() if name == "single_run" else dg.BackfillPolicy.multi_run(1)
+
+def cells_to_model(recipe: Recipe, asset: str) -> dg.StaticPartitionMapping:
+    """Maps the cells of an asset of predictions to their models."""
+    return dg.StaticPartitionMapping({key: parse_cell(key)[0] for key in keys_of(recipe, asset) or ()})
+
+
+def backfill_policy(name: str, most: int | None = None) -> dg.BackfillPolicy:
+    """The policy of a name: `single_run`, of at most so many partitions a run, or else a run per partition."""
+    if name != "single_run":
+        return dg.BackfillPolicy.multi_run(1)
+    return dg.BackfillPolicy.multi_run(most) if most else dg.BackfillPolicy.single_run()
 
 
 def cell_key(model: str, shift: int) -> str:
@@ -66,9 +91,20 @@ def cell_key(model: str, shift: int) -> str:
     return f"{model}|{shift}"
 
 
-def required_cells(recipe: Recipe) -> list[str]:
-    """The partition keys of the cells that the recipe's rankings fuse."""
-    return [cell_key(str(node.model), int(node.shift or 0)) for node in nodes(recipe, "oof_predictions")]
+def asset_nodes(recipe: Recipe, asset: str) -> list[Node]:
+    """The nodes of one of Dagster's assets, in the order of its partitions."""
+    keys = keys_of(recipe, asset)
+    return [Node(asset)] if keys is None else nodes_of(asset, keys)
+
+
+def every_asset(recipe: Recipe) -> list[str]:
+    """The names of Dagster's assets, in lineage order; the optional ones last, where there are such cells."""
+    return [asset for asset in (*ASSETS, *_BASES) if keys_of(recipe, asset) != []]
+
+
+def every_node(recipe: Recipe) -> list[Node]:
+    """The nodes of all of Dagster's assets."""
+    return [node for asset in every_asset(recipe) for node in asset_nodes(recipe, asset)]
 
 
 def parse_cell(key: str) -> tuple[str, int]:
@@ -86,8 +122,21 @@ def partition_key(node: Node) -> str | None:
     return node.model if node.shift is None else cell_key(node.model, node.shift)
 
 
+def base_asset(asset: str) -> str:
+    """The asset whose kind of artifact one of Dagster's assets makes: its own, but for the optional predictions."""
+    return _BASES.get(asset, asset)
+
+
+def asset_of(recipe: Recipe, node: Node) -> str:
+    """Dagster's asset that makes a node."""
+    if node.asset in OPTIONAL and node.shift is not None and node.shift not in recipe.model(str(node.model)).shifts:
+        return OPTIONAL[node.asset]
+    return node.asset
+
+
 def node_of(asset: str, key: str | None) -> Node:
-    """The node of an asset's partition."""
+    """The node of the partition of one of Dagster's assets."""
+    asset = base_asset(asset)
     if key is None:
         return Node(asset)
     return Node(asset, *parse_cell(key)) if "|" in key else Node(asset, key)

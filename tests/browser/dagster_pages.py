@@ -65,15 +65,6 @@ def open_lineage(page: Page, site: str) -> Locator:
     return drawing
 
 
-def choose_partition(page: Page, key: str) -> None:
-    """Tick a partition of the first dimension in the dialog that launches a backfill."""
-    dialog = page.get_by_role("dialog").first
-    dialog.get_by_text("Select a partition or create one").first.click()
-    page.get_by_role("menuitem", name=f"{key} {key}", exact=True).click()
-    page.keyboard.press("Escape")
-    expect(dialog.get_by_text("Select a partition or create one")).to_have_count(1)
-
-
 def toast_target(page: Page, pattern: str) -> str:
     """What the notice after a launch leads to, once it has been followed: the id in the address."""
     page.get_by_role("region", name="Notifications").get_by_role("link", name="View").click()

@@ -10,19 +10,19 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Sites
 from tests.browser.dagster_pages import (
     RUN_SECONDS,
-    choose_partition,
     latest,
     metadata_row,
     open_lineage,
     toast_target,
     wait_for_run,
 )
-from yt8m_assets.recipes.schema import SHIFTS
+from tests.browser.recipe import RECIPE
+from yt8m_assets.partitions import CELLS_A_RUN, OPTIONAL, optional_cells
 from yt8m_assets.stages.lineage import ASSETS
 
 pytestmark = pytest.mark.browser
 Picture = Callable[[Page, str], Path]
-GROUPS = ("data", "models", "predictions", "ensemble")
+GROUPS = ("data", "models", "predictions", "optional", "ensemble")
 PATIENCE = RUN_SECONDS * 1000
 MODEL = "bert_l2h12"
 
@@ -30,7 +30,7 @@ MODEL = "bert_l2h12"
 def test_the_lineage_shows_every_asset_in_its_group(page: Page, sites: Sites, picture: Picture) -> None:
     page.set_viewport_size({"width": 1440, "height": 1060})
     drawing = open_lineage(page, sites.dagster)
-    for name in (*GROUPS, *ASSETS):
+    for name in (*GROUPS, *ASSETS, *OPTIONAL.values()):
         expect(drawing.get_by_text(name, exact=True).first).to_be_visible()
     page.wait_for_load_state("networkidle")
     picture(page, "lineage")
@@ -53,27 +53,27 @@ def test_an_asset_is_materialised(page: Page, sites: Sites) -> None:
 
 
 def test_a_backfill_of_shifts_runs_to_its_end(page: Page, sites: Sites, picture: Picture) -> None:
-    """All shifts of a model, also those that no ranking needs: one run, which reads the data once."""
-    cells = [f"{MODEL}|{shift}" for shift in SHIFTS]
-    before = {latest(sites.dagster, "oof_predictions", cell)["runId"] for cell in cells}
-    page.goto(f"{sites.dagster}/assets/oof_predictions?view=partitions")
+    """Every shift that no ranking needs, of all models: as few runs as their memory allows."""
+    asset = OPTIONAL["oof_predictions"]
+    cells = optional_cells(RECIPE)
+    before = {latest(sites.dagster, asset, cell)["runId"] for cell in cells}
+    page.goto(f"{sites.dagster}/assets/{asset}?view=partitions")
     page.get_by_role("button", name="Materialize…").click()
-    choose_partition(page, MODEL)
-    page.get_by_role("dialog").first.get_by_role("button", name="All", exact=True).last.click()
-    expect(page.get_by_role("dialog").first).to_contain_text(f"{len(SHIFTS)} partitions")
-    expect(page.get_by_text("Backfills all partitions in a single run.")).to_be_visible()
+    dialog = page.get_by_role("dialog").first
+    dialog.get_by_role("button", name="All", exact=True).last.click()
+    expect(dialog).to_contain_text(f"{len(cells)} partitions")
+    expect(page.get_by_text(f"with a maximum of {CELLS_A_RUN} partitions per run")).to_be_visible()
     page.get_by_role("button", name="Launch backfill").click()
     toast_target(page, r"/runs/b/([a-z]+)")
     expect(page.get_by_text("Status", exact=True).locator("xpath=..")).to_contain_text("Succeeded", timeout=PATIENCE)
     expect(page.get_by_text("100% completed")).to_be_visible()
-    runs = {latest(sites.dagster, "oof_predictions", cell)["runId"] for cell in cells}
-    assert len(runs) == 1
+    runs = {latest(sites.dagster, asset, cell)["runId"] for cell in cells}
+    assert len(runs) == 2
     assert not runs & before
-    assert wait_for_run(sites.dagster, runs.pop())["status"] == "SUCCESS"
+    assert {wait_for_run(sites.dagster, run)["status"] for run in runs} == {"SUCCESS"}
     page.goto(f"{sites.dagster}/assets/oof_predictions?view=partitions")
-    page.get_by_text(MODEL, exact=True).first.click()
-    page.get_by_text("2", exact=True).first.click()
-    expect(page).to_have_url(re.compile(r"partition=bert_l2h12%7C2"))
+    page.get_by_text(f"{MODEL}|0", exact=True).first.click()
+    expect(page).to_have_url(re.compile(r"partition=bert_l2h12%7C0"))
     expect(metadata_row(page, "map_at_100000")).to_be_visible()
     expect(page.get_by_text("Materialized", exact=True).first).to_be_visible()
     picture(page, "partitions")

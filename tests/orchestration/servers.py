@@ -94,6 +94,11 @@ class Dagster:
         values = {"assetSelection": [{"path": [asset]}], "partitionNames": list(cells), **params}
         return self._launched(LAUNCH_BACKFILL, "launchPartitionBackfill", params=values)
 
+    def backfill_all(self, assets: Sequence[str]) -> str:
+        """Launch a backfill of all partitions of some assets, as *Materialize all* does; its id."""
+        params = {"assetSelection": [{"path": [asset]} for asset in assets], "allPartitions": True}
+        return self._launched(LAUNCH_BACKFILL, "launchPartitionBackfill", params=params)
+
     def again_from_failure(self, backfill_id: str) -> str:
         """Launch what a backfill did not make; the new backfill's id."""
         parent = {"parentRunId": backfill_id, "strategy": "FROM_FAILURE"}

@@ -14,7 +14,7 @@ from orchestration.state import prepare_state
 from tests.graph import make_data
 from tests.orchestration.servers import ROOT, TICK_SECONDS, Dagster, serve, wait_for
 from tests.tiny import tiny_recipe
-from yt8m_assets.partitions import node_of
+from yt8m_assets.partitions import OPTIONAL, node_of, required_cells
 from yt8m_assets.stages.lineage import Node
 from yt8m_assets.storage import ArtifactStore
 
@@ -106,35 +106,34 @@ def ranges(state: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 def test_how_many_runs_and_passes_a_backfill_takes(site: Site) -> None:
-    """A row is one run; a rectangle is one for each key of its shorter side, and by tags one. Each reads once."""
-    row = ["one|-2", "one|-1"]
-    rectangle = [f"{model}|{shift}" for model in ("one", "two") for shift in (0, 1, 2)]
-    backfills = [site.dagster.backfill(ASSET, cells) for cells in (row, rectangle)]
+    """Neighbours in the list are one run, whatever their models; by tags any range is one. Each reads once."""
+    every, optional = required_cells(tiny_recipe()), ["one|-2", "two|-2", "two|2"]
+    backfills = [site.dagster.backfill(asset, cells) for asset, cells in ((ASSET, every), (OPTIONAL[ASSET], optional))]
     first, second = [site.dagster.wait(backfill) for backfill in backfills]
     assert [first["status"], second["status"]] == ["COMPLETED_SUCCESS"] * 2
-    assert ranges(first) == {("one|-2", "one|-1")}
-    assert ranges(second) == {("one|0", "one|2"), ("two|0", "two|2")}
+    assert ranges(first) == {("one|0", "two|1")}
+    assert ranges(second) == {("one|-2", "two|-2"), ("two|2", "two|2")}
     assert (len(first["runs"]), len(second["runs"]), site.passes()) == (1, 2, 3)
-    site.forget(*rectangle)
-    run_id = site.dagster.run("predict_rectangle", {RANGE_START: rectangle[0], RANGE_END: rectangle[-1]}, [ASSET])
+    site.forget("one|1", "two|-1")
+    run_id = site.dagster.run("predict_cells", {RANGE_START: "one|1", RANGE_END: "two|-1"}, [ASSET])
     assert site.dagster.wait_for_run(run_id) == "SUCCESS"
     assert site.passes() == 4
-    assert site.generations(*row, *rectangle) == [1] * 8
+    assert site.generations(*every, *optional) == [1] * 8
 
 
 def test_a_failed_cell_is_made_again_alone(site: Site) -> None:
-    cells = ["two|-2", "two|-1", "two|0"]
+    cells = ["two|-1", "two|0", "two|1"]
     site.forget(*cells)
-    (site.folder / "fail").write_text(Node(ASSET, "two", -1).key)
+    (site.folder / "fail").write_text(Node(ASSET, "two", 0).key)
     failed_id = site.dagster.backfill(ASSET, cells)
     failed = site.dagster.wait(failed_id)
     assert failed["status"] == "COMPLETED_FAILED"
     assert [run["status"] for run in failed["runs"]] == ["FAILURE"]
     assert site.dagster.failed_partitions(ASSET) == 1
-    assert site.generations("two|-2", "two|0") == [1, 1]
+    assert site.generations("two|-1", "two|1") == [1, 1]
     again = site.dagster.wait(site.dagster.again_from_failure(failed_id))
     assert again["status"] == "COMPLETED_SUCCESS"
-    assert ranges(again) == {("two|-1", "two|-1")}
+    assert ranges(again) == {("two|0", "two|0")}
     assert site.dagster.failed_partitions(ASSET) == 0
     assert site.generations(*cells) == [1, 1, 1]
 
@@ -144,10 +143,10 @@ def test_a_canceled_backfill_makes_room_for_the_next(site: Site) -> None:
     site.forget("one|-2", "two|2")
     before = site.passes()
     with site.held():
-        first = site.dagster.backfill(ASSET, ["one|-2"])
+        first = site.dagster.backfill(OPTIONAL[ASSET], ["one|-2"])
         wait_for(lambda: site.passes() == before + 1, what="the first backfill's pass")
         assert site.dagster.pool("gpu")["activeSlotCount"] == 1
-        second = site.dagster.backfill(ASSET, ["two|2"])
+        second = site.dagster.backfill(OPTIONAL[ASSET], ["two|2"])
         wait_for(lambda: site.dagster.statuses(second) == ["QUEUED"], what="the second backfill's run")
         site.dagster.cancel(first)
         state = site.dagster.wait(first)
@@ -180,7 +179,7 @@ def test_a_run_beyond_its_time_is_ended(site: Site) -> None:
     site.forget("one|2")
     with site.held():
         tags = {"dagster/partition": "one|2", "dagster/max_runtime": "3"}
-        run_id = site.dagster.run("predict_rectangle", tags, [ASSET])
+        run_id = site.dagster.run("predict_optional_cells", tags, [OPTIONAL[ASSET]])
         assert site.dagster.wait_for_run(run_id) == "FAILURE"
     assert "Exceeded maximum runtime of 3 seconds" in site.dagster.messages(run_id)
     wait_for(lambda: site.dagster.pool("gpu")["activeSlotCount"] == 0, what="the free slot")
@@ -189,8 +188,8 @@ def test_a_run_beyond_its_time_is_ended(site: Site) -> None:
 
 def test_the_other_policy_gives_every_cell_a_run_of_its_own(migrated_database: Path, tmp_path: Path) -> None:
     with open_site(tmp_path, migrated_database, YT8M_BACKFILL="per_partition") as site:
-        state = site.dagster.wait(site.dagster.backfill(ASSET, ["two|-2", "two|-1"]))
+        state = site.dagster.wait(site.dagster.backfill(ASSET, ["two|-1", "two|0"]))
         assert state["status"] == "COMPLETED_SUCCESS"
-        assert ranges(state) == {("two|-2", "two|-2"), ("two|-1", "two|-1")}
+        assert ranges(state) == {("two|-1", "two|-1"), ("two|0", "two|0")}
         assert (len(state["runs"]), site.passes()) == (2, 2)
-        assert site.generations("two|-2", "two|-1") == [1, 1]
+        assert site.generations("two|-1", "two|0") == [1, 1]

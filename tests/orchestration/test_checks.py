@@ -26,7 +26,9 @@ def verdicts(driver: Driver, asset: str, name: str) -> dict[Node, str]:
 def check_alone(driver: Driver, asset: str, name: str, tags: Mapping[str, str] | None = None) -> Run:
     """A run of nothing but one check, of the partitions that the tags name as those of a launch from the page do."""
     key = dg.AssetCheckKey(dg.AssetKey(asset), name)
-    job = driver.job.get_subset(asset_selection=set(), asset_check_selection={key})
+    job = driver.definitions.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection=set(), asset_check_selection={key}
+    )
     return job.execute_in_process(instance=driver.instance, tags=tags, run_config=QUIET, raise_on_error=False)
 
 

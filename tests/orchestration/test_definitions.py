@@ -12,17 +12,18 @@ from orchestration.definitions import build_definitions
 from orchestration.resources import build_resources
 from orchestration.settings import Settings
 from orchestration.state import prepare_state
-from tests.tiny import tiny_recipe
-from yt8m_assets.partitions import partition_key
+from tests.tiny import tiny_model, tiny_recipe
+from yt8m_assets.partitions import OPTIONAL, base_asset, keys_of, nodes_of, partition_key
 from yt8m_assets.recipes import load_recipe
-from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import ASSETS, Node, nodes, parents
+from yt8m_assets.recipes.schema import SHIFTS, Recipe
+from yt8m_assets.stages.nodes import ASSETS, Node, parents
 
 ROOT = Path(__file__).parents[2]
 GROUPS = {
     "data": {"pretraining_shards", "segment_shards", "test_shards", "holdout_ratings"},
     "models": {"pretrained_model", "finetuned_model"},
     "predictions": {"oof_predictions", "test_predictions", "oof_ranking", "test_ranking"},
+    "optional": {"oof_optional_predictions", "test_optional_predictions"},
     "ensemble": {"ensemble_weights", "submission", "leaderboard"},
 }
 
@@ -30,6 +31,11 @@ GROUPS = {
 def definitions(tmp_path: Path, recipe: Recipe, environment: dict[str, str] | None = None) -> dg.Definitions:
     settings = Settings.from_environment(prepare_state(tmp_path), environment or {})
     return build_definitions(recipe, build_resources(settings))
+
+
+def nodes_of_asset(recipe: Recipe, asset: str) -> list[Node]:
+    """The nodes of one of Dagster's assets."""
+    return nodes_of(asset, keys_of(recipe, asset) or [None])
 
 
 def test_groups_and_what_the_page_of_an_asset_shows(tmp_path: Path) -> None:
@@ -42,47 +48,56 @@ def test_groups_and_what_the_page_of_an_asset_shows(tmp_path: Path) -> None:
         assert len(node.description) > 40
         assert node.owners == ["team:video-understanding"]
         assert node.kinds
-        assert str(node.code_version).startswith(f"{ASSETS[key.to_user_string()].code_version}-")
+        assert str(node.code_version).startswith(f"{ASSETS[base_asset(key.to_user_string())].code_version}-")
     assert found == GROUPS
 
 
 def test_dagsters_lineage_is_ours(tmp_path: Path) -> None:
     recipe = tiny_recipe()
     graph = definitions(tmp_path, recipe).resolve_asset_graph()
-    for asset in ASSETS:
-        ours = {parent.asset for node in nodes(recipe, asset) for parent in parents(recipe, node)}
+    for asset in (*ASSETS, *OPTIONAL.values()):
+        ours = {parent.asset for node in nodes_of_asset(recipe, asset) for parent in parents(recipe, node)}
         assert {key.to_user_string() for key in graph.get(dg.AssetKey(asset)).parent_keys} == ours, asset
 
 
 def test_partitions_and_policies(tmp_path: Path) -> None:
     recipe = load_recipe("challenge")
     graph = definitions(tmp_path, recipe).resolve_asset_graph()
-    for asset in ASSETS:
+    most = {"_model": 1, "_predictions": 10, "_ranking": None}
+    for asset in (*ASSETS, *OPTIONAL.values()):
         node = graph.get(dg.AssetKey(asset))
-        first = nodes(recipe, asset)[0]
-        size = 1 if first.model is None else 9 if first.shift is None else 45
-        assert (len(node.partitions_def.get_partition_keys()) if node.partitions_def else 1) == size
-        single = node.backfill_policy is not None and node.backfill_policy.max_partitions_per_run is None
-        assert single == (node.group_name == "predictions")
+        keys = node.partitions_def.get_partition_keys() if node.partitions_def else [None]
+        assert nodes_of(asset, keys) == nodes_of_asset(recipe, asset)
+        if node.partitions_def:
+            (limit,) = (limit for name, limit in most.items() if asset.endswith(name))
+            assert node.backfill_policy is not None
+            assert node.backfill_policy.max_partitions_per_run == limit
         pools = {"gpu"} if asset.endswith(("_model", "_predictions")) else set()
         assert {pool for pool in [graph.assets_def_for_key(node.key).op.pool] if pool} == pools
 
 
-def test_a_model_maps_to_its_cells(tmp_path: Path) -> None:
-    graph = definitions(tmp_path, tiny_recipe()).resolve_asset_graph()
-    keys = graph.get_parent_partition_keys_for_child("two", dg.AssetKey("oof_predictions"), dg.AssetKey("oof_ranking"))
-    found = set(keys.partitions_subset.get_partition_keys())
-    assert found == {f"two|{shift}" for shift in range(-2, 3)}
-
-
-def test_the_leaderboard_depends_on_the_recipes_cells_only(tmp_path: Path) -> None:
-    """Shifts that no ranking fuses may come and go; of this recipe `one|-1` is such a cell."""
+def test_dagsters_lineage_is_ours_partition_by_partition(tmp_path: Path) -> None:
+    """Not a cell more: of this recipe `one|-1` is in no ranking, and may come and go."""
     recipe = tiny_recipe()
     graph = definitions(tmp_path, recipe).resolve_asset_graph()
-    for asset, parent in [("leaderboard", "oof_predictions"), ("ensemble_weights", "oof_ranking")]:
-        keys = graph.get_parent_partition_keys_for_child(None, dg.AssetKey(parent), dg.AssetKey(asset))
-        found = set(keys.partitions_subset.get_partition_keys())
-        assert found == {partition_key(node) for node in nodes(recipe, parent)}, asset
+    for asset in (*ASSETS, *OPTIONAL.values()):
+        for node in nodes_of_asset(recipe, asset):
+            ours = parents(recipe, node)
+            for parent in {parent.asset for parent in ours}:
+                if (partitions := graph.get(dg.AssetKey(parent)).partitions_def) is None:
+                    continue
+                found = graph.get_parent_partition_keys_for_child(
+                    partition_key(node), dg.AssetKey(parent), dg.AssetKey(asset)
+                )
+                theirs = set(partitions.get_partition_keys()) & set(found.partitions_subset.get_partition_keys())
+                assert theirs == {partition_key(each) for each in ours if each.asset == parent}, (node, parent)
+
+
+def test_a_recipe_that_fuses_every_shift_has_no_optional_assets(tmp_path: Path) -> None:
+    recipe = tiny_recipe(models=(tiny_model("one", SHIFTS), tiny_model("two", SHIFTS)))
+    graph = definitions(tmp_path, recipe).resolve_asset_graph()
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(ASSETS)
+    assert not any(key.asset_key.to_user_string() in OPTIONAL.values() for key in graph.asset_check_keys)
 
 
 def test_the_page_of_an_asset_leads_to_its_source(tmp_path: Path) -> None:
@@ -97,8 +112,8 @@ def test_the_page_of_an_asset_leads_to_its_source(tmp_path: Path) -> None:
 def test_every_job_has_a_limit(tmp_path: Path) -> None:
     """RELIABILITY F33: a worker that dies unseen does not leave a run for ever."""
     resolved = definitions(tmp_path, tiny_recipe())
-    names = {"prepare_data", "train_one_model", "predict_rectangle", "rank_models", "ensemble", "ablate", "doctor"}
-    names |= {"bring_up_to_date"}
+    names = {"prepare_data", "train_one_model", "predict_cells", "predict_optional_cells", "rank_models", "ensemble"}
+    names |= {"ablate", "doctor", "bring_up_to_date"}
     assert {job.name for job in resolved.resolve_all_job_defs() if not job.name.startswith("__")} == names
     for name in names:
         job = resolved.resolve_job_def(name)

@@ -16,13 +16,16 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from orchestration.causes import CheckFailedError
 from orchestration.cli_commands import counts
+from orchestration.driver import Driver
 from orchestration.instance import driver_instance
+from orchestration.jobs import JOBS
 from orchestration.plan import Step, required_nodes
 from tests.orchestration.conftest import Graph, RecordingProgress
-from yt8m_assets.errors import ConfigError, MissingArtifactError, Yt8mError
+from yt8m_assets.errors import CheckpointMismatchError, ConfigError, MissingArtifactError, Yt8mError
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.progress import NullProgress, Task
-from yt8m_assets.stages.lineage import Node, current_manifest, resolve_inputs
+from yt8m_assets.reports.ablation_rankings import OofRankings
+from yt8m_assets.stages.lineage import ASSETS, Node, current_manifest, resolve_inputs
 from yt8m_assets.submission import validate_submission
 from yt8m_assets.training.interruption import TrainingPreempted
 
@@ -31,14 +34,83 @@ ROOT = Path(__file__).parents[2]
 
 def stale_causes(graph: Graph, asset: str, partition: str | None) -> list[str]:
     """Why Dagster takes a partition to be stale."""
+    with graph.open() as driver:
+        return stale_causes_of(driver, asset, partition)
+
+
+def stale_causes_of(driver: Driver, asset: str, partition: str | None) -> list[str]:
+    """The same, by a driver's definitions."""
     from dagster._core.definitions.data_version import CachingStaleStatusResolver
     from dagster._core.loader import LoadingContextForTest
 
+    assets, loading = driver.definitions.resolve_asset_graph(), LoadingContextForTest(driver.instance)
+    resolver = CachingStaleStatusResolver(driver.instance, assets, loading)
+    return [cause.reason for cause in resolver.get_stale_causes(dg.AssetKey(asset), partition)]
+
+
+def runs_of(graph: Graph) -> list[dg.DagsterRun]:
+    """The recorded runs, newest first."""
+    with driver_instance(graph.state) as instance:
+        return list(instance.get_runs())
+
+
+def test_runs_of_the_command_line_are_those_of_named_jobs(graph: Graph) -> None:
+    """As runs of the page: a job's name, its place, its limit, and no tag that nobody asked for."""
+    runs = runs_of(graph)
+    assert {run.job_name for run in runs} == set(JOBS) - {"predict_optional_cells"}
+    for run in runs:
+        assert run.remote_job_origin is not None
+        assert run.remote_job_origin.job_name == run.job_name
+        assert run.remote_job_origin.repository_origin.code_location_origin.location_name == "yt8m"
+        assert run.tags["dagster/max_runtime"] == str(JOBS[run.job_name][1])
+        assert {tag for tag in run.tags if tag.startswith("yt8m/")} == {"yt8m/recipe"}
+
+
+def test_a_run_under_way_has_its_place(own_graph: Graph) -> None:
+    """So that the page can lead to its job, and end it."""
+    own_graph.store.delete("oof_predictions/two/shift+1")
+    seen: list[dg.DagsterRun] = []
+    with own_graph.open(progress=InterruptingProgress("scoring", 1, lambda: seen.extend(runs_of(own_graph)))) as driver:
+        driver.run(Step(assets=("oof_predictions",), first="two|1", last="two|1"))
+    assert seen[0].status == dg.DagsterRunStatus.STARTED
+    assert seen[0].remote_job_origin is not None
+    assert seen[0].remote_job_origin.job_name == "predict_cells"
+
+
+def test_what_nobody_asked_for_is_in_no_tag(own_graph: Graph) -> None:
+    """The demo throws away a half-trained model of another configuration; that run alone says so."""
+    first, second = own_graph.recipe.models
+    other = replace(second, finetuning=replace(second.finetuning, checkpoint_every=1))
+    half = replace(own_graph.recipe, models=(first, replace(other, finetuning=replace(other.finetuning, num_steps=9))))
+    with (
+        own_graph.open(half, InterruptingProgress("finetuning", 3, pull_the_plug)) as driver,
+        pytest.raises(Yt8mError, match="pulled the plug"),
+    ):
+        driver.materialize(until="finetuned_model")
+    before = len(runs_of(own_graph))
+    changed = replace(
+        own_graph.recipe, models=(first, replace(second, finetuning=replace(second.finetuning, num_steps=4)))
+    )
+    with own_graph.open(changed) as driver:
+        with pytest.raises(CheckpointMismatchError):
+            driver.materialize(until="finetuned_model")
+        driver.materialize(until="finetuned_model", afresh_if_needed=True)
+    runs = runs_of(own_graph)[:-before]
+    assert [run.tags.get("yt8m/start_afresh") for run in runs if "finetuned_model" in str(run.asset_selection)] == [
+        "true", None, None,
+    ]  # fmt: skip
+    assert own_graph.store.require("finetuned_model/two").config["training"]["num_steps"] == 4
+
+
+def test_a_complete_graph_looks_complete(graph: Graph) -> None:
+    """What the lineage page counts: no partition of what the recipe needs is missing."""
     with graph.open() as driver:
         assets = driver.definitions.resolve_asset_graph()
-        loading = LoadingContextForTest(driver.instance)
-        resolver = CachingStaleStatusResolver(driver.instance, assets, loading)
-        return [cause.reason for cause in resolver.get_stale_causes(dg.AssetKey(asset), partition)]
+        for asset in ASSETS:
+            partitions = assets.get(dg.AssetKey(asset)).partitions_def
+            if partitions is not None:
+                made = driver.instance.get_materialized_partitions(dg.AssetKey(asset))
+                assert made == set(partitions.get_partition_keys()), asset
 
 
 def test_first_pass_makes_everything_and_dagster_knows(graph: Graph) -> None:
@@ -53,7 +125,7 @@ def test_first_pass_makes_everything_and_dagster_knows(graph: Graph) -> None:
         runs = driver.instance.get_runs()
         assert {run.run_id for run in runs} == set(graph.first.runs)
         assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
-        keys = driver._blocking_checks()
+        keys = [key for key in driver._blocking_checks() if key.asset_key.to_user_string() in ASSETS]
         latest = driver.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
         assert set(latest) == set(keys)
         assert {record.status.value for record in latest.values()} == {"SUCCEEDED"}
@@ -184,15 +256,22 @@ def test_what_dagster_has_not_recorded_is_recorded(own_graph: Graph) -> None:
     assert own_graph.store.require("test_ranking/two") == before
 
 
-def test_a_wider_rectangle_of_cells(own_graph: Graph) -> None:
+def test_shifts_that_no_ranking_fuses(own_graph: Graph) -> None:
+    """One run, in an asset of their own; nothing else becomes stale, and the ablation finds them."""
     progress = RecordingProgress()
+    before = [run.run_id for run in runs_of(own_graph)]
     with own_graph.open(progress=progress) as driver:
         outcome = driver.predict(["oof_predictions"], ["one", "two"], [-2, -1])
         assert (outcome.num_nodes, outcome.num_current, outcome.num_made) == (4, 1, 3)
         assert counts(outcome) == "3 made, 1 were up to date"
-        assert progress.steps == ["oof_predictions  one|-2 ... one|-1", "oof_predictions  two|-2"]
+        assert progress.steps == ["oof_optional_predictions  one|-2 ... one|-1"]
         assert not driver.predict(["oof_predictions"], ["one", "two"], [-2, -1]).runs
-    assert not stale_causes(own_graph, "leaderboard", None)
+        made = driver.instance.get_materialized_partitions(dg.AssetKey("oof_optional_predictions"))
+    assert made == {"one|-2", "two|-2", "one|-1"}
+    assert [run.run_id for run in runs_of(own_graph)][1:] == before
+    assert OofRankings(own_graph.recipe, own_graph.store).shifts_made("one") == {-2, -1, 0, 1}
+    for asset, partition in [("leaderboard", None), ("oof_ranking", "one"), ("oof_ranking", "two")]:
+        assert not stale_causes(own_graph, asset, partition)
     with own_graph.open() as driver:
         assert not driver.materialize().runs
         with pytest.raises(ConfigError, match="one, two"):
@@ -202,7 +281,7 @@ def test_a_wider_rectangle_of_cells(own_graph: Graph) -> None:
 def test_a_stage_that_fails_raises_its_own_error_and_publishes_nothing(own_graph: Graph) -> None:
     own_graph.store.delete("finetuned_model/one")
     with own_graph.open() as driver, pytest.raises(MissingArtifactError, match="finetuned_model/one"):
-        driver.run(Step(assets=("oof_predictions",), first="one|2", last="one|2"))
+        driver.run(Step(assets=("oof_optional_predictions",), first="one|2", last="one|2"))
     assert own_graph.store.manifest("oof_predictions/one/shift+2") is None
 
 

@@ -21,6 +21,7 @@ from orchestration.hints import (
 from tests.orchestration.launchers.kubernetes_api import schema_errors
 from yt8m_assets.assets.shell import untagged
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.partitions import OPTIONAL
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.stages.lineage import ASSETS
 
@@ -42,7 +43,7 @@ def manifest(hints: ResourceHints, deployment: DeploymentOptions | None = None) 
 
 
 def test_every_asset_has_a_hint():
-    assert set(RESOURCE_HINTS) == {*ASSETS, "checks", "ablate"}
+    assert set(RESOURCE_HINTS) == {*ASSETS, *OPTIONAL.values(), "checks", "ablate"}
 
 
 @pytest.mark.parametrize("asset", ASSETS)

@@ -74,3 +74,20 @@ def test_the_pages_over_a_finished_graph(own_graph: Graph, dagster: Dagster) -> 
     with driver_instance(own_graph.state) as instance:
         logged = "".join(str(entry) for entry in instance.all_logs(refused))
     assert "oof_ranking/one: coverage: found wanting" in logged
+
+
+def test_a_backfill_over_what_failed_its_check_builds_nothing_downstream(own_graph: Graph, dagster: Dagster) -> None:
+    """Of several assets at once; a good verdict on another partition does not make up for the bad one."""
+    below = [Node("oof_ranking", "one"), Node("oof_ranking", "two"), Node("ensemble_weights"), Node("leaderboard")]
+    for node in below:
+        own_graph.store.delete(node.key)
+    with driver_instance(own_graph.state) as instance:
+        report_verdict(instance, Node("oof_predictions", "one", 0), "coverage", passed=False)
+        report_verdict(instance, Node("oof_predictions", "two", 0), "coverage", passed=True)
+    state = dagster.wait(dagster.backfill_all(("oof_ranking", "ensemble_weights", "leaderboard")), 240)
+    assert state["status"] == "COMPLETED_FAILED"
+    assert [own_graph.store.manifest(node.key) for node in below] == [None] * len(below)
+    (refused,) = state["runs"]
+    with driver_instance(own_graph.state) as instance:
+        logged = "".join(str(entry) for entry in instance.all_logs(refused["id"]))
+    assert "oof_predictions/one/shift+0: coverage: found wanting" in logged

@@ -2,12 +2,13 @@
 
 import itertools
 
+import dagster as dg
 import pytest
 
-from orchestration.plan import Step, groups, required_nodes, steps, with_dependents
+from orchestration.plan import PREDICTIONS, Step, groups, required_nodes, steps, with_dependents
 from tests.tiny import tiny_recipe
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.partitions import cell_partitions, node_of
+from yt8m_assets.partitions import node_of, partitions_of
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.lineage import ASSETS, Node, nodes, parents
@@ -17,20 +18,13 @@ def covered(recipe: Recipe, step: Step) -> set[Node]:
     """The nodes that Dagster materialises for a step."""
     if step.first is None:
         return {Node(asset) for asset in step.assets}
-    if "|" not in step.first:
-        keys = list(recipe.model_keys)
-        chosen = keys[keys.index(step.first) : keys.index(str(step.last)) + 1]
-    else:
-        import dagster as dg
-
-        from yt8m_assets.partitions import parse_cell
-
-        first, last = (
-            dg.MultiPartitionKey({"model": m, "shift": str(s)})
-            for m, s in map(parse_cell, (step.first, str(step.last)))
-        )
-        chosen = list(cell_partitions(recipe).get_partition_keys_in_range(dg.PartitionKeyRange(first, last)))
-    return {node_of(asset, key) for asset in step.assets for key in chosen}
+    found: set[Node] = set()
+    for asset in step.assets:
+        partitions = partitions_of(recipe, asset)
+        assert partitions is not None
+        keys = partitions.get_partition_keys_in_range(dg.PartitionKeyRange(step.first, str(step.last)))
+        found |= {node_of(asset, key) for key in keys}
+    return found
 
 
 @pytest.mark.parametrize("name", ["challenge", "tiny"])
@@ -48,13 +42,22 @@ def test_runs_cover_what_is_required_once_and_nothing_else(name: str) -> None:
     assert sorted(made, key=str) == sorted(required, key=str)
 
 
-def test_nine_models_take_seventeen_runs() -> None:
+def test_nine_models_take_fifteen_runs_and_no_run_holds_too_many_cells() -> None:
     recipe = load_recipe("challenge")
     runs = [step for group in groups(recipe, required_nodes(recipe)) for step in steps(recipe, group)]
-    assert len(runs) == 1 + 9 + 5 + 1 + 1
+    assert len(runs) == 1 + 9 + 3 + 1 + 1
+    assert [len(covered(recipe, step)) for step in runs if step.assets == PREDICTIONS] == [2 * 10, 2 * 10, 2 * 9]
 
 
-def test_any_choice_of_cells_becomes_rectangles() -> None:
+def test_a_shift_of_all_models_is_one_run() -> None:
+    recipe = load_recipe("challenge")
+    cells = [Node("test_predictions", key, -2) for key in recipe.model_keys if -2 not in recipe.model(key).shifts]
+    (run,) = steps(recipe, cells)
+    assert run.assets == ("test_optional_predictions",)
+    assert covered(recipe, run) == set(cells)
+
+
+def test_any_choice_of_cells_becomes_ranges() -> None:
     recipe = tiny_recipe()
     cells = [Node(asset, key, shift) for asset in ("oof_predictions", "test_predictions")
              for key in recipe.model_keys for shift in (-2, 0, 1)]  # fmt: skip

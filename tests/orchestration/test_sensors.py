@@ -56,14 +56,16 @@ def tick(recipe: Recipe, store: ArtifactStore, instance: dg.DagsterInstance | No
     return [[key.to_user_string() for key in request.asset_selection or []] for request in requests]
 
 
-def test_all_of_it_is_off(graph: Graph) -> None:
+def test_all_that_launches_runs_is_off(graph: Graph) -> None:
     assert {s.name for s in build_sensors(graph.recipe)} == {
         "changed_shards",
         "keep_up_to_date",
         "submission_freshness",
+        "changed_recipe",
     }
     for item in build_sensors(graph.recipe):
-        assert item.default_status == dg.DefaultSensorStatus.STOPPED
+        launches_nothing = item.name == "changed_recipe"
+        assert (item.default_status == dg.DefaultSensorStatus.STOPPED) != launches_nothing
         assert len(str(item.description)) > 40
     assert [s.default_status for s in build_schedules()] == [dg.DefaultScheduleStatus.STOPPED]
 
@@ -172,17 +174,46 @@ def test_a_new_model_brings_what_follows_up_to_date_in_order(own_graph: Graph) -
         assert all(driver.up_to_date(node) for node in required_nodes(own_graph.recipe))
 
 
+def searched_anew(graph: Graph) -> Graph:
+    """The same state under a recipe that searches other weights: those are due, and what follows them."""
+    search = replace(graph.recipe.search, seed=graph.recipe.search.seed + 1)
+    return Graph(replace(graph.recipe, search=search), graph.state)
+
+
+DUE = [[Node("ensemble_weights")], [Node("submission")], [Node("leaderboard")]]
+
+
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_automation_waits_for_what_failed_its_check(own_graph: Graph) -> None:
-    with own_graph.open() as driver:
-        own_graph.store.delete("ensemble_weights")
+    graph = searched_anew(own_graph)
+    with graph.open() as driver:
         instance = driver.instance
-        driver.run(Step(assets=("ensemble_weights",)))
-        own_graph.store.delete("submission")
-        report_verdict(instance, Node("test_ranking", "two"), "coverage", passed=False)
-        assert ticks(own_graph, driver) == []
-        report_verdict(instance, Node("test_ranking", "one"), "coverage", passed=True)
-        assert ticks(own_graph, driver) == []  # a good verdict on another partition says nothing about this one
+        report_verdict(instance, Node("oof_ranking", "two"), "coverage", passed=False)
+        assert ticks(graph, driver) == []
+        report_verdict(instance, Node("oof_ranking", "one"), "coverage", passed=True)
+        assert ticks(graph, driver) == []  # a good verdict on another partition says nothing about this one
+        report_verdict(instance, Node("oof_ranking", "two"), "coverage", passed=True)
+        assert ticks(graph, driver) == DUE
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+@pytest.mark.parametrize(
+    ("job", "asset", "tags"),
+    [("ensemble", "ensemble_weights", {}), ("rank_models", "oof_ranking", {"dagster/partition": "one"})],
+)
+def test_automation_waits_for_what_is_being_made(own_graph: Graph, job: str, asset: str, tags: dict[str, str]) -> None:
+    """The asset itself, or one that it is made from."""
+    graph = searched_anew(own_graph)
+    with graph.open() as driver:
+        run = driver.instance.create_run_for_job(
+            driver.definitions.resolve_job_def(job),
+            asset_selection={dg.AssetKey(asset)},
+            status=dg.DagsterRunStatus.STARTED,
+            tags=tags,
+        )
+        assert ticks(graph, driver) == []
+        driver.instance.report_run_failed(run)
+        assert ticks(graph, driver) == DUE
 
 
 def test_the_schedule_runs_the_ensemble_on_mondays(own_graph: Graph) -> None:

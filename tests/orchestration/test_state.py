@@ -115,14 +115,6 @@ def test_looking_for_the_state_writes_nothing(tmp_path: Path, monkeypatch: pytes
     assert "DAGSTER_HOME" not in os.environ
 
 
-def test_the_projects_settings_are_those_of_the_state(tmp_path: Path) -> None:
-    """`dagster dev` in the project's folder reads dagster.yaml there; only its folders are written in another way."""
-    state = prepare_state(tmp_path)
-    project = yaml.safe_load((project_root() / "dagster.yaml").read_text())
-    written = (state.dagster_home / "dagster.yaml").read_text().replace(str(tmp_path), ".state")
-    assert project == yaml.safe_load(written)
-
-
 def test_found_from_the_project_whatever_the_working_folder(tmp_path: Path) -> None:
     script = "from orchestration.state import project_root; print(project_root())"
     environment = {**os.environ, "PYTHONPATH": str(project_root())}

@@ -4,14 +4,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData as Target,
+)
 
 from yt8m_assets.assets.display import shown_values
 from yt8m_assets.assets.shell import StepTags, untagged
-from yt8m_assets.partitions import beta_accepted, node_of, partition_key, partitions_of
+from yt8m_assets.partitions import (
+    asset_nodes,
+    base_asset,
+    beta_accepted,
+    every_asset,
+    nodes_of,
+    partition_key,
+    partitions_of,
+)
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.audit import Verdict
-from yt8m_assets.stages.nodes import ASSETS, Node, nodes
+from yt8m_assets.stages.nodes import ASSETS, Node
 from yt8m_assets.storage import ArtifactStore
 
 FRESHNESS = "up_to_date"
@@ -41,11 +51,12 @@ def audits(asset: str) -> dict[str, Audit]:
 @beta_accepted()
 def build_checks(recipe: Recipe, step_tags: StepTags = untagged) -> list[dg.AssetChecksDefinition]:
     """The checks of every asset, partitioned as it is; those of one asset share a step, and each runs alone as well."""
-    return [_checks(recipe, asset, step_tags("checks")) for asset in ASSETS if ASSETS[asset].checks]
+    tags = step_tags("checks")
+    return [_checks(recipe, asset, tags) for asset in every_asset(recipe) if ASSETS[base_asset(asset)].checks]
 
 
 def _checks(recipe: Recipe, asset: str, op_tags: Mapping[str, Any]) -> dg.AssetChecksDefinition:
-    functions, partitions = audits(asset), partitions_of(recipe, asset)
+    functions, partitions = audits(base_asset(asset)), partitions_of(recipe, asset)
     specs = [
         dg.AssetCheckSpec(
             name,
@@ -62,11 +73,11 @@ def _checks(recipe: Recipe, asset: str, op_tags: Mapping[str, Any]) -> dg.AssetC
     def checks(context: dg.AssetCheckExecutionContext, store: dg.ResourceParam[ArtifactStore]) -> Iterator[Any]:
         run = context.op_execution_context
         partitioned = run.has_partition_key or run.has_partition_key_range
-        made = [node_of(asset, key) for key in run.partition_keys] if partitioned else list(nodes(recipe, asset))
+        made = nodes_of(asset, run.partition_keys) if partitioned else asset_nodes(recipe, asset)
         for key in sorted(run.selected_asset_check_keys, key=lambda key: list(functions).index(key.name)):
             verdicts = {node: functions[key.name](recipe, store, [node]) for node in made}
             for node, verdict in verdicts.items():
-                yield _evaluation(key, partition_key(node), verdict, _target(run.instance, node))
+                yield _evaluation(key, partition_key(node), verdict, _target(run.instance, key.asset_key, node))
             if partitions is not None and not partitioned:  # asked for as a whole: the verdict that Dagster waits for
                 yield _evaluation(key, None, _joined(verdicts.values()), None)
             yield dg.Output(None, run.assets_def.get_output_name_for_asset_check_key(key))
@@ -81,10 +92,7 @@ def _joined(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def _evaluation(
-    key: dg.AssetCheckKey,
-    partition: str | None,
-    verdict: Verdict,
-    target: AssetCheckEvaluationTargetMaterializationData | None,
+    key: dg.AssetCheckKey, partition: str | None, verdict: Verdict, target: Target | None
 ) -> dg.AssetCheckEvaluation:
     """The verdict on one partition: Dagster makes but one of a run by itself."""
     found = "\n".join(f"- {problem}" for problem in verdict.problems)
@@ -103,14 +111,10 @@ def _evaluation(
     )
 
 
-def _target(instance: dg.DagsterInstance, node: Node) -> AssetCheckEvaluationTargetMaterializationData | None:
+def _target(instance: dg.DagsterInstance, asset: dg.AssetKey, node: Node) -> Target | None:
     """The newest materialisation of a node: what the verdict is about."""
     key = partition_key(node)
-    wanted = dg.AssetRecordsFilter(dg.AssetKey(node.asset), asset_partitions=None if key is None else [key])
-    records = instance.fetch_materializations(wanted, limit=1).records
-    if not records:
-        return None
-    newest = records[0]
-    return AssetCheckEvaluationTargetMaterializationData(
-        storage_id=newest.storage_id, run_id=newest.event_log_entry.run_id, timestamp=newest.timestamp
-    )
+    wanted = dg.AssetRecordsFilter(asset, asset_partitions=None if key is None else [key])
+    for newest in instance.fetch_materializations(wanted, limit=1).records:
+        return Target(storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp)
+    return None

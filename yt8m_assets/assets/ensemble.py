@@ -5,7 +5,6 @@ import dagster as dg
 from yt8m_assets.assets.failures import stage_errors
 from yt8m_assets.assets.results import materialization
 from yt8m_assets.assets.shell import ProgressSource, StepTags, asset_options, attempt, run_tags, untagged
-from yt8m_assets.partitions import required_cells
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import Tracking
@@ -58,13 +57,8 @@ def build_ensemble_assets(recipe: Recipe, step_tags: StepTags = untagged) -> lis
 
 
 def _leaderboard(recipe: Recipe, step_tags: StepTags) -> dg.AssetsDefinition:
-    cells = dg.SpecificPartitionsPartitionMapping(required_cells(recipe))
-    parents = [
-        "finetuned_model",
-        dg.AssetDep("oof_predictions", partition_mapping=cells),  # a shift that no ranking fuses changes nothing here
-        *("oof_ranking", "test_ranking", "holdout_ratings", "segment_shards", "test_shards"),
-        *("ensemble_weights", "submission"),
-    ]
+    parents = ["finetuned_model", "oof_predictions", "oof_ranking", "test_ranking"]
+    parents += ["holdout_ratings", "segment_shards", "test_shards", "ensemble_weights", "submission"]
 
     @dg.asset(**asset_options(recipe, step_tags, "leaderboard", "ensemble", {"html"}, deps=parents))
     def leaderboard(

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from yt8m_assets.errors import TransientError
+from yt8m_assets.errors import ParentMismatchError, TransientError
 
 DRIVER_TAG = ".dagster/yt8m_driver"
 """Tag of the runs that the command line executes in its own process: who was asked to stop must not go on there.
@@ -13,10 +13,18 @@ DRIVER_TAG = ".dagster/yt8m_driver"
 Names the process; pages leave out tags with this prefix.
 """
 
+OUTDATED_TAG = "yt8m/outdated_parents"
+"""Tag of a run that may build on what is not up to date, as it is there: it refuses without."""
+
 
 def runs_in_driver(run: dg.DagsterRun) -> bool:
     """Whether the command line executes the run; a re-execution from a page has its tags, but not its process."""
     return DRIVER_TAG in run.tags and run.parent_run_id is None
+
+
+def asked_for(run: dg.DagsterRun, tag: str) -> bool:
+    """Whether a run was launched with a tag of the value "true"."""
+    return str(run.tags.get(tag)).lower() == "true"
 
 
 def wanted(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> bool:
@@ -48,4 +56,5 @@ def stage_errors(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> I
         asked_to_stop = getattr(error, "exit_code", None) is not None
         if isinstance(error, TransientError) and (not asked_to_stop or wanted(context)):
             raise
-        raise dg.Failure(description=f"{type(error).__name__}: {error}", allow_retries=False) from error
+        way = f", or run with the tag {OUTDATED_TAG}: true" if isinstance(error, ParentMismatchError) else ""
+        raise dg.Failure(description=f"{type(error).__name__}: {error}{way}", allow_retries=False) from error

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from yt8m_assets.assets.failures import stage_errors
+from yt8m_assets.assets.failures import asked_for, stage_errors
 from yt8m_assets.assets.results import materializations
 from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, StepTags, asset_options, attempt, run_tags, untagged
 from yt8m_assets.partitions import beta_accepted, model_partitions
@@ -24,11 +24,6 @@ FALLBACK_TAG = "yt8m/allow_fallback"
 
 AFRESH_TAG = "yt8m/start_afresh"
 """Run tag: with the value "true", training throws away checkpoints of another configuration instead of refusing."""
-
-
-def has_tag(context: dg.AssetExecutionContext, tag: str) -> bool:
-    """Whether the run was launched with a tag of the value "true"."""
-    return context.run.tags.get(tag) == "true"
 
 
 @beta_accepted()
@@ -71,8 +66,8 @@ def _trained_model(
             for key in context.partition_keys:
                 options: Any = {
                     "run_tags": run_tags(context, key),
-                    "allow_fallback": has_tag(context, FALLBACK_TAG),
-                    "start_afresh": has_tag(context, AFRESH_TAG),
+                    "allow_fallback": asked_for(context.run, FALLBACK_TAG),
+                    "start_afresh": asked_for(context.run, AFRESH_TAG),
                 }
                 results[key] = train(
                     recipe, attempt(context, recipe, store), key, tracking=tracking, progress=shown, **options

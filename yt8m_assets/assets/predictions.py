@@ -9,13 +9,17 @@ from yt8m_assets.assets.failures import stage_errors
 from yt8m_assets.assets.results import materializations, published
 from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, StepTags, asset_options, attempt, run_tags, untagged
 from yt8m_assets.partitions import (
+    CELLS_A_RUN,
+    OPTIONAL,
     backfill_policy,
     beta_accepted,
-    by_model,
     cell_key,
-    cell_partitions,
+    cells_to_model,
+    keys_of,
     model_partitions,
+    model_to_cells,
     parse_cell,
+    partitions_of,
 )
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
@@ -32,32 +36,42 @@ def build_prediction_assets(
 ) -> list[dg.AssetsDefinition]:
     """Predictions by model and shift, and rankings by model, for both splits; `backfill` is a policy's name."""
     splits: tuple[Split, ...] = ("oof", "test")
-    return [build(recipe, step_tags, split, backfill) for build in (_predictions, _ranking) for split in splits]
+    options: dict[str, Any] = {"recipe": recipe, "step_tags": step_tags}
+    predictions = [
+        _predictions(split, name, backfill_policy=backfill_policy(backfill, CELLS_A_RUN), **options)
+        for split in splits
+        for name in (_cells(split), OPTIONAL[_cells(split)])
+        if keys_of(recipe, name)  # a recipe may fuse every shift
+    ]
+    return predictions + [_ranking(split, backfill_policy=backfill_policy(backfill), **options) for split in splits]
 
 
-def _options(
-    recipe: Recipe, step_tags: StepTags, name: str, kinds: set[str], backfill: str, **options: Any
-) -> dict[str, Any]:
-    return asset_options(
-        recipe, step_tags, name, "predictions", kinds, backfill_policy=backfill_policy(backfill), **options
+def _cells(split: Split) -> str:
+    return f"{split}_predictions"
+
+
+def _description(split: Split, name: str) -> str:
+    what = (
+        f"Per-class rankings of the {_SEGMENTS[split]} by one model, with the 5-second window shifted by some seconds: "
+        f"every shift that the model's ranking fuses. Other shifts are in {OPTIONAL[_cells(split)]}."
+        if name == _cells(split)
+        else f"The {_SEGMENTS[split]} at the shifts of -2 to +2 seconds that no ranking fuses: for trying a wider "
+        "augmentation in the ablation. Nothing else is made from them, so none is needed."
+    )
+    return (
+        f"{what}\n\nOne run reads the data once for all of its cells. A backfill of neighbours in the list takes runs "
+        f"of up to {CELLS_A_RUN} cells; with YT8M_BACKFILL=per_partition every cell gets a run of its own."
     )
 
 
-def _predictions(recipe: Recipe, step_tags: StepTags, split: Split, backfill: str) -> dg.AssetsDefinition:
-    description = (
-        f"Per-class rankings of the {_SEGMENTS[split]} by one model, with the 5-second window shifted by -2 to +2 "
-        "seconds.\n\n"
-        "A model's ranking needs only the shifts of its recipe row; the other cells are optional and stay grey until "
-        "somebody asks for them.\n\n"
-        "One run reads the data once for all of its cells. A backfill of a row or column of neighbours is one run; of "
-        "a rectangle, one for each key of its shorter side (all models by five shifts: five). The command "
-        "`yt8m predict`, or a run with the tags dagster/asset_partition_range_start and _end, takes a whole rectangle "
-        "at once; with YT8M_BACKFILL=per_partition every cell of a backfill gets a run of its own."
-    )
-    deps = [dg.AssetDep("finetuned_model", partition_mapping=by_model()), *map(dg.AssetDep, _SHARDS[split])]
-    options = {"partitions_def": cell_partitions(recipe), "pool": GPU_POOL, "deps": deps, "description": description}
+def _predictions(split: Split, name: str, recipe: Recipe, **shared: Any) -> dg.AssetsDefinition:
+    model = dg.AssetDep("finetuned_model", partition_mapping=model_to_cells(recipe, name))
+    deps = [model, *map(dg.AssetDep, _SHARDS[split])]
+    options: dict[str, Any] = {"partitions_def": partitions_of(recipe, name), "pool": GPU_POOL, "deps": deps}
+    options |= {"description": _description(split, name), **shared}
+    group = "predictions" if name == _cells(split) else "optional"
 
-    @dg.asset(**_options(recipe, step_tags, f"{split}_predictions", {"pytorch", "parquet"}, backfill, **options))
+    @dg.asset(**asset_options(recipe, name=name, group=group, kinds={"pytorch", "parquet"}, **options))
     def predictions(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -81,16 +95,13 @@ def _predictions(recipe: Recipe, step_tags: StepTags, split: Split, backfill: st
     return predictions
 
 
-def _ranking(recipe: Recipe, step_tags: StepTags, split: Split, backfill: str) -> dg.AssetsDefinition:
-    description = (
-        f"One ranking per class of the {_SEGMENTS[split]}: the shifts of a model's recipe row, fused by rank.\n\n"
-        "When a shift outside that row is predicted, Dagster calls the ranking unsynced, because its partition "
-        "mappings can only name whole rows of the grid. Materialising it finds it up to date and clears the mark."
-    )
-    deps = [dg.AssetDep(f"{split}_predictions", partition_mapping=by_model())]
-    options = {"partitions_def": model_partitions(recipe), "deps": deps, "description": description}
+def _ranking(split: Split, recipe: Recipe, **shared: Any) -> dg.AssetsDefinition:
+    description = f"One ranking per class of the {_SEGMENTS[split]}: the shifts of a model's recipe row, fused by rank."
+    deps = [dg.AssetDep(_cells(split), partition_mapping=cells_to_model(recipe, _cells(split)))]
+    options: dict[str, Any] = {"partitions_def": model_partitions(recipe), "deps": deps, "description": description}
+    options |= {"name": f"{split}_ranking", "group": "predictions", "kinds": {"parquet"}, **shared}
 
-    @dg.asset(**_options(recipe, step_tags, f"{split}_ranking", {"parquet"}, backfill, **options))
+    @dg.asset(**asset_options(recipe, **options))
     def ranking(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],

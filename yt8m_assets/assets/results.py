@@ -10,9 +10,10 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 from dagster._core.execution.plan.execute_step import _get_output_asset_events
 
 from yt8m_assets.assets.display import manifest_metadata
-from yt8m_assets.partitions import beta_accepted, partition_key
+from yt8m_assets.assets.failures import OUTDATED_TAG, asked_for
+from yt8m_assets.partitions import beta_accepted, every_node, partition_key
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import ASSETS, Node, nodes, plain
+from yt8m_assets.stages.lineage import Lineage, Node, plain
 from yt8m_assets.storage import ArtifactStore, Manifest, StageResult, canonical_json, sha256_text
 
 
@@ -62,12 +63,26 @@ def _shown(
     if result.reused:
         context.log.info("%s: up to date, nothing done", result.manifest.key)
     metadata = {**manifest_metadata(store, result), "recipe": recipe_mark(recipe), **_parents(recipe, result.manifest)}
+    if asked_for(context.run, OUTDATED_TAG):
+        metadata = {**_outdated(recipe, store, result.manifest), **metadata}
     return {"metadata": metadata, "data_version": dg.DataVersion(result.manifest.digest)}
+
+
+def _outdated(recipe: Recipe, store: ArtifactStore, manifest: Manifest) -> dict[str, str]:
+    """Why the artifact is not up to date, because it was made from what was not."""
+    from yt8m_assets.stages.explain import causes
+
+    found = causes(Lineage(recipe, store), _known_nodes(recipe)[manifest.key])
+    return {"not_up_to_date": "; ".join(found)} if found else {}
+
+
+def _known_nodes(recipe: Recipe) -> dict[str, Node]:
+    return {node.key: node for node in every_node(recipe)}
 
 
 def _parents(recipe: Recipe, manifest: Manifest) -> dict[str, dg.MetadataValue]:
     """What the artifact was made from: links to the pages, and the digests."""
-    known = {node.key: node for asset in ASSETS for node in nodes(recipe, asset)}
+    known = _known_nodes(recipe)
     rows = []
     for key, digest in manifest.parents.items():
         node = known.get(key, Node(key.split("/")[0]))

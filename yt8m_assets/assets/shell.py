@@ -5,12 +5,13 @@ from typing import Any, Protocol
 
 import dagster as dg
 
+from yt8m_assets.assets.failures import OUTDATED_TAG, asked_for
 from yt8m_assets.assets.results import recipe_mark
 from yt8m_assets.assets.verdicts import refuse_failed_parents
-from yt8m_assets.partitions import nodes_of
+from yt8m_assets.partitions import asset_nodes, base_asset, nodes_of
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import ASSETS, config_slice, nodes, plain
+from yt8m_assets.stages.nodes import ASSETS, config_slice, plain
 from yt8m_assets.storage import ArtifactStore, canonical_json, sha256_text
 
 OWNERS = ["team:video-understanding"]
@@ -40,13 +41,13 @@ def untagged(step: str) -> Mapping[str, Any]:
 def code_version(recipe: Recipe, asset: str) -> str:
     """What Dagster compares: the version of the asset's code, and a digest of what of the recipe concerns the asset.
 
-    Dagster knows one code version for all partitions: a field of one model marks the models beside it too, and
-    materialising those finds them up to date.
+    Dagster knows one code version for all partitions, so a field of one model marks the models beside it too, until
+    `Records.renewed` records anew those that are up to date.
     """
-    slices: dict[str, Any] = {node.key: config_slice(recipe, node) for node in nodes(recipe, asset)}
+    slices: dict[str, Any] = {node.key: config_slice(recipe, node) for node in asset_nodes(recipe, asset)}
     if asset.endswith("_shards"):
         slices["simulation"] = plain(recipe.data.simulation)
-    return f"{ASSETS[asset].code_version}-{sha256_text(canonical_json(slices))[:12]}"
+    return f"{ASSETS[base_asset(asset)].code_version}-{sha256_text(canonical_json(slices))[:12]}"
 
 
 def asset_options(
@@ -67,7 +68,7 @@ def asset_options(
 
 
 def attempt(context: dg.AssetExecutionContext, recipe: Recipe, store: ArtifactStore) -> ArtifactStore:
-    """The store; in a run that asks for a new attempt, one that does not find what this step makes.
+    """The store as the run's tags ask for it: that does not find what this step makes, or that takes outdated parents.
 
     Writes the recipe's name and digest into the run's tags. Raises ParentCheckError where a partition that this step
     is made from has failed its newest blocking check.
@@ -76,9 +77,9 @@ def attempt(context: dg.AssetExecutionContext, recipe: Recipe, store: ArtifactSt
     keys = context.partition_keys if context.has_partition_key or context.has_partition_key_range else [None]
     made = nodes_of(context.asset_key.to_user_string(), keys)
     refuse_failed_parents(context.instance, recipe, made)
-    if str(context.run.tags.get(FORCE_TAG)).lower() != "true":
-        return store
-    return store.making_again(node.key for node in made)
+    if asked_for(context.run, OUTDATED_TAG):
+        store = store.taking_outdated()
+    return store.making_again(node.key for node in made) if asked_for(context.run, FORCE_TAG) else store
 
 
 def run_tags(context: dg.AssetExecutionContext, key: str | None = None) -> dict[str, str]:

@@ -15,6 +15,7 @@ from yt8m_assets.stages.explain import causes
 from yt8m_assets.stages.locating import data_slice, vocabulary_digest
 from yt8m_assets.stages.nodes import ASSETS, Node, config_slice, nodes, parents, plain
 from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_text
+from yt8m_assets.storage.soundness import damage
 
 __all__ = [
     "ASSETS",
@@ -112,13 +113,20 @@ class Lineage:
             return "current"
         return "stale" if self.store.numbers(node.key) else "missing"
 
+    def usable(self, node: Node) -> Manifest | None:
+        """What may be built upon: what is up to date; of a store that takes what is outdated else the newest sound."""
+        manifest = self.current(node)
+        if manifest is None and self.store.takes_outdated:
+            return next((kept for kept in self.store.generations(node.key) if not damage(self.store, kept)), None)
+        return manifest
+
     def inputs(self, node: Node) -> Inputs:
         """What the node is made from now.
 
         Raises MissingArtifactError listing the parents that are not materialised, ParentMismatchError listing those
         that are not up to date with the differences in words, DataError where a file the recipe names cannot be read.
         """
-        found = {parent: self.current(parent) for parent in parents(self.recipe, node)}
+        found = {parent: self.usable(parent) for parent in parents(self.recipe, node)}
         manifests = {parent.key: manifest for parent, manifest in found.items() if manifest is not None}
         if len(manifests) < len(found):
             self._refuse(node, [parent for parent, manifest in found.items() if manifest is None])
@@ -151,13 +159,13 @@ def resolve_inputs(recipe: Recipe, store: ArtifactStore, node: Node) -> Inputs:
 
 def current_manifest(recipe: Recipe, store: ArtifactStore, node: Node) -> Manifest | None:
     """The node's manifest if it is up to date with recipe, code, data and parents, else None."""
-    return Lineage(recipe, store).current(node)
+    return Lineage(recipe, store).usable(node)
 
 
 def require_current(recipe: Recipe, store: ArtifactStore, node: Node) -> Manifest:
     """The node's manifest. Raises MissingArtifactError where there is none, ParentMismatchError where it is stale."""
     lineage = Lineage(recipe, store)
-    manifest = lineage.current(node)
+    manifest = lineage.usable(node)
     if manifest is not None:
         return manifest
     if not store.numbers(node.key):

@@ -80,6 +80,8 @@ class ArtifactStore(Generations):
         super().__init__(root_uri, cache_path, keep_generations)
         self.remade: frozenset[str] = frozenset()
         """Keys that are to be made again though they are there."""
+        self.takes_outdated = False
+        """Whether parents that are not up to date may be built upon."""
         self._verified: set[tuple[str, str]] = set()
 
     def manifest(self, key: str) -> Manifest | None:
@@ -109,6 +111,12 @@ class ArtifactStore(Generations):
         """The same store for a new attempt at some artifacts: `find` does not see them."""
         store = copy.copy(self)
         store.remade = frozenset(keys)
+        return store
+
+    def taking_outdated(self) -> "ArtifactStore":
+        """The same store for who wants to build on what is there: lineage takes parents that are not up to date."""
+        store = copy.copy(self)
+        store.takes_outdated = True
         return store
 
     def require(self, key: str) -> Manifest:
