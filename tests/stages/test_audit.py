@@ -88,10 +88,10 @@ def put_ranking(store: ArtifactStore, classes: list[int], change: str = "") -> N
 
 
 def test_sound_data_passes(recipe: Recipe, store: ArtifactStore) -> None:
-    for asset in ("pretraining_shards", "segment_shards", "test_shards"):
+    for asset, num_videos in (("pretraining_shards", 12 + 24), ("segment_shards", 24), ("test_shards", 6)):
         verdict = audit.shards_not_empty(recipe, store, [Node(asset)])
         assert verdict.passed
-        assert verdict.numbers["num_videos"] > 0
+        assert verdict.numbers["num_videos"] == num_videos
     leak = audit.no_leak(recipe, store, [Node("segment_shards")])
     assert leak.passed
     assert leak.numbers["num_held_out"] == 12

@@ -9,6 +9,8 @@ import pytest
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.simulation import SimulationConfig, dataset_paths, truth, write_dataset
 from yt8m_assets.data.simulation.dataset import shard_name
+from yt8m_assets.data.simulation.scripts import shard_scripts
+from yt8m_assets.data.simulation.world import build_world
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import NullProgress
 
@@ -78,8 +80,27 @@ def test_shards_read_back_as_frames_labels_and_ratings(written):
         assert video.frames.shape[1] == 1152
         assert video.segments is None
     assert all(len(v.labels) == 0 for shard in test for v in shard)
-    assert sum(len(v.labels) for shard in train for v in shard) > 6
-    assert sum(len(v.segments) for shard in segments for v in shard if v.segments) > 20
+    drawn = {split: scripts(split) for split in ("train", "validate")}
+    assert {v.video_id: tuple(v.labels) for shard in train for v in shard} == {
+        name: script.labels for name, script in drawn["train"].items()
+    }
+    ratings = {name: script.ratings for name, script in drawn["validate"].items()}
+    assert sorted(map(len, ratings.values())) == [0, 5, 5, 5, 10, 15, 15]  # five for each rated label
+    assert {v.video_id: rated(v) for shard in segments for v in shard} == ratings
+
+
+def scripts(split):
+    """Video id -> what was drawn for it, of every shard."""
+    world, shards = build_world(CONFIG), range(CONFIG.num_shards(split))
+    return {s.video_id: s for shard in shards for s, _ in shard_scripts(CONFIG, world, split, shard)}
+
+
+def rated(video):
+    """The ratings of a video as its script has them."""
+    found = video.segments
+    if found is None:
+        return ()
+    return tuple(zip(*(values.tolist() for values in (found.start_times, found.class_ids, found.scores)), strict=True))
 
 
 def test_rated_and_labelled_forms_of_validate_hold_the_same_videos_shard_by_shard(written):

@@ -85,7 +85,9 @@ def test_reading_is_retried_and_a_missing_job_is_none(api: VertexApi, jobs: Vert
 def test_reading_is_retried_when_the_connection_ends(api: VertexApi, jobs: VertexJobs):
     name = jobs.create(request()).name
     api.scripted = [(NO_ANSWER, {}), (502, {}), (504, {})]
-    assert jobs.get(name) is not None
+    job = jobs.get(name)
+    assert job is not None
+    assert (job.name, job.state.name) == (name, "JOB_STATE_PENDING")
 
 
 def test_a_service_that_is_gone_is_reported_as_the_transport_says():
