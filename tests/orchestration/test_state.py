@@ -55,17 +55,17 @@ def test_everything_is_absolute_and_inside(tmp_path: Path, monkeypatch: pytest.M
     settings = yaml.safe_load((state.dagster_home / "dagster.yaml").read_text())
     assert settings["telemetry"] == {"enabled": False}
     assert settings["concurrency"]["pools"]["default_limit"] == 1
-    assert settings["run_monitoring"]["free_slots_after_run_end_seconds"] > 0
-    assert settings["run_monitoring"]["max_runtime_seconds"] > 0
+    assert settings["run_monitoring"]["free_slots_after_run_end_seconds"] == 60
+    assert settings["run_monitoring"]["max_runtime_seconds"] == 7 * 24 * 3600
     assert settings["storage"]["sqlite"]["base_dir"].startswith(str(tmp_path))
 
 
 def test_preparing_again_is_quick_and_writes_nothing(tmp_path: Path) -> None:
     prepare_state(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    started = time.perf_counter()
+    started = time.process_time()  # the machine may be busy with others
     prepare_state(tmp_path)
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -75,7 +75,8 @@ def test_dagster_accepts_the_settings(tmp_path: Path) -> None:
         assert instance.run_monitoring_enabled
         assert not instance.telemetry_enabled
         assert instance.storage_directory().startswith(str(tmp_path))
-        driver.add_run_tags  # noqa: B018 - the same database is open twice
+        driver.add_run(dg.DagsterRun("job", run_id="0" * 32))
+        assert [run.job_name for run in instance.get_runs()] == ["job"], "the same database is open twice"
         assert driver.root_directory == instance.root_directory
 
 
