@@ -70,9 +70,8 @@ def command_ui(arguments: argparse.Namespace) -> int:
                 wait_until(lambda url=url: answers(url), server, url, logs)  # type: ignore[misc]
             require_location(dagster_url, logs)
             shown = mlflow_page(mlflow_url if serves_mlflow else settings.tracking_uri, settings)
-            sys.stdout.write(f"Dagster  {dagster_url}\nMLflow   {shown}\nCtrl-C ends both; their logs are in {logs}\n")
-            sys.stdout.flush()
-            return serve(servers, logs, lambda: tidy_state(state))
+            ready = f"Dagster  {dagster_url}\nMLflow   {shown}\nCtrl-C ends both; their logs are in {logs}\n"
+            return serve(servers, logs, lambda: tidy_state(state), ready)
         finally:
             stop(servers)
 
@@ -222,10 +221,12 @@ def answers(url: str) -> bool:
         return False
 
 
-def serve(servers: Sequence[subprocess.Popen[bytes]], logs: Path, tidy: Callable[[], None]) -> int:
-    """Wait for Ctrl-C, another signal to end or the end of a server; tidy up now and then."""
+def serve(servers: Sequence[subprocess.Popen[bytes]], logs: Path, tidy: Callable[[], None], ready: str) -> int:
+    """Say that all is ready; wait for Ctrl-C, another signal to end or the end of a server, and tidy up meanwhile."""
     tidied = time.monotonic()
     try:
+        sys.stdout.write(ready)
+        sys.stdout.flush()  # who reads it may send the signal at once
         while all(server.poll() is None for server in servers):
             time.sleep(0.5)
             if time.monotonic() - tidied > TIDY_SECONDS:
