@@ -6,7 +6,9 @@ INSTALLED := $(VENV)/.installed
 TEST_PROCESSES ?= 2
 MUTATIONS ?= --sample 300 --seed 1
 
-.PHONY: demo test test-slow test-kills test-cloud test-browser test-all test-mutations ui lint bench rehearsal setup clean-state
+PROCESSES := $(addprefix tests/orchestration/test_, processes.py backfills.py dagster_cli.py pages.py)
+
+.PHONY: demo test test-slow test-processes test-kills test-cloud test-browser test-all test-mutations ui lint bench rehearsal setup clean-state
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -27,6 +29,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow --timeout 3000 --log-cli-level=INFO
+
+test-processes: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow --timeout 900 $(PROCESSES)
 
 test-kills: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/training/test_resume.py -m slow --timeout 3000 --log-cli-level=INFO
