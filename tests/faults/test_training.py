@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,6 +115,32 @@ def test_f03_steps_before_the_interruption_count_for_no_rate(case: tuple[Path, R
     arguments = {"tracking": MemoryTracking(), "progress": PlainProgress(stream), "run_tags": {}}
     pretrain(recipe, open_store(folder), "mix", **arguments)  # type: ignore[arg-type]
     assert stream.getvalue().splitlines()[-1].startswith("pretraining mix: 12 steps, 3 of them in ")
+
+
+def test_f03_rates_after_an_interruption_are_of_the_steps_since_and_of_the_time_they_took(
+    case: tuple[Path, Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that only steps move, by a second each; a point every five steps, of which the first has one."""
+    folder, recipe = case
+    recipe = replace(recipe, models=(replace(MIX, pretraining=replace(MIX.pretraining, log_every=5)),))
+    state = checkpoints_of(folder, recipe).peek()
+    assert state is not None
+    seconds, run = [100], Stepper.run
+
+    def ticking(self: Stepper, *arguments: Any) -> torch.Tensor:
+        seconds[0] += 1
+        return run(self, *arguments)
+
+    clock = SimpleNamespace(perf_counter=lambda: seconds[0], monotonic=time.monotonic)
+    monkeypatch.setattr(Stepper, "run", ticking)
+    monkeypatch.setattr(loop_module, "time", clock)
+    monkeypatch.setattr(meter_module, "time", clock)
+    tracking = MemoryTracking()
+    metadata = run_pretraining(recipe, open_store(folder), tracking=tracking).manifest.metadata
+    assert tracking.runs[0].series("train/examples_per_second") == [(10, 8.0), (12, 8.0)]
+    assert tracking.runs[0].series("train/step_seconds") == [(10, 1.0), (12, 1.0)]
+    before = state["loop"]["train_seconds"]
+    assert metadata["examples_per_second"] == pytest.approx(12 * 8 / (before + 3), rel=1e-2)
 
 
 def test_f03_a_stopped_run_is_killed_and_not_failed(tmp_path: Path, interrupted: tuple[Path, Recipe]) -> None:

@@ -1,5 +1,6 @@
 """Prediction stages: cells from one pass over the data, published one by one; a model's fused ranking."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -236,6 +237,23 @@ def test_a_failing_cell_leaves_the_others_published(graph: Graph):
     assert "oof_predictions/two/shift+0" in caught.value.__notes__[0]
     assert store.manifest("oof_predictions/two/shift+0") is not None
     assert store.manifest("oof_predictions/one/shift+0") is None
+
+
+def test_a_hold_out_without_a_positive_gives_rankings_without_a_map(graph: Graph):
+    """Each class that is rated has negatives alone: no MAP, and no number that is none either."""
+    recipe, store = graph
+    node = Node("holdout_ratings")
+    ratings = (store.fetch(store.require(node.key)) / "ratings.csv").read_text()
+    arguments = resolve_inputs(recipe, store, node).publish_arguments()
+    with store.publish(node.key, **arguments) as publication:
+        (publication.path / "ratings.csv").write_text(re.sub(r",1(\.0)?$", ",0", ratings, flags=re.MULTILINE))
+    publish_untrained(recipe, store, "one", seed=0)
+    tracking = MemoryTracking()
+    results = predict(graph, "oof", [("one", shift) for shift in (0, 1)], tracking=tracking)
+    assert all("map_at_100000" not in result.manifest.metadata for result in results)
+    assert [name for name, _, _ in tracking.runs[0].metrics] == ["prediction/segments_per_second"]
+    fused = rank_model(recipe, store, "oof", "one", progress=QUIET)
+    assert not {"map_at_100000", "map_without_tta", "gain_of_tta"} & set(fused.manifest.metadata)
 
 
 def test_a_new_checkpoint_redoes_its_cells_only(graph: Graph):

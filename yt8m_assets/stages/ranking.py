@@ -31,7 +31,10 @@ def publish_ranking(
 
 
 def holdout_map(recipe: Recipe, store: ArtifactStore, ranking: "RankingSource") -> float | None:
-    """MAP@K of an out-of-fold ranking against the hold-out ratings; None while they are not up to date."""
+    """MAP@K of an out-of-fold ranking against the hold-out ratings.
+
+    None while they are not up to date, or where no ranked class has a positive one.
+    """
     from yt8m_assets.evaluation import Ratings, ranking_map
     from yt8m_assets.stages.data import RATINGS_FILE
 
@@ -39,7 +42,8 @@ def holdout_map(recipe: Recipe, store: ArtifactStore, ranking: "RankingSource") 
     if manifest is None:
         return None
     ratings = Ratings.read_csv(store.fetch(manifest) / RATINGS_FILE)
-    return float(ranking_map(ranking, ratings, k=recipe.prediction.top_k).map)
+    found = ranking_map(ranking, ratings, k=recipe.prediction.top_k)
+    return found.map if found.per_class else None
 
 
 def rank_model(
