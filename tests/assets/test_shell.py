@@ -12,7 +12,7 @@ from tests.assets.support import PNG, publish, run
 from tests.tiny import tiny_recipe
 from yt8m_assets.assets.display import MAX_LISTED_FILES, MAX_PLOT_SIZE, manifest_metadata, metadata_value
 from yt8m_assets.assets.results import materialization, materializations, recipe_mark
-from yt8m_assets.assets.shell import code_version, run_tags
+from yt8m_assets.assets.shell import OWNERS, RETRY, asset_options, code_version, run_tags
 from yt8m_assets.stages.lineage import ASSETS
 from yt8m_assets.storage import ArtifactStore, StageResult
 
@@ -145,3 +145,18 @@ def test_what_an_artifact_is_made_from_is_linked(tmp_path: Path) -> None:
     shown = str(made.metadata["made_from"].value)
     assert "[oof_predictions/one/shift+0](/assets/oof_predictions?view=partitions&partition=one%7C0)" in shown
     assert f"[segment_shards](/assets/segment_shards) | `{'b' * 16}`" in shown
+
+
+def test_every_asset_follows_the_same_rule() -> None:
+    recipe = tiny_recipe()
+    found = asset_options(recipe, "submission", "ensemble", {"csv"}, tags={"own": "1"}, deps=["ensemble_weights"])
+    assert found == {
+        "name": "submission",
+        "group_name": "ensemble",
+        "kinds": {"csv"},
+        "owners": OWNERS,
+        "code_version": code_version(recipe, "submission"),
+        "retry_policy": RETRY,
+        "tags": {"stage": "ensemble", "own": "1"},
+        "deps": ["ensemble_weights"],
+    }
