@@ -40,8 +40,10 @@ def test_a_round_is_exactly_the_map_of_the_drawn_copies(num_classes):
     generator = np.random.default_rng(3)
     num_videos = ratings.video_ids.size
     counts = generator.multinomial(num_videos, np.ones(num_videos) / num_videos, size=8).astype(np.int32)
-    fast = _RatedLists(ranking, ratings, 100_000).map(counts)
-    assert fast.tolist() == pytest.approx([copies(ranking, ratings, row) for row in counts], abs=1e-12)
+    reverse = Ranking.from_dict({class_id: ids[::-1] for class_id, ids in ranking.to_dict().items()})
+    for lists in (ranking, reverse):  # positives first, and last
+        fast = _RatedLists(lists, ratings, 100_000).map(counts)
+        assert fast.tolist() == pytest.approx([copies(lists, ratings, row) for row in counts], abs=1e-12)
 
 
 def test_drawing_every_video_once_is_the_map_itself():

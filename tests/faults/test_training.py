@@ -27,6 +27,7 @@ from yt8m_assets.stages.training import checkpoints_of as checkpoints_of_inputs
 from yt8m_assets.stages.training import pretrain
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training import step as step_module
+from yt8m_assets.training import trainer as trainer_module
 from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.interruption import TrainingPreempted
 from yt8m_assets.training.model_files import read_tensors
@@ -133,8 +134,7 @@ def test_f03_rates_after_an_interruption_are_of_the_steps_since_and_of_the_time_
 
     clock = SimpleNamespace(perf_counter=lambda: seconds[0], monotonic=time.monotonic)
     monkeypatch.setattr(Stepper, "run", ticking)
-    monkeypatch.setattr(loop_module, "time", clock)
-    monkeypatch.setattr(meter_module, "time", clock)
+    monkeypatch.setattr(trainer_module, "time", clock)
     tracking = MemoryTracking()
     metadata = run_pretraining(recipe, open_store(folder), tracking=tracking).manifest.metadata
     assert tracking.runs[0].series("train/examples_per_second") == [(10, 8.0), (12, 8.0)]

@@ -19,7 +19,7 @@ from yt8m_assets.errors import NonFiniteError, WorkerCrashError
 from yt8m_assets.progress import NullProgress, PlainProgress
 from yt8m_assets.recipes.schema import ModelRecipe
 from yt8m_assets.stages.training import finetune, pretrain
-from yt8m_assets.training.distributed import Relay, RelayRun, relayed
+from yt8m_assets.training.distributed import Relay, RelayRun, relayed, run_on_ranks
 from yt8m_assets.training.interruption import TrainingPreempted
 
 EXACT = replace(BERT, overrides={**BERT.overrides, "dropout": 0.0})
@@ -176,3 +176,35 @@ def test_what_rank_0_tracks_and_shows_arrives() -> None:
     assert stream.getvalue() == "train: 11 it, 2 of them in 0 s  loss 0.5\n"
     assert tracking.runs[0].series("train/loss") == [(11, 0.5)]
     assert [str(error) for error in errors] == ["of a rank"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "exit_code", "error", "words"),
+    [
+        (NonFiniteError("loss is nan"), 1, NonFiniteError, "loss is nan"),
+        (None, -9, WorkerCrashError, "rank 1 of 2 died with signal 9; run again to continue"),
+        (ValueError("odd"), 3, WorkerCrashError, r"rank 1 of 2 died with exit code 3: ValueError\('odd'\); run again"),
+    ],
+)
+def test_what_ended_a_rank_is_raised_as_it_is_if_it_is_one_of_ours(
+    sent: Exception | None, exit_code: int, error: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+    from torch.distributed.launcher import api
+
+    def launch(config: Any, entry: Any) -> Any:
+        def failing(work: Any, events: Any, run_id: Any, num_threads: int) -> None:
+            if sent is not None:
+                events.put(sent)
+            raise ChildFailedError("rank", {1: ProcessFailure(1, 99, exit_code, "")})
+
+        assert config.nproc_per_node == 2
+        return failing
+
+    monkeypatch.setattr(api, "elastic_launch", launch)
+    with (
+        MemoryTracking().run("run", kind="pretraining") as tracked,
+        NullProgress().task("train") as task,
+        pytest.raises(error, match=words),
+    ):
+        run_on_ranks(dict, 2, tracked=tracked, task=task, saved_step=lambda: 0)

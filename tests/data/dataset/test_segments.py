@@ -93,6 +93,14 @@ def test_starts_far_apart_do_not_collide(tmp_path):
     assert table.annotations(np.arange(3))[0].nonzero()[1].tolist() == [1, 3]
 
 
+def test_frames_are_held_where_they_fit_to_the_byte(tmp_path):
+    uri = write_shard(tmp_path / "a.tfrecord", [make_video("aaaa", 9, [], [(0, 1, 1.0), (5, 2, 0.0)])])
+    size = 2 * 5 * sum(SIZES)
+    for budget in (size - 1, size):
+        table = SegmentTable(load_videos([uri], TINY), num_classes=5, memory_budget=budget)
+        assert table.in_memory == (budget == size)
+
+
 def test_ratings_are_listed_once(tmp_path):
     _, ratings = collect_ratings(load_videos([SEGMENTS]), num_classes=3862)
     assert len(ratings) == 12
