@@ -11,9 +11,9 @@ from typing import Any
 
 import dagster as dg
 
+from yt8m_assets.device.hardware import REQUIRE_GPU, Hardware, find_hardware
 from yt8m_assets.errors import ConfigError, Yt8mError
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.hardware import REQUIRE_GPU, Hardware, find_hardware
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.storage.backend import Backend
 from yt8m_assets.tracking import MlflowTracking, Tracking

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from orchestration.cluster import VARIABLE, ClusterOptions, DeploymentOptions, checked_fields
 from orchestration.launchers.machines import ACCELERATORS, MIN_BOOT_DISK_GB, choose_machine
 from yt8m_assets.assets.shell import StepTags
+from yt8m_assets.device.hardware import REQUIRE_GPU
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.stages.hardware import REQUIRE_GPU
 
 if TYPE_CHECKING:
     from yt8m_assets.recipes.schema import Recipe

@@ -11,10 +11,10 @@ import torch
 from tests.faults.test_training import StopAt
 from tests.memory_tracking import MemoryTracking
 from tests.training.support import BERT, MIX, make_recipe, prepare_store
+from yt8m_assets.device.hardware import find_hardware
 from yt8m_assets.errors import MissingArtifactError
 from yt8m_assets.progress import NullProgress, PlainProgress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.hardware import find_hardware
 from yt8m_assets.stages.training import finetune, load_model, pretrain
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.training.checkpoint import CheckpointStore

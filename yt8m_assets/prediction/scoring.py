@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from models import FrameModel
-from yt8m_assets.compilation import Compiled
 from yt8m_assets.data.dataset.loading import read_ahead
 from yt8m_assets.data.dataset.videos import Videos
 from yt8m_assets.data.dataset.windows import SEGMENT_FRAMES, Edges, segment_frame_index
 from yt8m_assets.data.records.features import model_inputs
-from yt8m_assets.device_memory import is_out_of_memory
+from yt8m_assets.device.compilation import Compiled
+from yt8m_assets.device.memory import is_out_of_memory
 from yt8m_assets.errors import OutOfMemoryError, Yt8mError
 from yt8m_assets.progress import Progress
 from yt8m_assets.ranking.demotion import demote

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yt8m_assets.device.hardware import check_gpu, find_hardware
 from yt8m_assets.errors import ConfigError, DataError, OutOfMemoryError, TransientError
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
-from yt8m_assets.stages.hardware import check_gpu, find_hardware
 from yt8m_assets.stages.lineage import Inputs, Lineage
 from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.ranking import Split, holdout_map, publish_ranking

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from yt8m_assets.data.dataset.shards import ShardManifest
+from yt8m_assets.device.hardware import check_gpu, find_hardware
 from yt8m_assets.evaluation.picking import whole_scores
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import index_cache, read_shards, read_video_ids
-from yt8m_assets.stages.hardware import check_gpu, find_hardware
 from yt8m_assets.stages.lineage import Inputs, Node, current_manifest, plain, resolve_inputs
 from yt8m_assets.storage import ArtifactStore, Manifest, Publication, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yt8m_assets.compilation import Compiled
 from yt8m_assets.data.dataset.batches import Batch
-from yt8m_assets.device_memory import is_out_of_memory
+from yt8m_assets.device.compilation import Compiled
+from yt8m_assets.device.memory import is_out_of_memory
 from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.loss import Objective

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from yt8m_assets.device.hardware import Hardware, check_gpu, find_hardware
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.stages.hardware import Hardware, check_gpu, find_hardware
 
 CPU = Hardware(torch_version="2.13.0+cpu", cuda_build=None, driver=None, gpus=(), bfloat16=True)
 CUDA = {"torch_version": "2.13.0", "cuda_build": "13.0", "bfloat16": True}

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from yt8m_assets.device_memory import is_out_of_memory
+from yt8m_assets.device.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

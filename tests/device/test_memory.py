@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from yt8m_assets.device_memory import is_out_of_memory
+from yt8m_assets.device.memory import is_out_of_memory
 
 RAN_OUT = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from yt8m_assets.compilation import Compiled
+from yt8m_assets.device.compilation import Compiled
 
 
 class Compiler:
@@ -105,7 +105,7 @@ def test_a_recompilation_of_torchs_own_that_fails(
     finally:
         torch.compiler.reset()
     assert len(seen) == 2
-    [message] = [record.message for record in caplog.records if record.name == "yt8m_assets.compilation"]
+    [message] = [record.message for record in caplog.records if record.name == "yt8m_assets.device.compilation"]
     assert message == (
         "torch.compile failed, a root goes on uncompiled: backend='code_generator' raised: "
         "NotImplementedError: no such shape"

@@ -1,0 +1,1 @@
+"""What is computed on: the GPUs, their memory, the compiler."""
