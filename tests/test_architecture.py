@@ -1,6 +1,7 @@
 """Which way imports point, what may not be imported where, and how long things may be."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -167,3 +168,17 @@ def test_definitions_load_fast_and_light() -> None:
     seconds, *heavy = answer.stdout.split()
     assert not heavy
     assert float(seconds) < 3
+
+
+def test_what_the_architecture_page_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`((?:models|yt8m_assets|orchestration)/[\w/]+\.py)(?::(\w+))?`", text))
+    assert len(named) > 20
+    for path, name in named:
+        tree = ast.parse((ROOT / path).read_text())
+        defined = {getattr(node, "name", None) for node in tree.body}
+        for node in tree.body:
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                defined |= {ast.unparse(target) for target in targets}
+        assert not name or name in defined, f"{path} has no {name}"
