@@ -10,6 +10,7 @@ from pydantic import Field
 from orchestration.settings import Settings
 from yt8m_assets.progress import LogProgress, Progress
 from yt8m_assets.storage import KEEP_GENERATIONS, ArtifactStore
+from yt8m_assets.storage.cache import Cache
 from yt8m_assets.tracking import EXPERIMENT, MlflowTracking, Tracking
 
 
@@ -18,11 +19,12 @@ class StoreResource(dg.ConfigurableResource):
 
     root_uri: str = Field(description="Root of the artifacts: an absolute folder, or gs://bucket/folder.")
     cache_path: str = Field(description="Folder of verified copies and indexes, which can be made again.")
+    cache_bytes: int | None = Field(default=None, description="Bytes that copies of shards may take there.")
     keep_generations: int = Field(default=KEEP_GENERATIONS, description="Generations of an artifact that stay.")
 
     def create_resource(self, context: dg.InitResourceContext | None) -> ArtifactStore:
         """What assets get."""
-        return ArtifactStore(self.root_uri, Path(self.cache_path), self.keep_generations)
+        return ArtifactStore(self.root_uri, Cache(Path(self.cache_path), self.cache_bytes), self.keep_generations)
 
 
 class TrackingResource(dg.ConfigurableResource):
@@ -80,6 +82,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         "store": StoreResource(
             root_uri=settings.storage_uri,
             cache_path=str(settings.cache_path),
+            cache_bytes=settings.cache_bytes,
             keep_generations=settings.keep_generations,
         ),
         "tracking": TrackingResource(

@@ -44,7 +44,7 @@ def ours(uri: str) -> int:
 
 def read_records(uri: str) -> Iterator[bytes]:
     """Data of each record; the checksums are not looked at."""
-    file = ShardFile(Path(uri), uri)
+    file = ShardFile(uri)
     return (file.read(position + HEADER_BYTES, length) for position, _, length in walk_headers(file))
 
 

@@ -15,6 +15,7 @@ from tests.tiny import tiny_recipe
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.dataset import scan
 from yt8m_assets.data.dataset.index import load_index
+from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.shards import expand_patterns, list_shards
 from yt8m_assets.data.dataset.videos import IndexedVideos
@@ -34,7 +35,7 @@ def store(monkeypatch, tmp_path):
     fake = FakeStore()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake.url)
     monkeypatch.setattr(remote, "_policy", QUICK)
-    monkeypatch.setattr(cache, "_cache", cache.ShardCache(path=tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
     yield fake
     fake.close()
 
@@ -49,7 +50,7 @@ def ids(uri: str) -> list[str]:
 
 
 def cached(tmp_path: Path) -> list[str]:
-    return [entry.name for entry in (tmp_path / "cache").iterdir() if not entry.name.startswith(".lock")]
+    return [entry.name for entry in (tmp_path / ".cache/yt8m/shards").iterdir() if not entry.name.startswith(".lock")]
 
 
 @pytest.mark.parametrize("fault", [429, 503, 500, 502, 504, 408, "reset", "truncate"])
@@ -214,6 +215,19 @@ def test_asking_what_shards_there_are_now_costs_one_listing_a_pattern(store, tmp
         assert len(store.requests) == listings(store) == num_patterns
 
 
+def test_what_a_run_reads_of_a_bucket_lies_in_its_cache_and_not_at_home(store, tmp_path):
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    data = replace(tiny_recipe().data, feature_sizes=SIZES)
+    reading = data.reading(ArtifactStore(str(tmp_path / "store"), tmp_path / "state").cache)
+    videos = load_videos([uri], reading)
+    assert [len(video.frames) for video in videos] == [3, 2]
+    assert {path.name.split("-")[-1] for path in (tmp_path / "state").rglob("*.*")} >= {"s.tfrecord"}
+    assert not (tmp_path / ".cache").exists()
+    little = replace(reading, copies=cache.Cache(tmp_path / "little", 10).shards, index_folder=None)
+    with pytest.raises(StorageError, match=f"{len(SHARD)} bytes do not fit the cache .*little.* of 10; enlarge it"):
+        load_videos([uri], little)
+
+
 def test_what_an_object_is_costs_one_request(store):
     uri = store.put("bucket/a/s.tfrecord", SHARD)
     assert remote.stat(uri).size == len(SHARD)
@@ -232,7 +246,7 @@ def test_an_index_is_known_to_fit_without_fetching_the_shard(store, tmp_path):
     uri = store.put("bucket/a/s.tfrecord", SHARD)
     reading = Reading(index_folder=tmp_path / "indexes", feature_sizes=SIZES)
     first = load_index(uri, reading)
-    shutil.rmtree(tmp_path / "cache")  # the shard's copy made room for others
+    shutil.rmtree(tmp_path / ".cache/yt8m/shards")  # the shard's copy made room for others
     store.requests.clear()
     assert load_index(uri, reading).video_ids == first.video_ids == ["aaaa", "bbbb"]
     assert not [path for _, path in store.requests if "/download/" in path]
@@ -297,7 +311,7 @@ def test_f38_a_copy_that_rotted_on_this_disk_is_fetched_again(store, tmp_path, p
     """In a record's length, in its data, in its checksum; the object itself is sound."""
     uri = store.put("bucket/a/s.tfrecord", SHARD)
     reading = Reading(index_folder=tmp_path / "indexes", feature_sizes=SIZES)
-    (copy,) = {path for _ in ids(uri) for path in (tmp_path / "cache").glob("*-s.tfrecord")}
+    (copy,) = {path for _ in ids(uri) for path in (tmp_path / ".cache/yt8m/shards").glob("*-s.tfrecord")}
     rotten = bytearray(SHARD)
     rotten[place] ^= 1
     copy.write_bytes(rotten)
@@ -316,7 +330,7 @@ def test_f38_an_object_that_changed_meanwhile_does_not_heal_a_copy(store, tmp_pa
     uri = store.put("bucket/a/s.tfrecord", SHARD)
     records = iterate_records(uri)
     next(records)
-    (copy,) = (tmp_path / "cache").glob("*-s.tfrecord")
+    (copy,) = (tmp_path / ".cache/yt8m/shards").glob("*-s.tfrecord")
     copy.write_bytes(SHARD[:-1] + b"x")
     store.put("bucket/a/s.tfrecord", frame_record(encode(make_video("cccc", 3, [1]))) * 2)
     with pytest.raises(CorruptShardError, match="record 1"):

@@ -17,7 +17,7 @@ from yt8m_assets.data.dataset.shards import list_shards
 from yt8m_assets.data.records.framing import ShardFile
 from yt8m_assets.errors import CorruptShardError, MissingDataError
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.data import index_cache, make_shards, read_shards
+from yt8m_assets.stages.data import make_shards, read_shards
 from yt8m_assets.stages.explain import explain
 from yt8m_assets.stages.lineage import Lineage, Node, current_manifest
 from yt8m_assets.stages.locating import locate_shards
@@ -66,10 +66,10 @@ def test_a_link_to_a_shard_that_is_gone_is_an_error_and_no_shorter_list(recipe: 
 
 def test_a_shard_that_vanishes_after_it_was_listed_has_a_typed_error(store: ArtifactStore, tmp_path: Path) -> None:
     path = tmp_path / "data" / "2" / "train1.tfrecord"
-    load_index(str(path), Reading(index_folder=index_cache(store), feature_sizes=SIZES))
+    load_index(str(path), Reading(index_folder=store.cache.indexes, feature_sizes=SIZES))
     path.unlink()
     with pytest.raises(MissingDataError, match=r"train1\.tfrecord: no such shard.*holds train0\.tfrecord"):
-        load_index(str(path), Reading(index_folder=index_cache(store), feature_sizes=SIZES))
+        load_index(str(path), Reading(index_folder=store.cache.indexes, feature_sizes=SIZES))
 
 
 def test_another_shard_of_the_same_size_and_time_is_found_out_once_and_then_known(
@@ -82,7 +82,7 @@ def test_another_shard_of_the_same_size_and_time_is_found_out_once_and_then_know
     os.utime(path, LONG_AGO)
     assert current_manifest(recipe, store, node) is not None, "nothing that is looked at has changed"
     uris = read_shards(recipe, store, asset).uris()
-    reading = Reading(feature_sizes=SIZES, index_folder=index_cache(store))
+    reading = Reading(feature_sizes=SIZES, index_folder=store.cache.indexes)
     with pytest.raises(CorruptShardError, match="run again to index it anew"):
         list(load_videos(uris, reading))
     assert current_manifest(recipe, store, node) is None
@@ -138,7 +138,7 @@ def test_data_from_the_future_are_looked_through_once(
     assert make_shards(recipe, store, "test_shards", progress=QUIET).reused
     load_index(
         read_shards(recipe, store, "test_shards").uris()[0],
-        Reading(index_folder=index_cache(store), feature_sizes=SIZES),
+        Reading(index_folder=store.cache.indexes, feature_sizes=SIZES),
     )
     assert not looked_at
 

@@ -29,7 +29,6 @@ from yt8m_assets.reports.leaderboard import (
 )
 from yt8m_assets.reports.page import picking_remark, remarks, table_columns, table_rows, write_page
 from yt8m_assets.reports.timeline import draw_timeline, find_video, make_timeline, score_seconds
-from yt8m_assets.stages.data import index_cache
 from yt8m_assets.stages.ensemble import make_submission, search_ensemble
 from yt8m_assets.tracking import NullTracking
 
@@ -108,9 +107,9 @@ def test_the_oracle_sees_all_of_the_data_whatever_the_models_see(finished_graph)
     shards, hidden = store.require("test_shards"), hidden_ratings(recipe.data.simulation)
     expected = _ceiling(recipe, store, shards, hidden, QUIET)
     rgb_alone = replace(recipe, data=replace(recipe.data, feature_sizes=(1024, 0)))
-    indexes = {path: path.read_bytes() for path in index_cache(store).iterdir()}
+    indexes = {path: path.read_bytes() for path in store.cache.indexes.iterdir()}
     assert _ceiling(rgb_alone, store, shards, hidden, QUIET) == expected
-    assert {path: path.read_bytes() for path in index_cache(store).iterdir()} == indexes
+    assert {path: path.read_bytes() for path in store.cache.indexes.iterdir()} == indexes
 
 
 def test_the_page_needs_no_other_file(finished_graph):

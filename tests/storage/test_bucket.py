@@ -19,7 +19,7 @@ from tests.tiny import tiny_recipe
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.storage import ArtifactStore, cache
+from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.submission import validate_submission
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def machine(
     """A machine with an empty disk, and settings that name a folder of the bucket."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
     monkeypatch.setenv("DAGSTER_HOME", "")
-    monkeypatch.setattr(cache, "_cache", cache.ShardCache(path=tmp_path / "shards"))
+    monkeypatch.setenv("HOME", str(tmp_path))
     return prepare_machine(tmp_path / "first", f"gs://yt/{tmp_path.name}", migrated_database)
 
 

@@ -17,7 +17,7 @@ from yt8m_assets.storage import cache, remote
 def bucket(emulator, monkeypatch, tmp_path):
     """The emulator's bucket, with a cache of this test."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
-    monkeypatch.setattr(cache, "_cache", cache.ShardCache(path=tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
     files, _ = remote.open_filesystem("gs://yt/x")
     return files
 

@@ -1,12 +1,12 @@
 """What a recipe says of the data: where the shards are, what a record holds, and what is held out."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.simulation.config import SimulationConfig
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.storage.cache import Cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,13 @@ class DataConfig:
         if self.on_corrupt not in ("raise", "quarantine"):
             raise ConfigError(f"data.on_corrupt = {self.on_corrupt!r}: choose 'raise' or 'quarantine'")
 
-    def reading(self, index_folder: Path | None) -> Reading:
-        """How the shards are read, with their indexes kept in a folder."""
+    def reading(self, cache: Cache) -> Reading:
+        """How the shards are read, with their indexes and copies in this machine's cache."""
         return Reading(
             feature_sizes=self.feature_sizes,
             max_frames=self.max_frames,
             on_corrupt=self.on_corrupt,
             max_quarantined=self.max_quarantined,
-            index_folder=index_folder,
+            index_folder=cache.indexes,
+            copies=cache.shards,
         )

@@ -18,7 +18,7 @@ from yt8m_assets.progress import Progress
 from yt8m_assets.ranking.files import RankingReader
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.reports.submission_score import score_submission
-from yt8m_assets.stages.data import VOCABULARY_FILE, index_cache, read_shards
+from yt8m_assets.stages.data import VOCABULARY_FILE, read_shards
 from yt8m_assets.stages.ensemble import SUBMISSION_FILE, fuse_models, load_oof, read_weights
 from yt8m_assets.stages.lineage import Inputs, Node, require_current
 from yt8m_assets.storage import ArtifactStore, Manifest
@@ -210,11 +210,11 @@ def _ceiling(
 
     assert recipe.data.simulation is not None
     data = recipe.data
-    whole = data.feature_sizes == FEATURE_SIZES
+    reading = data.reading(store.cache)
+    whole = data.feature_sizes == FEATURE_SIZES  # the indexes there are of what the models see
     videos = load_videos(  # the best that can be made of the data is made of all of it, whatever the models see
         read_shards(recipe, store, shards).uris(held_out=True if shards.key == "segment_shards" else None),
-        # no indexes but those of all of it: the ones there are of what the models see
-        replace(data.reading(index_cache(store) if whole else None), feature_sizes=FEATURE_SIZES),
+        replace(reading, feature_sizes=FEATURE_SIZES, index_folder=reading.index_folder if whole else None),
         memory_budget=data.memory_budget,
     )
     progress.log(f"scoring the {shards.key} with the oracle: {len(ratings)} ratings")

@@ -82,12 +82,12 @@ def find_video(recipe: Recipe, store: ArtifactStore, video_id: str) -> "Video":
     """A video of the segment or test shards, by id. Raises DataError when it is in neither."""
     from yt8m_assets.data.dataset.memory import load_videos
     from yt8m_assets.data.records.video import Video
-    from yt8m_assets.stages.data import index_cache, read_shards
+    from yt8m_assets.stages.data import read_shards
 
     for asset in ("segment_shards", "test_shards"):
         if not store.numbers(asset):
             continue
-        videos = load_videos(read_shards(recipe, store, asset).uris(), recipe.data.reading(index_cache(store)))
+        videos = load_videos(read_shards(recipe, store, asset).uris(), recipe.data.reading(store.cache))
         if video_id in videos.video_ids:
             number = videos.video_ids.index(video_id)
             labels, segments = videos.annotations(number)

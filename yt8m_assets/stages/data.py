@@ -26,12 +26,11 @@ from yt8m_assets.errors import DataError, ParentMismatchError
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.lineage import Inputs, require_current, resolve_inputs
-from yt8m_assets.stages.locating import held_out_shards, index_cache, locate_shards, simulated_folder
+from yt8m_assets.stages.locating import held_out_shards, locate_shards, simulated_folder
 from yt8m_assets.stages.nodes import Node, plain
 from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, Manifest, Publication, StageResult
 
 __all__ = [
-    "index_cache",
     "make_holdout_ratings",
     "make_shards",
     "read_segment_classes",
@@ -109,7 +108,7 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
         if inputs.published is not None:
             return StageResult(inputs.published, reused=True)
     names = shard_names(listing)
-    reading = recipe.data.reading(index_cache(store))
+    reading = recipe.data.reading(store.cache)
     report = reading.new_report()
     indices = scan_shards(list(names), reading, report=report, progress=progress)
     held_out, rated, held_out_ids = _hold_out(recipe, store, asset, {index.uri: index for index in indices}, progress)
@@ -146,7 +145,7 @@ def _hold_out(
     if asset == "segment_shards":
         return held_out_shards(recipe, indices), [], None
     listing = locate_shards(recipe, store, "segment_shards", progress)
-    reading = recipe.data.reading(index_cache(store))
+    reading = recipe.data.reading(store.cache)
     quiet = reading.new_report(quiet=True)  # told by segment_shards
     rated = scan_shards(sorted(held_out_shards(recipe, listing)), reading, report=quiet, progress=progress)
     seen = [(index.uri, listing[index.uri], index.checksum) for index in rated]
@@ -190,18 +189,20 @@ def _write_video_ids(
 
 
 def _copy_vocabularies(recipe: Recipe, store: ArtifactStore, publication: Publication) -> None:
-    data = recipe.data
+    data, copies = recipe.data, store.cache.shards
     if data.simulation is None:
         classes_uri, vocabulary_uri = data.segment_classes_uri, data.vocabulary_uri
     else:
         paths = dataset_paths(data.simulation, simulated_folder(recipe, store))
         classes_uri, vocabulary_uri = str(paths.segment_label_ids), str(paths.vocabulary)
-    classes = load_segment_classes(classes_uri, data.num_classes)
-    shutil.copyfile(local_file(classes_uri), publication.path / SEGMENT_CLASSES_FILE)
+    classes = load_segment_classes(classes_uri, data.num_classes, copies)
+    shutil.copyfile(local_file(classes_uri, copies), publication.path / SEGMENT_CLASSES_FILE)
     publication.metadata["num_rated_classes"] = len(classes)
     if vocabulary_uri:
-        load_vocabulary(vocabulary_uri)
-        shutil.copyfile(local_file(vocabulary_uri), publication.report_path / Path(VOCABULARY_FILE).name)
+        load_vocabulary(vocabulary_uri, store.cache.shards)
+        shutil.copyfile(
+            local_file(vocabulary_uri, store.cache.shards), publication.report_path / Path(VOCABULARY_FILE).name
+        )
 
 
 def make_holdout_ratings(recipe: Recipe, store: ArtifactStore, *, progress: Progress) -> StageResult:
@@ -212,7 +213,7 @@ def make_holdout_ratings(recipe: Recipe, store: ArtifactStore, *, progress: Prog
         return StageResult(inputs.published, reused=True)
     segments = inputs.parent("segment_shards")
     uris = read_shards(recipe, store, segments).uris(held_out=True)
-    videos = load_videos(uris, recipe.data.reading(index_cache(store)), progress=progress)
+    videos = load_videos(uris, recipe.data.reading(store.cache), progress=progress)
     classes = read_segment_classes(recipe, store, segments)
     _, ratings = collect_ratings(videos, recipe.data.num_classes, classes)
     if not len(ratings):

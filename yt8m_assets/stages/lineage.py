@@ -94,7 +94,7 @@ class Lineage:
             if files == "shards":
                 found |= data_slice(self.recipe, self.store, node.asset)
             elif files == "vocabulary" and self.recipe.data.vocabulary_uri:
-                found["vocabulary"] = vocabulary_digest(self.recipe)
+                found["vocabulary"] = vocabulary_digest(self.recipe, self.store)
             self._configs[node] = found
         return self._configs[node]
 

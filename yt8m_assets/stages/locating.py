@@ -22,11 +22,6 @@ from yt8m_assets.storage.backend import LocalBackend
 _SPLITS = {"pretraining_shards": ("train", "validate"), "segment_shards": ("validate",), "test_shards": ("test",)}
 
 
-def index_cache(store: ArtifactStore) -> Path:
-    """Folder of the shards' sidecar indexes."""
-    return store.cache_path / "indexes"
-
-
 def simulated_folder(recipe: Recipe, store: ArtifactStore) -> Path:
     """Where a simulated recipe's shards are written on this machine."""
     name = sha256_text(canonical_json(plain(recipe.data.simulation)))[:12]
@@ -84,8 +79,8 @@ def data_slice(recipe: Recipe, store: ArtifactStore, asset: str) -> dict[str, An
         held_out = held_out_shards(recipe, rated)  # what is left out of pre-training is known by the ids in them
         found["held_out"] = listing_digest(store, {uri: rated[uri] for uri in held_out}, shard_names(rated))
     if asset == "segment_shards":
-        found["segment_classes"] = file_digest(data.segment_classes_uri, "data.segment_classes_uri")
-        found["vocabulary"] = vocabulary_digest(recipe)
+        found["segment_classes"] = file_digest(data.segment_classes_uri, "data.segment_classes_uri", store)
+        found["vocabulary"] = vocabulary_digest(recipe, store)
     return found
 
 
@@ -111,16 +106,16 @@ def held_out_shards(recipe: Recipe, segment_uris: Iterable[str]) -> set[str]:
     return held_out
 
 
-def vocabulary_digest(recipe: Recipe) -> str | None:
+def vocabulary_digest(recipe: Recipe, store: ArtifactStore) -> str | None:
     """Content of the file with the classes' names; None without one."""
     uri = recipe.data.vocabulary_uri
-    return file_digest(uri, "data.vocabulary_uri") if uri else None
+    return file_digest(uri, "data.vocabulary_uri", store) if uri else None
 
 
-def file_digest(uri: str, field: str) -> str:
+def file_digest(uri: str, field: str, store: ArtifactStore) -> str:
     """Hex sha256 of a small file, local or in a bucket. Raises MissingDataError naming the recipe's field."""
     try:
-        with local_file(uri).open("rb") as file:
+        with local_file(uri, store.cache.shards).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise MissingDataError(f"{field} = {uri!r}: cannot be read: {error.strerror or error}") from error

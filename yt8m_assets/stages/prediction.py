@@ -190,12 +190,12 @@ class _Pass:
 
     def _videos(self, shards: Manifest) -> Any:
         from yt8m_assets.data.dataset.memory import load_videos
-        from yt8m_assets.stages.data import index_cache, read_shards
+        from yt8m_assets.stages.data import read_shards
 
         data = self.recipe.data
         return load_videos(
             read_shards(self.recipe, self.store, shards).uris(held_out=True if self.split == "oof" else None),
-            data.reading(index_cache(self.store)),
+            data.reading(self.store.cache),
             memory_budget=data.memory_budget,
             progress=self.progress,
         )

@@ -12,7 +12,7 @@ from yt8m_assets.device.hardware import check_gpu, find_hardware
 from yt8m_assets.evaluation.picking import whole_scores
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.data import index_cache, read_shards, read_video_ids
+from yt8m_assets.stages.data import read_shards, read_video_ids
 from yt8m_assets.stages.lineage import Inputs, Node, current_manifest, plain, resolve_inputs
 from yt8m_assets.storage import ArtifactStore, Manifest, Publication, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking
@@ -88,7 +88,7 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
         config=row.finetuning if finetunes else row.pretraining,
         data=TrainingData(
             rated=finetunes,
-            reading=recipe.data.reading(index_cache(store)),
+            reading=recipe.data.reading(store.cache),
             num_classes=recipe.data.num_classes,
             memory_budget=recipe.data.memory_budget,
             num_workers=recipe.data.num_workers,

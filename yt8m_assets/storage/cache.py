@@ -1,12 +1,13 @@
-"""Local copies of remote shards: verified, capped in size, filled atomically, shared by processes."""
+"""What this machine keeps of elsewhere: indexes, and verified copies of shards, capped in size, for all processes."""
 
 import fcntl
+import functools
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from yt8m_assets.errors import ConfigError, StorageError
@@ -83,14 +84,31 @@ class ShardCache:
                     used -= bytes_held
 
 
-_cache: ShardCache | None = None
+@dataclass(frozen=True)
+class Cache:
+    """Folder of what can be made again."""
+
+    path: Path = field(default_factory=lambda: Path.home() / ".cache" / "yt8m")
+    """The folder."""
+    max_bytes: int | None = None
+    """Size of all copies of shards together; None: 20 GiB, and at most half of what is free on the disk now."""
+
+    @property
+    def indexes(self) -> Path:
+        """Folder of the shards' indexes."""
+        return self.path / "indexes"
+
+    @property
+    def shards(self) -> ShardCache:
+        """The copies of shards in buckets."""
+        folder = self.path / "shards"
+        if self.max_bytes is not None:
+            return ShardCache(path=folder, max_bytes=self.max_bytes)
+        return ShardCache(path=folder, max_bytes=_bounded(folder))
 
 
-def default_cache() -> ShardCache:
-    """`~/.cache/yt8m/shards`, at most 20 GiB and half of the free disk."""
-    global _cache
-    if _cache is None:
-        path = Path.home() / ".cache" / "yt8m" / "shards"
-        path.mkdir(parents=True, exist_ok=True)
-        _cache = ShardCache(path=path, max_bytes=max(min(_MAX_BYTES, shutil.disk_usage(path).free // 2), 1))
-    return _cache
+@functools.cache
+def _bounded(folder: Path) -> int:
+    """The default size of the copies, decided once a process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return max(min(_MAX_BYTES, shutil.disk_usage(folder).free // 2), 1)

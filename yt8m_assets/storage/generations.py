@@ -10,6 +10,7 @@ from pathlib import Path
 
 from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.storage.backend import open_backend
+from yt8m_assets.storage.cache import Cache
 from yt8m_assets.storage.manifest import Manifest, safe_join
 
 logger = logging.getLogger(__name__)
@@ -24,15 +25,22 @@ class Generations:
     `keep_generations`: of each artifact the newest ones stay; see `retention` for what stays beyond that.
     """
 
-    def __init__(self, root_uri: str, cache_path: Path | None = None, keep_generations: int = KEEP_GENERATIONS) -> None:
-        self.cache_path = cache_path or Path.home() / ".cache" / "yt8m"
-        """Folder of this machine for what can be made again: indexes, copies of remote files."""
-        self.backend = open_backend(root_uri, self.cache_path)
+    def __init__(
+        self, root_uri: str, cache: Cache | Path | None = None, keep_generations: int = KEEP_GENERATIONS
+    ) -> None:
+        self.cache = cache if isinstance(cache, Cache) else Cache(cache) if cache else Cache()
+        """This machine's, for what can be made again: indexes, copies of remote files. A path: of the usual size."""
+        self.backend = open_backend(root_uri, self.cache.path)
         self.root_uri = self.backend.root_uri
         self.keep_generations = max(keep_generations, 2)
         """At least two: a reader may hold the manifest of the generation before."""
         self.parents_seen: dict[tuple[str, int], dict[str, str]] = {}
         """Key and generation -> parents, of the manifests that retention has read."""
+
+    @property
+    def cache_path(self) -> Path:
+        """Folder of the cache."""
+        return self.cache.path
 
     def uri(self, manifest: Manifest, name: str = "") -> str:
         """Full path or URI of a file of an artifact."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from yt8m_assets.errors import CorruptArtifactError, MissingArtifactError, PartitionBusyError, StorageError
+from yt8m_assets.storage.cache import Cache
 from yt8m_assets.storage.files import is_write_error
 from yt8m_assets.storage.generations import KEEP_GENERATIONS, Generations
 from yt8m_assets.storage.manifest import (
@@ -76,8 +77,10 @@ class ArtifactStore(Generations):
     `keep_generations`: of each artifact the newest ones stay; see `retention` for what stays beyond that.
     """
 
-    def __init__(self, root_uri: str, cache_path: Path | None = None, keep_generations: int = KEEP_GENERATIONS) -> None:
-        super().__init__(root_uri, cache_path, keep_generations)
+    def __init__(
+        self, root_uri: str, cache: Cache | Path | None = None, keep_generations: int = KEEP_GENERATIONS
+    ) -> None:
+        super().__init__(root_uri, cache, keep_generations)
         self.remade: frozenset[str] = frozenset()
         """Keys that are to be made again though they are there."""
         self.takes_outdated = False

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, MissingArtifactError, StorageError
 from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_text
+from yt8m_assets.storage.cache import Cache
 from yt8m_assets.storage.manifest import ABSENT, differences
 from yt8m_assets.training.model_files import read_tensors, write_tensors
 
@@ -53,7 +54,7 @@ class CheckpointStore:
         self.fingerprint = sha256_text(canonical_json(self.identity))
 
     def __reduce__(self):  # for the ranks of a training: each opens the store anew
-        return _reopened, (self.store.root_uri, self.store.cache_path, self.key, self.identity)
+        return _reopened, (self.store.root_uri, self.store.cache, self.key, self.identity)
 
     def _step_keys(self) -> list[str]:
         return [key for key in self.store.list_keys(self.key) if key.rsplit("/", 1)[-1].startswith("step-")]
@@ -209,8 +210,8 @@ class CheckpointStore:
             logger.warning("cannot remove old checkpoint %s: %s", key, error)
 
 
-def _reopened(root_uri: str, cache_path: Path, key: str, identity: Mapping[str, Any]) -> CheckpointStore:
-    return CheckpointStore(ArtifactStore(root_uri, cache_path), key, identity)
+def _reopened(root_uri: str, cache: Cache, key: str, identity: Mapping[str, Any]) -> CheckpointStore:
+    return CheckpointStore(ArtifactStore(root_uri, cache), key, identity)
 
 
 class HostCopy:

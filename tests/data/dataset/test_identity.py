@@ -18,7 +18,7 @@ from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import make_shards, read_shards
 from yt8m_assets.stages.lineage import Node, current_manifest
-from yt8m_assets.storage import ArtifactStore, cache, remote
+from yt8m_assets.storage import ArtifactStore, remote
 from yt8m_assets.storage.retry import RetryPolicy
 
 ASSETS = ("pretraining_shards", "segment_shards", "test_shards")
@@ -30,7 +30,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeStor
     fake = FakeStore()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake.url)
     monkeypatch.setattr(remote, "_policy", RetryPolicy(request_seconds=5, deadline_seconds=5))
-    monkeypatch.setattr(cache, "_cache", cache.ShardCache(path=tmp_path / "shard cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
     yield fake
     fake.close()
 

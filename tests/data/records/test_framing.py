@@ -49,7 +49,7 @@ def test_a_walk_over_the_headers_verifies_them_alone(tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[13] ^= 1
     path.write_bytes(damaged)
-    assert list(walk_headers(ShardFile(path, str(path)))) == [(0, 0, 9)]
+    assert list(walk_headers(ShardFile(str(path)))) == [(0, 0, 9)]
     with pytest.raises(CorruptShardError, match="record 0 at byte 0"):
         list(records_of(str(path)))
 

@@ -16,7 +16,7 @@ from crc32c import crc32c
 
 from yt8m_assets.data.dataset.reading import RELEASED, Reading
 from yt8m_assets.data.dataset.shards import local_stat
-from yt8m_assets.data.records.framing import OVERHEAD_BYTES, ShardFile, framing_crc, local_file
+from yt8m_assets.data.records.framing import OVERHEAD_BYTES, ShardFile, framing_crc
 from yt8m_assets.data.records.parsing import RecordParser
 from yt8m_assets.data.records.reader import QuarantinedRecord, ReadReport, iterate_records, segments_beyond_end
 from yt8m_assets.errors import SchemaMismatchError
@@ -55,7 +55,7 @@ def framing_checksum(uri: str) -> str:
 
     It stands for the content as long as each record matches its own checksum, which reading verifies.
     """
-    return f"framing-crc32c:{framing_crc(ShardFile(local_file(uri), uri))[1]:08x}"
+    return f"framing-crc32c:{framing_crc(ShardFile(uri))[1]:08x}"
 
 
 def framing_of(checksum: str) -> str:
@@ -163,7 +163,7 @@ def build_index(uri: str, reading: Reading = RELEASED, report: ReadReport | None
     """
     report = reading.new_report() if report is None else report
     before = len(report.quarantined)
-    parser, file = RecordParser(uri, reading.feature_sizes), ShardFile(local_file(uri), uri)
+    parser, file = RecordParser(uri, reading.feature_sizes), ShardFile(uri, reading.copies)
     rows: list[tuple[int, ...]] = []
     ids: list[str] = []
     labels = ratings = beyond = 0
@@ -270,5 +270,5 @@ def _fits(index: ShardIndex, uri: str, reading: Reading) -> bool:
             return True
     if index.quarantined:
         return False  # a record that was repaired has the framing that the damaged one had
-    file = ShardFile(local_file(uri), uri)
+    file = ShardFile(uri, reading.copies)
     return index.size == file.size and index.checksum == f"framing-crc32c:{framing_crc(file)[1]:08x}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from yt8m_assets.data.dataset.windows import MAX_VIDEO_FRAMES
 from yt8m_assets.data.records.examples import FEATURE_SIZES
 from yt8m_assets.data.records.reader import OnCorrupt, ReadReport
+from yt8m_assets.storage.cache import ShardCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,8 @@ class Reading:
     """Records that may be set aside."""
     index_folder: Path | None = None
     """Where the shards' indexes are kept; None: each is made anew."""
+    copies: ShardCache | None = None
+    """Where copies of shards in buckets are kept; None: in the home folder."""
 
     def new_report(self, quiet: bool = False) -> ReadReport:
         """An empty report with this limit."""

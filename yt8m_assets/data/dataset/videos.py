@@ -10,7 +10,7 @@ from yt8m_assets.data.dataset.identity import forget_shard
 from yt8m_assets.data.dataset.index import NOT_LOCATED, ShardIndex
 from yt8m_assets.data.dataset.reading import RELEASED, Reading
 from yt8m_assets.data.records.examples import FEATURE_NAMES, FEATURE_SIZES
-from yt8m_assets.data.records.framing import HEADER_BYTES, OVERHEAD_BYTES, ShardFile, local_file, read_data
+from yt8m_assets.data.records.framing import HEADER_BYTES, OVERHEAD_BYTES, ShardFile, read_data
 from yt8m_assets.data.records.parsing import NO_LABELS, RecordParser
 from yt8m_assets.data.records.reader import ReadReport
 from yt8m_assets.data.records.video import SegmentLabels, Video
@@ -217,7 +217,7 @@ class IndexedVideos:
         if file is None:
             index = self.indices[shard]
             try:
-                file = ShardFile(local_file(index.uri), index.uri)
+                file = ShardFile(index.uri, self.reading.copies)
             except MissingDataError as error:
                 raise MissingDataError(f"{index.uri}: the shard was there when it was indexed and is gone") from error
             if file.size != index.size:

@@ -18,6 +18,7 @@ from crc32c import crc32c
 
 from yt8m_assets.errors import CorruptShardError, MissingDataError
 from yt8m_assets.storage import atomic_write
+from yt8m_assets.storage.cache import Cache, ShardCache
 
 HEADER_BYTES = 12
 """Length (8) and its checksum (4)."""
@@ -53,7 +54,8 @@ def appearance(head: bytes) -> str:
 class ShardFile:
     """A shard open for reading at any place. `size` is its bytes when it was opened."""
 
-    def __init__(self, path: Path, uri: str) -> None:
+    def __init__(self, uri: str, cache: ShardCache | None = None) -> None:
+        path = local_file(uri, cache)
         if path.is_dir():
             raise MissingDataError(f"{uri}: is a folder, not a shard")
         try:
@@ -68,7 +70,7 @@ class ShardFile:
         remote = "://" in uri and not uri.startswith("file://")
         self.mark: object = path if remote else (found.st_ino, found.st_mtime_ns)
         """Another one means other content; a cached copy's path names its object, whenever it was fetched."""
-        self._path, self._renewed = path, False
+        self._path, self._cache, self._renewed = path, cache, False
 
     def read(self, position: int, size: int) -> bytes:
         """The bytes at a place; fewer only where the file ends. Raises OSError naming the shard."""
@@ -82,10 +84,8 @@ class ShardFile:
         there is no such copy of the same object."""
         if self._renewed or self.uri.startswith("file://") or "://" not in self.uri:
             return False
-        from yt8m_assets.storage.cache import default_cache
-
         self._renewed = True
-        if default_cache().get(self.uri, check=True) != self._path:
+        if (self._cache or Cache().shards).get(self.uri, check=True) != self._path:
             return False  # the object has changed, and half of one and half of the other is neither
         with self._path.open("rb") as file:
             os.dup2(file.fileno(), self._descriptor, inheritable=False)
@@ -181,15 +181,13 @@ def _explain(file: ShardFile, reason: str) -> str:
     return f"{reason}; {what}" if what else reason
 
 
-def local_file(uri: str) -> Path:
-    """The path of a shard on this machine: itself, or a verified cached copy of a gs:// object."""
+def local_file(uri: str, cache: ShardCache | None = None) -> Path:
+    """The path of a shard on this machine: itself, or a verified copy of a gs:// object (by default in the home)."""
     if "://" not in uri:
         return Path(uri)
     if uri.startswith("file://"):
         return Path(uri.removeprefix("file://"))
-    from yt8m_assets.storage.cache import default_cache
-
-    return default_cache().get(uri)
+    return (cache or Cache().shards).get(uri)
 
 
 class RecordWriter:

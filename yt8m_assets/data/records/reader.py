@@ -9,7 +9,6 @@ from yt8m_assets.data.records.examples import FEATURE_SIZES
 from yt8m_assets.data.records.framing import (
     OVERHEAD_BYTES,
     ShardFile,
-    local_file,
     read_data,
     walk_headers,
 )
@@ -96,7 +95,7 @@ def iterate_records(
     if on_corrupt not in ("raise", "quarantine"):
         raise ConfigError(f"on_corrupt = {on_corrupt!r}: choose 'raise' or 'quarantine'")
     report = ReadReport() if report is None else report
-    file = file or ShardFile(local_file(uri), uri)
+    file = file or ShardFile(uri)
     if not file.size:
         if not report.quiet:
             logger.warning("%s: the shard is empty (0 bytes)", uri)

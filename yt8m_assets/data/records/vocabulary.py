@@ -9,6 +9,7 @@ import numpy as np
 
 from yt8m_assets.data.records.framing import local_file
 from yt8m_assets.errors import MissingDataError, VocabularyError
+from yt8m_assets.storage.cache import ShardCache
 
 MAX_BYTES = 16 * 2**20
 """A vocabulary file may be no larger."""
@@ -26,8 +27,8 @@ class VocabularyClass:
     """Videos of the training split that carry it."""
 
 
-def _read_text(uri: str) -> str:
-    path: Path = local_file(uri)
+def _read_text(uri: str, cache: ShardCache | None) -> str:
+    path: Path = local_file(uri, cache)
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -53,12 +54,12 @@ def _index(text: str, uri: str, line: int, seen: dict[int, int]) -> int:
     return index
 
 
-def load_segment_classes(uri: str, num_classes: int | None = None) -> np.ndarray:
+def load_segment_classes(uri: str, num_classes: int | None = None, cache: ShardCache | None = None) -> np.ndarray:
     """The rated classes, int32 [R] in the file's order (one number a line below the header `Index`).
 
     Raises VocabularyError naming the line for anything else, for a class given twice, or one outside num_classes.
     """
-    lines = _read_text(uri).splitlines()
+    lines = _read_text(uri, cache).splitlines()
     if not lines or lines[0].strip() != "Index":
         raise VocabularyError(f"{uri}, line 1: expected the header 'Index', got {lines[0][:40] if lines else ''!r}")
     seen: dict[int, int] = {}
@@ -73,12 +74,12 @@ def load_segment_classes(uri: str, num_classes: int | None = None) -> np.ndarray
     return np.array(classes, np.int32)
 
 
-def load_vocabulary(uri: str) -> dict[int, VocabularyClass]:
+def load_vocabulary(uri: str, cache: ShardCache | None = None) -> dict[int, VocabularyClass]:
     """The classes by number, from vocabulary.csv (columns Index and Name, and TrainVideoCount where given).
 
     Raises VocabularyError naming the line when a column is missing, a number odd or given twice, or a row too short.
     """
-    rows = csv.reader(io.StringIO(_read_text(uri), newline=""), strict=True)
+    rows = csv.reader(io.StringIO(_read_text(uri, cache), newline=""), strict=True)
     try:
         header = next(rows, [])
         missing = [name for name in ("Index", "Name") if name not in header]
