@@ -54,6 +54,7 @@ lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 
 bench: $(INSTALLED)
 	@for name in reader models "prediction --models demo" prediction training topk_to_search; do $(RUN) -m tests.benchmarks.bench_$$name || exit 1; done
