@@ -10,7 +10,10 @@ SYNC_PATIENCE_SECONDS = 100.0
 
 
 def command_sync_mlflow(arguments: argparse.Namespace) -> int:
-    """Make or complete the run of every artifact and half-trained model; says how many of which."""
+    """Make or complete the run of every artifact and half-trained model; says how many of which.
+
+    Exit code 1 where files of artifacts are damaged.
+    """
     from yt8m_assets.tracking.errors import describe
     from yt8m_assets.tracking.sync import sync
 
@@ -25,7 +28,10 @@ def command_sync_mlflow(arguments: argparse.Namespace) -> int:
             raise
         raise TransientError(f"{tracking} does not take the runs ({describe(error)}); run this again") from error
     words = {"made": "made", "completed": "completed", "complete": "complete before", "running": "running now"}
-    words["deleted"] = "deleted there by hand, which they stay (--restore brings them back)"
+    words |= {
+        "deleted": "deleted there by hand, which they stay (--restore brings them back)",
+        "damaged": "damaged here",
+    }
     parts = [f"{found[name]} {text}" for name, text in words.items() if found[name]]
     say(f"{found.total()} runs in {tracking}{': ' if parts else ''}{', '.join(parts)}")
-    return 0
+    return 1 if found["damaged"] else 0

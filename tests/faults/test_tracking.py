@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults.tracking_server import FaultyServer, faulty_server
 from yt8m_assets.storage import ArtifactStore
-from yt8m_assets.tracking import MlflowTracking
+from yt8m_assets.tracking import MlflowTracking, NullTracking
 from yt8m_assets.tracking.sync import sync
 
 BUDGET = 6.0
@@ -443,6 +443,57 @@ def test_f42_sync_leaves_a_run_deleted_that_a_person_has_deleted(mlflow_uri: str
     assert not all_runs(mlflow_uri)
     assert sync(store, tracking, restore=True) == {"completed": 1}
     assert_complete(mlflow_uri, range(3))
+
+
+def test_f40_a_damaged_artifact_keeps_no_other_run_from_the_server(
+    mlflow_uri: str, tmp_path: Path, store: ArtifactStore, caplog: pytest.LogCaptureFixture
+):
+    for fingerprint in ("bad", "good"):
+        publish(store, NullTracking(), range(3), fingerprint)
+    (path,) = tmp_path.glob("store/finetuned_model/bad/*/report/loss.png")
+    path.write_bytes(b"another")
+    found = sync(ArtifactStore(str(tmp_path / "store"), tmp_path / "cache"), open_tracking(mlflow_uri, tmp_path))
+    assert found == {"damaged": 1, "made": 1}
+    assert "loss.png" in caplog.text
+    assert only_run(mlflow_uri).data.tags["fingerprint"] == "good"
+
+
+def test_f40_a_person_s_choices_on_the_server_stand(mlflow_uri: str, tmp_path: Path, store: ArtifactStore):
+    """A description that was written there, and a champion that was chosen there."""
+    from mlflow import MlflowClient
+
+    client, tracking = MlflowClient(mlflow_uri, mlflow_uri), open_tracking(mlflow_uri, tmp_path)
+    first = publish(store, tracking, range(3), "first")
+    publish(store, tracking, range(2), "second")
+    client.set_tag(first.run_id, "mlflow.note.content", "my own words")
+    client.set_registered_model_alias("yt8m-tiny", "champion", "2")
+    assert sync(store, tracking) == {"complete": 2}
+    assert client.get_run(first.run_id).data.tags["mlflow.note.content"] == "my own words"
+    assert str(client.get_model_version_by_alias("yt8m-tiny", "champion").version) == "2"
+
+
+def test_f40_an_old_model_that_is_made_up_for_does_not_dethrone_one_of_newer_ratings(
+    mlflow_uri: str, tmp_path: Path, store: ArtifactStore
+):
+    from mlflow import MlflowClient
+
+    tracking = open_tracking(mlflow_uri, tmp_path)
+    publish(store, NullTracking(), range(5), "old", tags={"parent.holdout_ratings": "a"})
+    publish(store, tracking, range(2), "new", tags={"parent.holdout_ratings": "b"})
+    assert sync(store, tracking) == {"made": 1, "complete": 1}
+    champion = MlflowClient(mlflow_uri, mlflow_uri).get_model_version_by_alias("yt8m-tiny", "champion")
+    assert champion.tags["fingerprint"] == "new"
+
+
+def test_f40_a_half_trained_model_is_shown_from_its_checkpoint(mlflow_uri: str, tmp_path: Path, store: ArtifactStore):
+    with NullTracking().run("half", kind="pretraining") as run:
+        run.log_metrics({"train/loss": 1.0}, 4)
+    with store.publish("checkpoints/pretrained_model/tiny/step-00000004", fingerprint="f", scratch=True) as publication:
+        (publication.path / "state.json").write_text(json.dumps({"loop": {}, "run": run.state()}))
+    for found in ({"made": 1}, {"complete": 1}):
+        assert sync(store, open_tracking(mlflow_uri, tmp_path)) == found
+    assert only_run(mlflow_uri).info.status == "KILLED"
+    assert losses(mlflow_uri, only_run(mlflow_uri).info.run_id) == [4]
 
 
 @pytest.mark.parametrize("mode", ["401", "403"])

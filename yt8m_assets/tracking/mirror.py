@@ -101,12 +101,15 @@ class Mirror:
 
     def _create(self) -> "Run":
         self.changes += 1
-        record, tags = self.record, {RUN_TAG: self.record.token, **self.record.tags}
+        record, tags = self.record, {RUN_TAG: self.record.token, **self.record.tags, **self._signs_of_life()}
         if record.parent is not None:
             parent = find_run(self.server, record.parent)
             tags["resumed_from"] = parent.info.run_id if parent else record.parent
             tags |= {"mlflow.parentRunId": parent.info.run_id} if parent else {}
         return self.client.create_run(self.server.open_experiment(), record.started, tags, record.name)
+
+    def _signs_of_life(self) -> dict[str, str]:
+        return {OWNER_TAG: self.owner, ALIVE_TAG: str(now_milliseconds())} if self.owner else {}
 
     def beat(self) -> None:
         """Say that the run's process lives. Where another one has taken the run over, the record becomes its child."""
@@ -114,7 +117,7 @@ class Mirror:
         if owner != self.owner and self._tags.get(OWNER_TAG) == self.owner:
             self.record.fork()
             raise RunGoneError(f"run {self.run_id} was taken over by another process")
-        self._log(tags={OWNER_TAG: str(self.owner), ALIVE_TAG: str(now_milliseconds())})
+        self._log(tags=self._signs_of_life())
         if self.status != "RUNNING":
             self.client.update_run(self.run_id, status="RUNNING")
             self.status = "RUNNING"

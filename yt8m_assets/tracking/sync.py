@@ -51,7 +51,8 @@ def _read(store: ArtifactStore, manifest: Manifest, name: str) -> Iterator[KeptR
 
 
 def sync(store: ArtifactStore, server: Server, *, restore: bool = False) -> Counter[str]:
-    """Complete the server; how many runs were "made", "completed", "complete" before, "running" or "deleted" there.
+    """Complete the server; how many runs were "made", "completed", "complete" before, "running", "deleted" there, and
+    "damaged" here, which is logged.
 
     Runs that a person has deleted there stay deleted, unless `restore`. Raises what MLflow raises.
     """
@@ -59,7 +60,14 @@ def sync(store: ArtifactStore, server: Server, *, restore: bool = False) -> Coun
     by_token: dict[str, list[KeptRun]] = {}
     for run in sorted(kept_runs(store), key=lambda run: run.manifest.created_unix_seconds):
         by_token.setdefault(run.record.token, []).append(run)
-    return Counter(_sync_run(store, server, runs, restore) for runs in by_token.values())
+    found: Counter[str] = Counter()
+    for runs in by_token.values():
+        try:
+            found[_sync_run(store, server, runs, restore)] += 1
+        except CorruptArtifactError as error:
+            logger.warning("tracking: %s", error)
+            found["damaged"] += 1
+    return found
 
 
 def _sync_run(store: ArtifactStore, server: Server, runs: list[KeptRun], restore: bool) -> str:
