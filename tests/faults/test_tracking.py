@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.faults.tracking_server import FaultyServer, faulty_server
+from yt8m_assets.errors import PartitionBusyError
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import MlflowTracking, NullTracking
 from yt8m_assets.tracking.sync import sync
@@ -494,6 +495,24 @@ def test_f40_a_half_trained_model_is_shown_from_its_checkpoint(mlflow_uri: str, 
         assert sync(store, open_tracking(mlflow_uri, tmp_path)) == found
     assert only_run(mlflow_uri).info.status == "KILLED"
     assert losses(mlflow_uri, only_run(mlflow_uri).info.run_id) == [4]
+
+
+def test_f40_two_syncs_at_once_send_nothing_twice(
+    mlflow_uri: str, tmp_path: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+):
+    publish(store, NullTracking(), range(3))
+    tracking = open_tracking(mlflow_uri, tmp_path)
+    refused = []
+
+    def meanwhile(server: Any) -> None:
+        with pytest.raises(PartitionBusyError, match="sync-mlflow"):
+            sync(store, tracking)
+        refused.append(True)
+
+    monkeypatch.setattr("yt8m_assets.tracking.sync.end_dead_runs", meanwhile)
+    assert sync(store, tracking) == {"made": 1}
+    assert refused
+    assert_complete(mlflow_uri, range(3))
 
 
 @pytest.mark.parametrize("mode", ["401", "403"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.storage import ArtifactStore, Manifest
+from yt8m_assets.storage.backend import LocalBackend
 from yt8m_assets.storage.retention import all_keys
 from yt8m_assets.tracking.mirror import Mirror, end_dead_runs, find_run, is_alive
 from yt8m_assets.tracking.record import RECORD_FILE, Record
@@ -54,8 +55,14 @@ def sync(store: ArtifactStore, server: Server, *, restore: bool = False) -> Coun
     """Complete the server; how many runs were "made", "completed", "complete" before, "running", "deleted" there, and
     "damaged" here, which is logged.
 
-    Runs that a person has deleted there stay deleted, unless `restore`. Raises what MLflow raises.
+    Runs that a person has deleted there stay deleted, unless `restore`. Raises what MLflow raises, and
+    PartitionBusyError while another process of this machine does the same.
     """
+    with LocalBackend(store.cache_path).lock("sync-mlflow"):  # two would both send what is missing
+        return _sync(store, server, restore)
+
+
+def _sync(store: ArtifactStore, server: Server, restore: bool) -> Counter[str]:
     end_dead_runs(server)
     by_token: dict[str, list[KeptRun]] = {}
     for run in sorted(kept_runs(store), key=lambda run: run.manifest.created_unix_seconds):
