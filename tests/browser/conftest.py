@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 RECIPE = Path(__file__).with_name("recipe.py")
@@ -47,7 +48,8 @@ class Sites:
 def environment(mlflow: str) -> dict[str, str]:
     """This process's environment without what would lead the servers to another state, recipe or tracking server."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN_SETTINGS)}
-    return {**kept, "OMP_NUM_THREADS": "1", "YT8M_MLFLOW_UI_URL": mlflow, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    own = {"YT8M_MLFLOW_UI_URL": mlflow, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": str(ROOT)}
+    return {**kept, "OMP_NUM_THREADS": "1", **own}
 
 
 def ports_of(state: Path) -> tuple[str, str]:
@@ -61,10 +63,10 @@ def ports_of(state: Path) -> tuple[str, str]:
     return first, second
 
 
-def command(name: str, state: Path, *options: str) -> list[str]:
-    """The command line of `yt8m NAME` over a state."""
-    start = [sys.executable, "-m", "orchestration.cli", name]
-    return [*start, "--recipe", str(RECIPE), "--state", str(state), *options]
+def command(name: str, state: Path, *options: str, recipe: Path = RECIPE, program: Path | None = None) -> list[str]:
+    """The command line of `yt8m NAME` over a state; `program` may stand for `yt8m`."""
+    yt8m = [str(program)] if program else ["-m", "orchestration.cli"]
+    return [sys.executable, *yt8m, name, "--recipe", str(recipe), "--state", str(state), *options]
 
 
 @pytest.fixture(scope="session")
@@ -83,23 +85,32 @@ def sites(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """The pages, served over the finished graph until the session ends."""
     kept = os.environ.get("YT8M_BROWSER_STATE")
     state = Path(kept).resolve() if kept else tmp_path_factory.mktemp("browser") / "state"
-    dagster_port, mlflow_port = ports_of(state)
-    sites = Sites(f"http://127.0.0.1:{dagster_port}", f"http://127.0.0.1:{mlflow_port}")
-    values = environment(sites.mlflow)
+    values = environment(f"http://127.0.0.1:{ports_of(state)[1]}")
     made = subprocess.run(command("materialize", state), cwd=ROOT, env=values, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
+    with serve(state) as sites:
+        yield sites
+    if not kept:
+        shutil.rmtree(state, ignore_errors=True)
+
+
+@contextmanager
+def serve(state: Path, recipe: Path = RECIPE, program: Path | None = None, **values: str) -> Iterator[Sites]:
+    """`yt8m ui` over a state: the addresses, once both answer; ended with its children."""
+    dagster_port, mlflow_port = ports_of(state)
+    sites = Sites(f"http://127.0.0.1:{dagster_port}", f"http://127.0.0.1:{mlflow_port}")
+    own = {**environment(sites.mlflow), **values}
     ports = ("--port", dagster_port, "--mlflow-port", mlflow_port)
+    start = command("ui", state, *ports, recipe=recipe, program=program)
     log_path = state / "ui.log"
     with log_path.open("wb") as log:
-        server = subprocess.Popen(command("ui", state, *ports), cwd=ROOT, env=values, stdout=log, stderr=log)
+        server = subprocess.Popen(start, cwd=ROOT, env=own, stdout=log, stderr=log)
     try:
         wait_for_line(server, log_path, "Ctrl-C")
         yield sites
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)
-        if not kept:
-            shutil.rmtree(state, ignore_errors=True)
 
 
 def wait_for_line(server: "subprocess.Popen[bytes]", log_path: Path, text: str) -> None:
@@ -125,6 +136,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """An empty window with a profile of its own, which reaches this machine only."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
     context.set_default_timeout(PAGE_MILLISECONDS)
+    expect.set_options(timeout=PAGE_MILLISECONDS)  # which does not follow the context's
     context.route(lambda url: not url.startswith(("http://127.0.0.1:", "data:", "blob:")), lambda route: route.abort())
     yield context.new_page()
     context.close()

@@ -36,6 +36,20 @@ def latest(site: str, asset: str, partition: str | None = None) -> dict[str, Any
     return {"runId": found[0]["runId"], "metadata": metadata}
 
 
+def partition_keys(site: str, asset: str) -> list[str]:
+    """The partitions of an asset that its page offers."""
+    query = "query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys } } }"
+    return list(ask(site, query, key={"path": [asset]})["assetNodeOrError"]["partitionKeys"])
+
+
+def staleness(site: str, asset: str, partition: str | None = None) -> str:
+    """FRESH, STALE or MISSING: how Dagster marks an asset or one of its partitions."""
+    query = """query ($key: AssetKeyInput!, $partition: String) { assetNodeOrError(assetKey: $key) {
+      ... on AssetNode { staleStatus(partition: $partition) } } }"""
+    answer = ask(site, query, key={"path": [asset]}, partition=partition)
+    return str(answer["assetNodeOrError"]["staleStatus"])
+
+
 def wait_for_run(site: str, run_id: str) -> dict[str, Any]:
     """A run once it has ended: status and tags."""
     query = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status tags { key value } } } }"
