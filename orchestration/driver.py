@@ -16,7 +16,7 @@ from orchestration.causes import interrupted, original_error
 from orchestration.idle import RANGE_END, RANGE_START
 from orchestration.instance import LISTED, Records, belong_to_the_location, driver_instance
 from orchestration.jobs import build_asset_jobs, job_of
-from orchestration.plan import DATA, MODELS, Step, groups, required_nodes, steps, with_ancestors, with_dependents
+from orchestration.plan import Step, groups, is_data, required_nodes, steps, trains, with_dependents
 from orchestration.pools import process_mark, tidy, wait_aloud
 from orchestration.resources import FixedProgress
 from orchestration.settings import Settings
@@ -28,7 +28,8 @@ from yt8m_assets.assets.shell import FORCE_TAG
 from yt8m_assets.errors import CheckpointMismatchError
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Lineage, Node
+from yt8m_assets.stages.lineage import Lineage
+from yt8m_assets.stages.nodes import Node, with_ancestors
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import Tracking
 
@@ -111,7 +112,7 @@ class Driver:
             self.recipe.model(key)
         cells = [Node(asset, key, shift) for asset in split_assets for key in models for shift in shifts]
         above = with_ancestors(self.recipe, cells)
-        self._materialize([node for node in above if node.asset in DATA])
+        self._materialize([node for node in above if is_data(node)])
         self.lineage.forget()
         for cell in cells:
             self.lineage.inputs(cell)
@@ -149,7 +150,7 @@ class Driver:
     def run(self, step: Step, force: bool = False) -> str:
         """Run a step; returns the run's id. Raises the stage's own error, KeyboardInterrupt where a signal ended it."""
         asked = {FORCE_TAG: "true"} if force else {}
-        asked |= self.tags if set(step.assets) & set(MODELS) else {}  # of trainings only
+        asked |= self.tags if trains(step) else {}  # of trainings only
         try:
             return self._run(step, asked)
         except CheckpointMismatchError as error:

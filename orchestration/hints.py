@@ -13,6 +13,7 @@ from orchestration.launchers.machines import ACCELERATORS, MIN_BOOT_DISK_GB, cho
 from yt8m_assets.assets.shell import StepTags
 from yt8m_assets.device.hardware import REQUIRE_GPU
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.stages.nodes import ASSETS
 
 if TYPE_CHECKING:
     from yt8m_assets.recipes.schema import Recipe
@@ -55,33 +56,25 @@ class ResourceHints:
             raise ConfigError(f"shared_memory_gib = {self.shared_memory_gib}: must lie in [0, memory_gib)")
 
 
-_GPU = ResourceHints(num_gpus=1, gpu_type="l4", num_cpus=7, memory_gib=26, shared_memory_gib=8, disk_gib=80)
-_LIGHT = ResourceHints(num_cpus=2, memory_gib=8)
-_LARGE = ResourceHints(num_cpus=4, memory_gib=16)
-
-RESOURCE_HINTS: Mapping[str, ResourceHints] = {
-    "pretraining_shards": _LIGHT,
-    "segment_shards": _LIGHT,
-    "test_shards": _LIGHT,
-    "holdout_ratings": _LIGHT,
-    "pretrained_model": _GPU,
-    "finetuned_model": _GPU,
-    "oof_predictions": _GPU,
-    "test_predictions": _GPU,
-    "oof_optional_predictions": _GPU,
-    "test_optional_predictions": _GPU,
-    "oof_ranking": _LIGHT,
-    "test_ranking": _LIGHT,
-    "ensemble_weights": _LARGE,
-    "submission": ResourceHints(num_cpus=2, memory_gib=16),
-    "leaderboard": ResourceHints(num_cpus=2, memory_gib=16),
-    "checks": _LIGHT,
-    "ablate": _LARGE,
+MACHINES: Mapping[str, ResourceHints] = {
+    "small": ResourceHints(num_cpus=2, memory_gib=8),
+    "roomy": ResourceHints(num_cpus=2, memory_gib=16),
+    "large": ResourceHints(num_cpus=4, memory_gib=16),
+    "gpu": ResourceHints(num_gpus=1, gpu_type="l4", num_cpus=7, memory_gib=26, shared_memory_gib=8, disk_gib=80),
 }
-"""Asset (or `checks`: each asset check, or `ablate`: the job's step) -> needs, for the challenge's real data.
+"""What the graph's entries call a machine -> what that is, for the challenge's real data.
 
 A node with one L4, 8 vCPU and 32 GiB holds every GPU step; a node of 8 vCPU and 32 GiB every other one.
 """
+OTHER_STEPS = {"checks": "small", "ablate": "large"}
+"""Steps that are no asset: each asset check, and the job `ablate`'s."""
+
+
+def resource_hints() -> dict[str, ResourceHints]:
+    """Asset, or other step -> its needs."""
+    machines = {name: asset.machine for name, asset in ASSETS.items()}
+    machines |= {asset.optional: asset.machine for asset in ASSETS.values() if asset.optional}
+    return {name: MACHINES[machine] for name, machine in (machines | OTHER_STEPS).items()}
 
 
 def hints_for(recipe: "Recipe", deployment: DeploymentOptions | None = None) -> dict[str, ResourceHints]:
@@ -91,12 +84,14 @@ def hints_for(recipe: "Recipe", deployment: DeploymentOptions | None = None) -> 
     says comes last. Raises ConfigError for an asset or a field that does not exist.
     """
     deployment = deployment or DeploymentOptions()
-    hints = dict(RESOURCE_HINTS)
+    hints = resource_hints()
     if recipe.data.simulation is not None:
-        hints = dict.fromkeys(hints, _LIGHT)
+        hints = dict.fromkeys(hints, MACHINES["small"])
     else:
-        for asset, stage in (("pretrained_model", "pretraining"), ("finetuned_model", "finetuning")):
-            hints[asset] = _scaled(hints[asset], max(getattr(model, stage).num_processes for model in recipe.models))
+        for asset, declared in ASSETS.items():
+            if declared.training:
+                trainings = [getattr(model, declared.training) for model in recipe.models]
+                hints[asset] = _scaled(hints[asset], max(training.num_processes for training in trainings))
     for asset, hint in hints.items():
         if hint.num_gpus:
             hints[asset] = replace(hint, gpu_type=deployment.gpu_type or hint.gpu_type, spot=deployment.spot)
@@ -193,7 +188,7 @@ def vertex_config(hints: ResourceHints, deployment: DeploymentOptions | None = N
 
 def step_tags(
     executor: str,
-    hints: Mapping[str, ResourceHints] = RESOURCE_HINTS,
+    hints: Mapping[str, ResourceHints],
     deployment: DeploymentOptions | None = None,
 ) -> StepTags:
     """The op tags of a step, by its name in `hints`; none for in_process and multiprocess, or without a hint."""

@@ -5,38 +5,56 @@ from typing import Any
 
 import dagster as dg
 
-from orchestration.plan import DATA, ENSEMBLE, MODELS, PREDICTIONS, RANKINGS
 from yt8m_assets.assets.shell import ProgressSource
-from yt8m_assets.partitions import OPTIONAL, keys_of
+from yt8m_assets.partitions import keys_of
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.nodes import ASSETS, OPTIONAL_GROUP
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import Tracking
 
 HOUR = 3600
-JOBS: Mapping[str, tuple[tuple[str, ...], int, str]] = {
-    "prepare_data": (DATA, 12 * HOUR, "List (or simulate) the shards and extract the hold-out ratings."),
-    "train_one_model": (MODELS, 7 * 24 * HOUR, "Pre-train and fine-tune the chosen model."),
-    "predict_cells": (
-        PREDICTIONS,
+JOBS: Mapping[tuple[str, tuple[str, ...]], tuple[str, int, str]] = {
+    ("data", ()): ("prepare_data", 12 * HOUR, "List (or simulate) the shards and extract the hold-out ratings."),
+    ("models", ("model",)): ("train_one_model", 7 * 24 * HOUR, "Pre-train and fine-tune the chosen model."),
+    ("predictions", ("model", "shift")): (
+        "predict_cells",
         48 * HOUR,
         "Score both splits for the chosen models and shifts. With the tags dagster/asset_partition_range_start and "
         "_end (as bert_l2h12|-1 and bert_l3h12|1) one run takes all cells between and reads the data once.",
     ),
-    "predict_optional_cells": (
-        tuple(OPTIONAL.values()),
+    (OPTIONAL_GROUP, ("model", "shift")): (
+        "predict_optional_cells",
         48 * HOUR,
         "Score both splits for models and shifts that no ranking fuses: to try a wider augmentation.",
     ),
-    "rank_models": (RANKINGS, 12 * HOUR, "Fuse the shifts of the chosen model into one ranking a split."),
-    "ensemble": (ENSEMBLE, 12 * HOUR, "Search the weights, write the submission and the report."),
+    ("predictions", ("model",)): (
+        "rank_models",
+        12 * HOUR,
+        "Fuse the shifts of the chosen model into one ranking a split.",
+    ),
+    ("ensemble", ()): ("ensemble", 12 * HOUR, "Search the weights, write the submission and the report."),
 }
-"""Job -> its assets, which share partitions; the seconds after which a run of it ends, for a worker may die unseen."""
+"""Heading and axes of assets -> their job: its name, the seconds after which a run ends (a worker may die unseen)."""
 ABLATION_SECONDS = 12 * HOUR
+
+
+def jobs() -> dict[str, tuple[tuple[str, ...], int, str]]:
+    """Job -> its assets, which share heading and partitions, its seconds and its description."""
+    parts: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name, asset in ASSETS.items():
+        parts.setdefault((asset.group, asset.axes), []).append(name)
+        if asset.optional:
+            parts.setdefault((OPTIONAL_GROUP, asset.axes), []).append(asset.optional)
+    found = {}
+    for part, assets in parts.items():
+        name, seconds, text = JOBS.get(part, (f"make_{assets[0]}", 12 * HOUR, f"Make {', '.join(assets)}."))
+        found[name] = (tuple(assets), seconds, text)
+    return found
 
 
 def job_of(assets: Collection[str]) -> str:
     """The job that makes some assets which share partitions."""
-    return next(name for name, (selection, _, _) in JOBS.items() if set(assets) <= set(selection))
+    return next(name for name, (selection, _, _) in jobs().items() if set(assets) <= set(selection))
 
 
 def build_asset_jobs(recipe: Recipe) -> list[Any]:
@@ -48,7 +66,7 @@ def build_asset_jobs(recipe: Recipe) -> list[Any]:
             description=description,
             tags={"dagster/max_runtime": str(seconds)},
         )
-        for name, (assets, seconds, description) in JOBS.items()
+        for name, (assets, seconds, description) in jobs().items()
         if all(keys_of(recipe, asset) != [] for asset in assets)  # a recipe may have no optional cells
     ]
 

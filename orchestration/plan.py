@@ -15,9 +15,6 @@ def together() -> list[tuple[str, ...]]:
     return [tuple(run) for _, run in groupby(ASSETS, key=lambda asset: (ASSETS[asset].group, ASSETS[asset].axes))]
 
 
-DATA, MODELS, PREDICTIONS, RANKINGS, ENSEMBLE = together()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One Dagster run: some assets over one partition, a contiguous range of partitions, or none."""
@@ -60,6 +57,11 @@ def required_nodes(recipe: Recipe, models: Sequence[str] = (), until: str | None
 def is_data(node: Node) -> bool:
     """Whether the node says what the data is."""
     return ASSETS[node.asset].group == "data"
+
+
+def trains(step: Step) -> bool:
+    """Whether a step trains a model."""
+    return any(asset in ASSETS and ASSETS[asset].training for asset in step.assets)
 
 
 def groups(recipe: Recipe, required: Sequence[Node]) -> list[list[Node]]:

@@ -11,10 +11,11 @@ from yt8m_assets.assets.shell import code_version
 from yt8m_assets.errors import DataError, MissingDataError
 from yt8m_assets.partitions import beta_accepted, every_asset, every_node
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Lineage, Node
+from yt8m_assets.stages.lineage import Lineage
+from yt8m_assets.stages.nodes import ASSETS, Node
 from yt8m_assets.storage import ArtifactStore, canonical_json, sha256_text
 
-SHARD_ASSETS = ("pretraining_shards", "segment_shards", "test_shards")
+SHARD_ASSETS = tuple(name for name, asset in ASSETS.items() if asset.files == "shards")
 SHARDS_TAG = "yt8m/changed_shards"
 """Tag of a run that the sensor asked for: the list it makes."""
 HOUR = 3600

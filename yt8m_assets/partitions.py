@@ -8,12 +8,9 @@ import dagster as dg
 
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
-from yt8m_assets.stages.lineage import ASSETS, Node, nodes
+from yt8m_assets.stages.nodes import ASSETS, Node, nodes
 
-OPTIONAL: Mapping[str, str] = {
-    "oof_predictions": "oof_optional_predictions",
-    "test_predictions": "test_optional_predictions",
-}
+OPTIONAL: Mapping[str, str] = {name: asset.optional for name, asset in ASSETS.items() if asset.optional}
 """Asset of predictions -> the asset that holds its cells of shifts that no ranking fuses, to try a wider augmentation.
 
 Their artifacts are cells as all others (`oof_predictions/bert_l2h12/shift+2`); only Dagster has two assets for them, so
@@ -40,7 +37,7 @@ def model_partitions(recipe: Recipe) -> dg.StaticPartitionsDefinition:
 
 def required_cells(recipe: Recipe) -> list[str]:
     """The partition keys of the cells that the recipe's rankings fuse, model by model; such as `bert_l2h12|-1`."""
-    return [cell_key(str(node.model), int(node.shift or 0)) for node in nodes(recipe, "oof_predictions")]
+    return [cell_key(model.key, shift) for model in recipe.models for shift in sorted(model.shifts)]
 
 
 def optional_cells(recipe: Recipe) -> list[str]:
@@ -54,10 +51,7 @@ def keys_of(recipe: Recipe, asset: str) -> list[str] | None:
     """The partition keys of an asset, in order; None for one without."""
     if asset in _BASES:
         return optional_cells(recipe)
-    node = nodes(recipe, asset)[0]
-    if node.model is None:
-        return None
-    return list(recipe.model_keys) if node.shift is None else required_cells(recipe)
+    return [str(partition_key(node)) for node in nodes(recipe, asset)] if ASSETS[asset].axes else None
 
 
 def partitions_of(recipe: Recipe, asset: str) -> dg.StaticPartitionsDefinition | None:
@@ -77,6 +71,19 @@ def model_to_cells(recipe: Recipe, asset: str) -> dg.StaticPartitionMapping:
 def cells_to_model(recipe: Recipe, asset: str) -> dg.StaticPartitionMapping:
     """Maps the cells of an asset of predictions to their models."""
     return dg.StaticPartitionMapping({key: parse_cell(key)[0] for key in keys_of(recipe, asset) or ()})
+
+
+def deps_of(recipe: Recipe, asset: str) -> list[dg.AssetDep]:
+    """What an asset is made from, and which of its partitions come from which."""
+    own, deps = ASSETS[base_asset(asset)].axes, []
+    for parent in ASSETS[base_asset(asset)].parents:
+        mapping = None
+        if (own, ASSETS[parent].axes) == (("model", "shift"), ("model",)):
+            mapping = model_to_cells(recipe, asset)
+        elif (own, ASSETS[parent].axes) == (("model",), ("model", "shift")):
+            mapping = cells_to_model(recipe, parent)
+        deps.append(dg.AssetDep(parent, partition_mapping=mapping))
+    return deps
 
 
 def backfill_policy(name: str, most: int | None = None) -> dg.BackfillPolicy:

@@ -13,7 +13,7 @@ from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
 
 from orchestration.cluster import read_deployment
-from orchestration.hints import RESOURCE_HINTS, step_tags
+from orchestration.hints import resource_hints, step_tags
 from tests.orchestration.gke_nodes import documented_nodes, misfits
 from tests.orchestration.launchers.kubernetes_api import KubernetesApi, schema_errors
 from tests.orchestration.test_deploy import DEPLOY, assert_model, load
@@ -102,7 +102,7 @@ def pod_of(step: str | None) -> dict[str, Any]:
         run_k8s_config=UserDefinedDagsterK8sConfig.from_dict({snake(name): value for name, value in LAUNCHER.items()})
     ).merge(context_of_code())
     if step:
-        tags = step_tags("k8s", RESOURCE_HINTS, read_deployment(ENV["YT8M_DEPLOYMENT"]))(step)["dagster-k8s/config"]
+        tags = step_tags("k8s", resource_hints(), read_deployment(ENV["YT8M_DEPLOYMENT"]))(step)["dagster-k8s/config"]
         context = context.merge(K8sContainerContext(run_k8s_config=UserDefinedDagsterK8sConfig.from_dict(tags)))
     job = construct_dagster_k8s_job(
         DagsterK8sJobConfig(
@@ -148,7 +148,7 @@ def server(name: str) -> dict[str, Any]:
 
 
 PODS = {"run": pod_of(None), "mlflow": mlflow()} | {name: server(name) for name in SERVERS}
-PODS |= {f"step {step}": pod_of(step) for step in RESOURCE_HINTS}
+PODS |= {f"step {step}": pod_of(step) for step in resource_hints()}
 
 
 @pytest.mark.parametrize("name", PODS)
@@ -213,7 +213,7 @@ def test_servers_and_as_many_runs_as_may_run_fit_the_pool_that_is_always_on():
 def test_steps_and_servers_have_accounts_of_their_own_and_steps_ask_kubernetes_for_nothing():
     accounts = [item for item in documents() if item["kind"] == "ServiceAccount"]
     assert {item["metadata"]["name"] for item in accounts} == {"yt8m-steps", "mlflow"}
-    for step in RESOURCE_HINTS:
+    for step in resource_hints():
         assert PODS[f"step {step}"]["serviceAccountName"] == "yt8m-steps"
         assert PODS[f"step {step}"]["automountServiceAccountToken"] is False
     assert PODS["mlflow"]["serviceAccountName"] == "mlflow"

@@ -18,7 +18,7 @@ from orchestration.causes import CheckFailedError
 from orchestration.cli_commands import counts
 from orchestration.driver import Driver
 from orchestration.instance import driver_instance
-from orchestration.jobs import JOBS
+from orchestration.jobs import jobs
 from orchestration.plan import Step, required_nodes
 from tests.orchestration.conftest import Graph, RecordingProgress
 from yt8m_assets.errors import CheckpointMismatchError, ConfigError, MissingArtifactError, Yt8mError
@@ -57,12 +57,12 @@ def runs_of(graph: Graph) -> list[dg.DagsterRun]:
 def test_runs_of_the_command_line_are_those_of_named_jobs(graph: Graph) -> None:
     """As runs of the page: a job's name, its place, its limit, and no tag that nobody asked for."""
     runs = runs_of(graph)
-    assert {run.job_name for run in runs} == set(JOBS) - {"predict_optional_cells"}
+    assert {run.job_name for run in runs} == set(jobs()) - {"predict_optional_cells"}
     for run in runs:
         assert run.remote_job_origin is not None
         assert run.remote_job_origin.job_name == run.job_name
         assert run.remote_job_origin.repository_origin.code_location_origin.location_name == "yt8m"
-        assert run.tags["dagster/max_runtime"] == str(JOBS[run.job_name][1])
+        assert run.tags["dagster/max_runtime"] == str(jobs()[run.job_name][1])
         assert {tag for tag in run.tags if tag.startswith("yt8m/")} == {"yt8m/recipe"}
 
 

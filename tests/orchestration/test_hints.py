@@ -11,10 +11,10 @@ from orchestration.assets import build_assets
 from orchestration.cluster import ClusterOptions, DeploymentOptions, read_deployment
 from orchestration.definitions import build_definitions
 from orchestration.hints import (
-    RESOURCE_HINTS,
     ResourceHints,
     hints_for,
     k8s_config,
+    resource_hints,
     step_tags,
     vertex_config,
 )
@@ -43,12 +43,12 @@ def manifest(hints: ResourceHints, deployment: DeploymentOptions | None = None) 
 
 
 def test_every_asset_has_a_hint():
-    assert set(RESOURCE_HINTS) == {*ASSETS, *OPTIONAL.values(), "checks", "ablate"}
+    assert set(resource_hints()) == {*ASSETS, *OPTIONAL.values(), "checks", "ablate"}
 
 
 @pytest.mark.parametrize("asset", ASSETS)
 def test_every_manifest_is_valid_by_the_published_schema(asset: str):
-    assert schema_errors(manifest(RESOURCE_HINTS[asset])) == []
+    assert schema_errors(manifest(resource_hints()[asset])) == []
 
 
 def test_the_schema_notices_a_wrong_manifest():
@@ -99,7 +99,7 @@ def test_vertex_gets_machine_accelerator_and_strategy():
         "env_vars": ["YT8M_REQUIRE_GPU=1"],
     }
     assert "env_vars" not in vertex_config(GPU, DeploymentOptions(require_gpu=False))
-    finetuned = vertex_config(RESOURCE_HINTS["finetuned_model"])
+    finetuned = vertex_config(resource_hints()["finetuned_model"])
     assert (finetuned["machine_type"], finetuned["boot_disk_size_gb"]) == ("g2-standard-8", 120)
     part = dataclasses.replace(GPU, gpu_type="h100", num_gpus=1)
     assert vertex_config(part)["machine_type"] == "a3-highgpu-1g"
@@ -126,8 +126,8 @@ def test_a_wrong_hint_names_its_field(wrong: dict, field: str):
 
 @pytest.mark.parametrize("executor", ["in_process", "multiprocess"])
 def test_local_executors_get_no_tags(executor: str):
-    assert step_tags(executor)("finetuned_model") == {}
-    assert step_tags("k8s")("unknown_asset") == {}
+    assert step_tags(executor, resource_hints())("finetuned_model") == {}
+    assert step_tags("k8s", resource_hints())("unknown_asset") == {}
 
 
 def test_hints_follow_the_recipe():
@@ -213,7 +213,9 @@ def test_every_step_of_the_graph_has_hints_checks_and_ablate_too():
 def test_hints_change_nothing_else_of_an_asset():
     from tests.tiny import tiny_recipe
 
-    bare, tagged = (build_assets(tiny_recipe(), step_tags=tags) for tags in (untagged, step_tags("vertex")))
+    bare, tagged = (
+        build_assets(tiny_recipe(), step_tags=tags) for tags in (untagged, step_tags("vertex", resource_hints()))
+    )
     for one, other in zip(bare, tagged, strict=True):
         assert set(other.op.tags) - set(one.op.tags) == {"vertex-ai/config"}
         assert (other.op.pool, other.op.retry_policy) == (one.op.pool, one.op.retry_policy)

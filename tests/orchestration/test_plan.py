@@ -5,7 +5,7 @@ import itertools
 import dagster as dg
 import pytest
 
-from orchestration.plan import PREDICTIONS, Step, groups, required_nodes, steps, with_dependents
+from orchestration.plan import Step, groups, required_nodes, steps, with_dependents
 from tests.tiny import tiny_recipe
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.partitions import node_of, partitions_of
@@ -46,7 +46,8 @@ def test_nine_models_take_fifteen_runs_and_no_run_holds_too_many_cells() -> None
     recipe = load_recipe("challenge")
     runs = [step for group in groups(recipe, required_nodes(recipe)) for step in steps(recipe, group)]
     assert len(runs) == 1 + 9 + 3 + 1 + 1
-    assert [len(covered(recipe, step)) for step in runs if step.assets == PREDICTIONS] == [2 * 10, 2 * 10, 2 * 9]
+    cells = [step for step in runs if step.assets == ("oof_predictions", "test_predictions")]
+    assert [len(covered(recipe, step)) for step in cells] == [2 * 10, 2 * 10, 2 * 9]
 
 
 def test_a_shift_of_all_models_is_one_run() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestration.hints import RESOURCE_HINTS, ResourceHints, hints_for
+from orchestration.hints import ResourceHints, hints_for, resource_hints
 from orchestration.launchers.machines import ACCELERATORS, CPU_MACHINES, GPU_MACHINES
 from tests.orchestration.gke_nodes import (
     MACHINES,
@@ -28,7 +28,7 @@ def test_the_formulas_give_the_node_that_google_prints():
     assert allocatable_disk(100) == pytest.approx(47060071478, rel=0.001)
 
 
-@pytest.mark.parametrize("step", RESOURCE_HINTS)
+@pytest.mark.parametrize("step", resource_hints())
 def test_every_step_fits_a_documented_node(step: str):
     hints = hints_for(load_recipe("challenge"))[step]
     found = {node.pool: misfits(pod(hints), node) for node in documented_nodes()}

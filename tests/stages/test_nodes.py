@@ -1,10 +1,16 @@
 """An asset is declared once: what the graph, the plan and the table know of it follows from its entry."""
 
+from dataclasses import replace
+
+import dagster as dg
 import pytest
 
+from orchestration.hints import MACHINES, hints_for
+from orchestration.jobs import job_of
 from orchestration.plan import groups, required_nodes, steps
 from orchestration.status import column_of
 from tests.tiny import tiny_recipe
+from yt8m_assets.assets.shell import asset_options, untagged
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages import nodes as graph
@@ -51,6 +57,31 @@ def test_an_entry_is_all_that_the_plan_and_the_table_need(recipe: Recipe, toy: s
     last = groups(recipe, required)[-1]
     assert [step.assets for step in steps(recipe, last)] == [(toy,)]
     assert column_of(required[-1]) == "calibrated"
+
+
+def test_an_entry_is_all_that_a_machine_and_a_job_need(recipe: Recipe, toy: str) -> None:
+    elsewhere = dict.fromkeys(("pretraining", "segments", "test"), ("gs://bucket/*.tfrecord",))
+    data = replace(recipe.data, simulation=None, segment_classes_uri="gs://bucket/classes.csv", **elsewhere)
+    assert hints_for(replace(recipe, data=data))[toy] == MACHINES["large"]
+    assert hints_for(recipe)[toy] == MACHINES["small"]
+    assert job_of([toy]) == "rank_models"
+
+
+def test_an_entry_is_all_that_dagster_is_told_beside_the_body(recipe: Recipe, toy: str) -> None:
+    @dg.asset(**asset_options(recipe, untagged, toy))
+    def calibration() -> None: ...
+
+    spec = calibration.get_asset_spec()
+    assert [dep.asset_key.to_user_string() for dep in spec.deps] == ["oof_ranking", "holdout_ratings"]
+    assert (spec.group_name, spec.kinds) == ("predictions", {"csv"})
+    assert str(spec.code_version).startswith("7-")
+    assert calibration.partitions_def == dg.StaticPartitionsDefinition(list(recipe.model_keys))
+
+
+def test_assets_of_a_new_heading_get_a_job_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Asset(group="reports", parents=("submission",), kinds=frozenset({"html"}))
+    monkeypatch.setitem(ASSETS, "card", entry)
+    assert job_of(["card"]) == "make_card"
 
 
 def test_an_entry_stands_after_all_that_it_is_made_from() -> None:

@@ -21,7 +21,7 @@ def build_data_assets(recipe: Recipe, step_tags: StepTags = untagged) -> list[dg
     """The four assets of the data group."""
     shards = [_shards(recipe, step_tags, name) for name in _DESCRIPTIONS]
 
-    @dg.asset(**asset_options(recipe, step_tags, "holdout_ratings", "data", {"csv"}, deps=["segment_shards"]))
+    @dg.asset(**asset_options(recipe, step_tags, "holdout_ratings"))
     def holdout_ratings(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -38,7 +38,7 @@ def build_data_assets(recipe: Recipe, step_tags: StepTags = untagged) -> list[dg
 
 
 def _shards(recipe: Recipe, step_tags: StepTags, name: str) -> dg.AssetsDefinition:
-    @dg.asset(**asset_options(recipe, step_tags, name, "data", {"tfrecord"}, description=_DESCRIPTIONS[name]))
+    @dg.asset(**asset_options(recipe, step_tags, name, description=_DESCRIPTIONS[name]))
     def shards(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],

@@ -13,11 +13,7 @@ from yt8m_assets.tracking import Tracking
 def build_ensemble_assets(recipe: Recipe, step_tags: StepTags = untagged) -> list[dg.AssetsDefinition]:
     """The three assets of the ensemble group."""
 
-    @dg.asset(
-        **asset_options(
-            recipe, step_tags, "ensemble_weights", "ensemble", {"mlflow"}, deps=["oof_ranking", "holdout_ratings"]
-        )
-    )
+    @dg.asset(**asset_options(recipe, step_tags, "ensemble_weights"))
     def ensemble_weights(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -34,9 +30,7 @@ def build_ensemble_assets(recipe: Recipe, step_tags: StepTags = untagged) -> lis
             )
         return materialization(context, recipe, store, result)
 
-    used = ["ensemble_weights", "test_ranking", "test_shards", "segment_shards"]
-
-    @dg.asset(**asset_options(recipe, step_tags, "submission", "ensemble", {"csv", "mlflow"}, deps=used))
+    @dg.asset(**asset_options(recipe, step_tags, "submission"))
     def submission(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -57,10 +51,7 @@ def build_ensemble_assets(recipe: Recipe, step_tags: StepTags = untagged) -> lis
 
 
 def _leaderboard(recipe: Recipe, step_tags: StepTags) -> dg.AssetsDefinition:
-    parents = ["finetuned_model", "oof_predictions", "oof_ranking", "test_ranking"]
-    parents += ["holdout_ratings", "segment_shards", "test_shards", "ensemble_weights", "submission"]
-
-    @dg.asset(**asset_options(recipe, step_tags, "leaderboard", "ensemble", {"html"}, deps=parents))
+    @dg.asset(**asset_options(recipe, step_tags, "leaderboard"))
     def leaderboard(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],

@@ -7,17 +7,11 @@ import dagster as dg
 
 from yt8m_assets.assets.failures import asked_for, stage_errors
 from yt8m_assets.assets.results import materializations
-from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, StepTags, asset_options, attempt, run_tags, untagged
-from yt8m_assets.partitions import beta_accepted, model_partitions
+from yt8m_assets.assets.shell import ProgressSource, StepTags, asset_options, attempt, run_tags, untagged
+from yt8m_assets.partitions import beta_accepted
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import Tracking
-
-
-def _options(recipe: Recipe, step_tags: StepTags, name: str, deps: list[str]) -> dict[str, Any]:
-    options = {"partitions_def": model_partitions(recipe), "backfill_policy": dg.BackfillPolicy.multi_run(1)}
-    return asset_options(recipe, step_tags, name, "models", {"pytorch", "mlflow"}, deps=deps, pool=GPU_POOL, **options)
-
 
 FALLBACK_TAG = "yt8m/allow_fallback"
 """Run tag: with the value "true", a damaged newest checkpoint is passed over for the one before it."""
@@ -35,22 +29,20 @@ def build_model_assets(recipe: Recipe, step_tags: StepTags = untagged) -> list[d
             step_tags,
             "pretrained_model",
             "A frame-level model trained on the video labels of the pre-training shards; an interrupted run continues.",
-            deps=["pretraining_shards"],
         ),
         _trained_model(
             recipe,
             step_tags,
             "finetuned_model",
             "The pre-trained model after training on segment ratings: the checkpoint with the best hold-out MAP.",
-            deps=["pretrained_model", "segment_shards", "holdout_ratings"],
         ),
     ]
 
 
-def _trained_model(
-    recipe: Recipe, step_tags: StepTags, name: str, description: str, deps: list[str]
-) -> dg.AssetsDefinition:
-    @dg.asset(description=description, **_options(recipe, step_tags, name, deps))
+def _trained_model(recipe: Recipe, step_tags: StepTags, name: str, description: str) -> dg.AssetsDefinition:
+    options = {"description": description, "backfill_policy": dg.BackfillPolicy.multi_run(1)}
+
+    @dg.asset(**asset_options(recipe, step_tags, name, **options))
     def trained_model(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],

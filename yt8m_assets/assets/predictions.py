@@ -7,19 +7,15 @@ import dagster as dg
 
 from yt8m_assets.assets.failures import stage_errors
 from yt8m_assets.assets.results import materializations, published
-from yt8m_assets.assets.shell import GPU_POOL, ProgressSource, StepTags, asset_options, attempt, run_tags, untagged
+from yt8m_assets.assets.shell import ProgressSource, StepTags, asset_options, attempt, run_tags, untagged
 from yt8m_assets.partitions import (
     CELLS_A_RUN,
     OPTIONAL,
     backfill_policy,
     beta_accepted,
     cell_key,
-    cells_to_model,
     keys_of,
-    model_partitions,
-    model_to_cells,
     parse_cell,
-    partitions_of,
 )
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, StageResult
@@ -27,7 +23,6 @@ from yt8m_assets.tracking import Tracking
 
 Split = Literal["oof", "test"]
 _SEGMENTS = {"oof": "segments of the held-out shards (out of fold)", "test": "segments of the test shards"}
-_SHARDS = {"oof": ("segment_shards",), "test": ("test_shards", "segment_shards")}
 
 
 @beta_accepted()
@@ -36,14 +31,20 @@ def build_prediction_assets(
 ) -> list[dg.AssetsDefinition]:
     """Predictions by model and shift, and rankings by model, for both splits; `backfill` is a policy's name."""
     splits: tuple[Split, ...] = ("oof", "test")
-    options: dict[str, Any] = {"recipe": recipe, "step_tags": step_tags}
+    cells, rankings = backfill_policy(backfill, CELLS_A_RUN), backfill_policy(backfill)
+
+    def options(name: str, **more: Any) -> dict[str, Any]:
+        return asset_options(recipe, step_tags, name, **more)
+
     predictions = [
-        _predictions(split, name, backfill_policy=backfill_policy(backfill, CELLS_A_RUN), **options)
+        _predictions(recipe, split, options(name, backfill_policy=cells, description=_description(split, name)))
         for split in splits
         for name in (_cells(split), OPTIONAL[_cells(split)])
         if keys_of(recipe, name)  # a recipe may fuse every shift
     ]
-    return predictions + [_ranking(split, backfill_policy=backfill_policy(backfill), **options) for split in splits]
+    return predictions + [
+        _ranking(recipe, split, options(f"{split}_ranking", backfill_policy=rankings)) for split in splits
+    ]
 
 
 def _cells(split: Split) -> str:
@@ -64,14 +65,8 @@ def _description(split: Split, name: str) -> str:
     )
 
 
-def _predictions(split: Split, name: str, recipe: Recipe, **shared: Any) -> dg.AssetsDefinition:
-    model = dg.AssetDep("finetuned_model", partition_mapping=model_to_cells(recipe, name))
-    deps = [model, *map(dg.AssetDep, _SHARDS[split])]
-    options: dict[str, Any] = {"partitions_def": partitions_of(recipe, name), "pool": GPU_POOL, "deps": deps}
-    options |= {"description": _description(split, name), **shared}
-    group = "predictions" if name == _cells(split) else "optional"
-
-    @dg.asset(**asset_options(recipe, name=name, group=group, kinds={"pytorch", "parquet"}, **options))
+def _predictions(recipe: Recipe, split: Split, declared: dict[str, Any]) -> dg.AssetsDefinition:
+    @dg.asset(**declared)
     def predictions(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
@@ -95,13 +90,10 @@ def _predictions(split: Split, name: str, recipe: Recipe, **shared: Any) -> dg.A
     return predictions
 
 
-def _ranking(split: Split, recipe: Recipe, **shared: Any) -> dg.AssetsDefinition:
+def _ranking(recipe: Recipe, split: Split, declared: dict[str, Any]) -> dg.AssetsDefinition:
     description = f"One ranking per class of the {_SEGMENTS[split]}: the shifts of a model's recipe row, fused by rank."
-    deps = [dg.AssetDep(_cells(split), partition_mapping=cells_to_model(recipe, _cells(split)))]
-    options: dict[str, Any] = {"partitions_def": model_partitions(recipe), "deps": deps, "description": description}
-    options |= {"name": f"{split}_ranking", "group": "predictions", "kinds": {"parquet"}, **shared}
 
-    @dg.asset(**asset_options(recipe, **options))
+    @dg.asset(description=description, **declared)
     def ranking(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],

@@ -8,10 +8,10 @@ import dagster as dg
 from yt8m_assets.assets.failures import OUTDATED_TAG, asked_for
 from yt8m_assets.assets.results import recipe_mark
 from yt8m_assets.assets.verdicts import refuse_failed_parents
-from yt8m_assets.partitions import asset_nodes, base_asset, nodes_of
+from yt8m_assets.partitions import asset_nodes, base_asset, deps_of, nodes_of, partitions_of
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.nodes import ASSETS, config_slice, plain
+from yt8m_assets.stages.nodes import ASSETS, OPTIONAL_GROUP, config_slice, plain
 from yt8m_assets.storage import ArtifactStore, canonical_json, sha256_text
 
 OWNERS = ["team:video-understanding"]
@@ -45,24 +45,27 @@ def code_version(recipe: Recipe, asset: str) -> str:
     `Records.renewed` records anew those that are up to date.
     """
     slices: dict[str, Any] = {node.key: config_slice(recipe, node) for node in asset_nodes(recipe, asset)}
-    if asset.endswith("_shards"):
+    if ASSETS[base_asset(asset)].files == "shards":
         slices["simulation"] = plain(recipe.data.simulation)
     return f"{ASSETS[base_asset(asset)].code_version}-{sha256_text(canonical_json(slices))[:12]}"
 
 
-def asset_options(
-    recipe: Recipe, step_tags: StepTags, name: str, group: str, kinds: set[str], **options: Any
-) -> dict[str, Any]:
-    """Arguments of `@dg.asset` that follow the same rule for every asset."""
+def asset_options(recipe: Recipe, step_tags: StepTags, name: str, **options: Any) -> dict[str, Any]:
+    """Arguments of `@dg.asset`: what the asset's entry implies, what is the same for every asset, and `options`."""
+    declared = ASSETS[base_asset(name)]
+    group = declared.group if name in ASSETS else OPTIONAL_GROUP
     return {
         "name": name,
         "group_name": group,
-        "kinds": kinds,
+        "kinds": set(declared.kinds),
+        "deps": deps_of(recipe, name),
+        "partitions_def": partitions_of(recipe, name),
+        "pool": GPU_POOL if declared.machine == "gpu" else None,
         "owners": OWNERS,
         "code_version": code_version(recipe, name),
         "retry_policy": RETRY,
         "op_tags": step_tags(name),
-        "tags": {"stage": group, **options.pop("tags", {})},
+        "tags": {"stage": group},
         **options,
     }
 

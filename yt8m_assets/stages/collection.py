@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from yt8m_assets.errors import PartitionBusyError
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.nodes import ASSETS
 from yt8m_assets.storage.manifest import Manifest
 from yt8m_assets.storage.retention import all_keys
 from yt8m_assets.storage.store import ArtifactStore
 
-_CHECKPOINTS = tuple(f"checkpoints/{asset}" for asset in ("pretrained_model", "finetuned_model"))
+_CHECKPOINTS = tuple(f"checkpoints/{name}" for name, asset in ASSETS.items() if asset.training)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,8 @@ class Asset:
     """Of a training: the field of a model's row that says how."""
     checks: tuple[str, ...] = ()
     """Its blocking checks: nothing is made from a partition whose newest verdict of one of them is bad."""
+    optional: str = ""
+    """Of cells: what Dagster calls those of shifts that no ranking fuses; their artifacts are named as the others."""
     column: str = ""
     """Heading in the table of `yt8m status`, for what has a partition per model."""
 
@@ -124,6 +126,9 @@ _RANKING = Asset(
     column="rankings",
 )
 
+OPTIONAL_GROUP = "optional"
+"""Heading of the cells that are not required."""
+
 ASSETS: dict[str, Asset] = {
     "pretraining_shards": Asset(
         group="data",
@@ -160,9 +165,17 @@ ASSETS: dict[str, Asset] = {
         checks=("finite_map",),
         column="finetuned",
     ),
-    "oof_predictions": replace(_CELLS, parents=("finetuned_model", "segment_shards"), column="oof cells"),
+    "oof_predictions": replace(
+        _CELLS,
+        parents=("finetuned_model", "segment_shards"),
+        optional="oof_optional_predictions",
+        column="oof cells",
+    ),
     "test_predictions": replace(
-        _CELLS, parents=("finetuned_model", "test_shards", "segment_shards"), column="test cells"
+        _CELLS,
+        parents=("finetuned_model", "test_shards", "segment_shards"),
+        optional="test_optional_predictions",
+        column="test cells",
     ),
     "oof_ranking": replace(_RANKING, parents=("oof_predictions",)),
     "test_ranking": replace(_RANKING, parents=("test_predictions",)),
@@ -179,7 +192,7 @@ ASSETS: dict[str, Asset] = {
         group="ensemble",
         parents=("ensemble_weights", "test_ranking", "test_shards", "segment_shards"),
         config=("prediction.top_k",),
-        kinds=frozenset({"csv"}),
+        kinds=frozenset({"csv", "mlflow"}),
         machine="roomy",
         checks=("valid",),
     ),

@@ -7,7 +7,7 @@ import dagster as dg
 from orchestration.assets import build_assets
 from orchestration.cluster import DeploymentOptions
 from orchestration.executors import executor_for
-from orchestration.hints import step_tags
+from orchestration.hints import resource_hints, step_tags
 from orchestration.resources import build_resources
 from orchestration.settings import Settings
 from orchestration.state import prepare_state
@@ -24,7 +24,7 @@ def defs() -> dg.Definitions:
     """The graph under the executor that the environment names."""
     settings = Settings.from_environment(prepare_state())
     return dg.Definitions(
-        assets=build_assets(RECIPE, step_tags=step_tags(settings.executor, deployment=NO_GPU)),
+        assets=build_assets(RECIPE, step_tags=step_tags(settings.executor, resource_hints(), NO_GPU)),
         resources=build_resources(settings),
         jobs=[dg.define_asset_job("train", dg.AssetSelection.assets("pretrained_model", "finetuned_model"))],
         executor=executor_for(settings.executor),
