@@ -89,6 +89,14 @@ def test_pre_training_on_ranks_is_scored_by_one_of_them_like_that_of_one_process
     assert found[2] == pytest.approx(found[1], abs=1e-3)
 
 
+def newest_rank() -> Any:
+    """The process of the last rank: they are started in order."""
+    import psutil
+
+    ranks = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+    return max(ranks, key=lambda process: (process.create_time(), process.pid))
+
+
 @pytest.mark.slow
 def test_a_lost_rank_ends_the_job_and_the_rerun_resumes_with_another_number(tmp_path: Path, shards: Path) -> None:
     model = on_ranks(EXACT, 2, num_steps=400, log_every=1)
@@ -96,15 +104,12 @@ def test_a_lost_rank_ends_the_job_and_the_rerun_resumes_with_another_number(tmp_
     saved: list[int] = []
 
     def kill_a_rank() -> None:
-        import psutil
-
         store = open_store(tmp_path)
         while not saved:
             time.sleep(0.05)
             saved.extend(int(key.rsplit("-", 1)[-1]) for key in store.list_keys("checkpoints/pretrained_model/bert"))
-        ranks = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
         killed.append(time.monotonic())
-        max(ranks, key=lambda process: (process.create_time(), process.pid)).kill()  # they are started in order
+        newest_rank().kill()
 
     prepare_store(tmp_path, make_recipe(shards, model))
     killer = threading.Thread(target=kill_a_rank)
@@ -135,20 +140,25 @@ def test_a_run_of_one_process_is_continued_by_two(tmp_path: Path, shards: Path) 
 
 
 @pytest.mark.slow
-def test_sigterm_saves_on_all_ranks(tmp_path: Path, shards: Path) -> None:
+@pytest.mark.parametrize("whole", [True, False], ids=["the run", "one rank"])
+def test_sigterm_saves_on_all_ranks_and_they_end_by_themselves(
+    tmp_path: Path, shards: Path, whole: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that do not are killed after 30 seconds, which is all that a preempted machine has."""
     model = on_ranks(EXACT, 2, num_steps=400)
     store = prepare_store(tmp_path, make_recipe(shards, model))
 
     def terminate() -> None:
         while not store.list_keys("checkpoints/pretrained_model/bert"):
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid() if whole else newest_rank().pid, signal.SIGTERM)
 
     killer = threading.Thread(target=terminate)
     killer.start()
     with pytest.raises(TrainingPreempted) as caught:
         run(pretrain, tmp_path, shards, model)
     killer.join()
+    assert "forcefully exiting" not in caplog.text
     assert 5 <= caught.value.step < 400
     assert store.list_keys("checkpoints/pretrained_model/bert")[-1].endswith(f"step-{caught.value.step:08d}")
 

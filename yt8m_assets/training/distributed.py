@@ -21,7 +21,7 @@ from yt8m_assets.errors import WorkerCrashError, Yt8mError
 from yt8m_assets.progress import Counter, Task
 from yt8m_assets.tracking import NullRun, TrackedRun
 from yt8m_assets.tracking.record import Record
-from yt8m_assets.training.interruption import TrainingPreempted, stop_on_signals
+from yt8m_assets.training.interruption import PREEMPTED_EXIT_CODE, TrainingPreempted, stop_on_signals
 
 MONITOR_SECONDS = 0.1
 """How often the launcher looks after the ranks."""
@@ -130,8 +130,8 @@ def run_on_ranks(
 ) -> dict[str, Any]:
     """`work(team=, tracked=, task=, stop=)` on `size` ranks; the result of rank 0.
 
-    Raises the ranks' own error where it is one of ours, TrainingPreempted when this process was told to end, and
-    WorkerCrashError naming the rank and its exit code or signal when a rank died; the other ranks are ended at once.
+    Raises the ranks' own error where it is one of ours; TrainingPreempted when this process or a rank was told to end;
+    WorkerCrashError naming the rank and its exit code or signal when a rank died: the other ranks are ended at once.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -160,13 +160,13 @@ def run_on_ranks(
         if own:
             raise own[0] from error
         rank, failure = error.get_first_failure()
+        if failure.exitcode == PREEMPTED_EXIT_CODE:
+            raise TrainingPreempted(saved_step()) from error
         cause = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
         reason = f": {errors[0]!r}" if errors and failure.exitcode > 0 else ""  # others just lost their connection
         raise WorkerCrashError(
             f"rank {rank} of {size} died with {cause}{reason}; run again to continue from the last checkpoint"
         ) from error
-    if results[0].get("preempted") is not None:
-        raise TrainingPreempted(results[0]["preempted"])
     return results[0]
 
 
@@ -187,8 +187,10 @@ def _run_rank(
             control = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
             result = work(team=Team(rank, size, control), tracked=tracked, task=task, stop=stop)
             torch.distributed.barrier(group=control)  # rank 0 still compares weights when the others are through
-    except TrainingPreempted as preempted:
-        return {"preempted": preempted.step}
+    except TrainingPreempted:
+        torch.distributed.barrier(group=control)  # rank 0 may still be writing what the others have left to it
+        # One that returned would wait for the launcher to take its result, which one that is told to end never does.
+        raise SystemExit(PREEMPTED_EXIT_CODE) from None
     except Exception as error:
         events.put(error)
         raise
