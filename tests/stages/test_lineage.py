@@ -214,3 +214,11 @@ def test_why_a_node_is_stale_is_said_in_words(recipe: Recipe, store: ArtifactSto
     assert re.fullmatch(r"finetuned_model/bert_l2h12 has other content: [0-9a-f]{12} -> [0-9a-f]{12}", text)
     monkeypatch.setitem(lineage.ASSETS, "submission", replace(lineage.ASSETS["submission"], code_version="99"))
     assert why(recipe, Node("submission")) == ["code version: 1 -> 99"]
+
+
+def test_lineage_alone_says_which_artifact_a_node_has() -> None:
+    """A look-up by fingerprint anywhere else would be a second answer to whether something is up to date."""
+    root = Path(lineage.__file__).parents[2]
+    paths = (path for package in ("yt8m_assets", "orchestration") for path in (root / package).rglob("*.py"))
+    asking = {path.relative_to(root).as_posix() for path in paths if re.search(r"store\.find\(", path.read_text())}
+    assert asking == {"yt8m_assets/stages/lineage.py"}

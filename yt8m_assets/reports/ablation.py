@@ -13,7 +13,8 @@ from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.loading import KNOWN_RECIPES
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.reports.ablation_settings import ENSEMBLE, Setting, demoted, loss_pairs, stages
-from yt8m_assets.stages.lineage import Node, require_current
+from yt8m_assets.stages.lineage import require_current
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, canonical_json, sha256_text
 from yt8m_assets.tracking import Tracking
 

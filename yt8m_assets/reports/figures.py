@@ -20,7 +20,8 @@ from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.reports.submission_score import score_submission
 from yt8m_assets.stages.data import VOCABULARY_FILE, read_shards
 from yt8m_assets.stages.ensemble import SUBMISSION_FILE, fuse_models, load_oof, read_weights
-from yt8m_assets.stages.lineage import Inputs, Node, require_current
+from yt8m_assets.stages.lineage import Inputs, require_current
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, Manifest
 
 

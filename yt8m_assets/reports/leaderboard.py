@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Inputs, Node, require_current, resolve_inputs
+from yt8m_assets.stages.lineage import Inputs, require_current, resolve_inputs
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking
 from yt8m_assets.tracking.system import code_tags

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.errors import DataError
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Node, current_manifest, require_current
+from yt8m_assets.stages.lineage import current_manifest, require_current
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.verbatim import for_picture
 

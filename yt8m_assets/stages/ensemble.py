@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from yt8m_assets.errors import DataError, SubmissionError
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Inputs, Node, resolve_inputs
+from yt8m_assets.stages.lineage import Inputs, resolve_inputs
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, Publication, StageResult, atomic_write
 from yt8m_assets.tracking import TrackedRun, Tracking
 

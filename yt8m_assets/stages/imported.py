@@ -8,7 +8,8 @@ import torch
 from models import load_tf_variables
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Node, current_manifest, resolve_inputs
+from yt8m_assets.stages.lineage import current_manifest, resolve_inputs
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.training import model_spec
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.training.job import num_parameters

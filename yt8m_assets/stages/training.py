@@ -13,7 +13,8 @@ from yt8m_assets.evaluation.picking import whole_scores
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import read_shards, read_video_ids
-from yt8m_assets.stages.lineage import Inputs, Node, current_manifest, plain, resolve_inputs
+from yt8m_assets.stages.lineage import Inputs, current_manifest, resolve_inputs
+from yt8m_assets.stages.nodes import Node, plain
 from yt8m_assets.storage import ArtifactStore, Manifest, Publication, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking
 from yt8m_assets.training.checkpoint import CheckpointStore
