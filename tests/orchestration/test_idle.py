@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from orchestration.definitions import build_definitions
 from orchestration.driver import Driver
 from orchestration.idle import RANGE_END, RANGE_START, _FrugalExecutor, nodes_of_run
 from tests.orchestration.conftest import Graph
@@ -14,6 +15,7 @@ from tests.tiny import tiny_recipe
 from yt8m_assets.assets.shell import FORCE_TAG
 from yt8m_assets.errors import TransientError
 from yt8m_assets.stages.lineage import Node
+from yt8m_assets.tracking import NullTracking
 
 PARTITION = "dagster/partition"
 
@@ -62,12 +64,14 @@ def test_a_store_that_cannot_be_asked_is_left_to_the_step(graph: Graph, monkeypa
 
 
 def test_checks_alone_are_idle_and_other_jobs_are_not(graph: Graph) -> None:
+    resources = {"store": graph.store, "tracking": NullTracking(), "progress": None}
+    whole = build_definitions(graph.recipe, resources)
     with graph.open() as driver:
         key = dg.AssetCheckKey(dg.AssetKey("submission"), "valid")
         every = driver.definitions.resolve_implicit_global_asset_job_def()
         assert where(driver, every.get_subset(asset_selection=set(), asset_check_selection={key})) == "idle"
         for name in ("ablate", "doctor", "bring_up_to_date"):
-            assert where(driver, driver.definitions.resolve_job_def(name)) == "busy"
+            assert where(driver, whole.resolve_job_def(name)) == "busy"
 
 
 @pytest.mark.parametrize(
