@@ -116,7 +116,7 @@ def _entry(key: str) -> _Entry:
 def _registered_in_source() -> dict[str, str]:
     """Map every key that a module of this package registers to that module's name."""
     homes: dict[str, str] = {}
-    for info in pkgutil.iter_modules([str(Path(__file__).parent)], prefix="models."):
+    for info in pkgutil.iter_modules(import_module("models").__path__, prefix="models."):
         name = info.name.removeprefix("models.")
         source = Path(getattr(info.module_finder, "path", ""), f"{name}.py")
         text = source.read_text() if source.is_file() else ""

@@ -149,14 +149,18 @@ def test_what_an_artifact_is_made_from_is_linked(tmp_path: Path) -> None:
 
 def test_every_asset_follows_the_same_rule() -> None:
     recipe = tiny_recipe()
-    found = asset_options(recipe, "submission", "ensemble", {"csv"}, tags={"own": "1"}, deps=["ensemble_weights"])
+    found = asset_options(recipe, lambda name: {"for": name}, "submission", description="a file", deps=["other"])
     assert found == {
         "name": "submission",
         "group_name": "ensemble",
-        "kinds": {"csv"},
+        "kinds": {"csv", "mlflow"},
+        "partitions_def": None,
+        "pool": None,
+        "op_tags": {"for": "submission"},
+        "description": "a file",
         "owners": OWNERS,
         "code_version": code_version(recipe, "submission"),
         "retry_policy": RETRY,
-        "tags": {"stage": "ensemble", "own": "1"},
-        "deps": ["ensemble_weights"],
+        "tags": {"stage": "ensemble"},
+        "deps": ["other"],
     }
