@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.partitions import CELLS_A_RUN, OPTIONAL, asset_of, keys_of, partition_key
+from yt8m_assets.partitions import CELLS_A_RUN, OPTIONAL, asset_of, keys_of, parse_cell, partition_key
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.nodes import ASSETS, Node, all_nodes, nodes, parents, with_ancestors
 
@@ -99,13 +99,24 @@ def steps(recipe: Recipe, todo: Sequence[Node]) -> list[Step]:
         assets = tuple(asset for asset in (*ASSETS, *OPTIONAL.values()) if key in wanted.get(asset, ()))
         if assets:
             by_assets.setdefault(assets, []).append(key)
-    most = len(recipe.model_keys) if todo[0].shift is None else CELLS_A_RUN
     return [
         Step(assets=assets, first=run[0], last=run[-1])
         for assets, keys in by_assets.items()
         for stretch in _contiguous(keys, keys_of(recipe, assets[0]) or ())
-        for run in (stretch[start : start + most] for start in range(0, len(stretch), most))
+        for run in ([stretch] if todo[0].shift is None else _runs_of_cells(stretch))
     ]
+
+
+def _runs_of_cells(keys: Sequence[str]) -> list[list[str]]:
+    """Runs of at most CELLS_A_RUN cells that keep a model's together: scored in two batches, their last bits differ."""
+    runs: list[list[str]] = []
+    for _, cells in groupby(keys, lambda key: parse_cell(key)[0]):
+        of_model = list(cells)
+        if runs and len(runs[-1]) + len(of_model) <= CELLS_A_RUN:
+            runs[-1] += of_model
+        else:
+            runs.append(of_model)
+    return runs
 
 
 def _contiguous(keys: Sequence[str], order: Sequence[str]) -> list[list[str]]:
