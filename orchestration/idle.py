@@ -78,7 +78,9 @@ def in_process_when_idle(
         assert in_process_executor.executor_creation_fn is not None
         config = {"retries": context.executor_config.get("retries") or {"enabled": {}}}
         idle = in_process_executor.executor_creation_fn(context._replace(executor_config=config))
-        return _FrugalExecutor(executor.executor_creation_fn(context), idle, recipe, store)
+        own = executor.apply_config_mapping({"config": context.executor_config}).value  # what `configured` makes of it
+        inner = executor.executor_creation_fn(context._replace(executor_config=(own or {})["config"]))
+        return _FrugalExecutor(inner, idle, recipe, store)
 
     return dg.ExecutorDefinition(
         name=executor.name,

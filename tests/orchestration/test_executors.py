@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from orchestration.executors import EXECUTORS, default_concurrency, executor_for, share_threads
+from orchestration.idle import in_process_when_idle
+from tests.tiny import tiny_recipe
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.storage import ArtifactStore
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
@@ -93,6 +97,25 @@ def test_step_processes_get_their_share_of_threads(monkeypatch: pytest.MonkeyPat
         result = dg.execute_job(dg.reconstructable(threads_job), instance=instance, run_config=config)
         assert result.success
         assert any("threads 6" in entry.user_message for entry in instance.all_logs(result.run_id))
+
+
+def job_of_the_definitions() -> dg.JobDefinition:
+    """A job as the code location runs it: where nothing is to be computed, in the run's own process."""
+    store = ArtifactStore(str(Path(tempfile.gettempdir()) / "nothing is read of it"))
+    executor = in_process_when_idle(executor_for("multiprocess"), tiny_recipe(), {"store": store})
+
+    @dg.job(executor_def=executor)
+    def job() -> None:
+        report_threads()
+
+    return job
+
+
+def test_the_default_executor_of_the_definitions_takes_its_settings_or_none(tmp_path: Path) -> None:
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        for config in ({}, {"max_concurrent": 1}):
+            job = dg.reconstructable(job_of_the_definitions)
+            assert dg.execute_job(job, instance=instance, run_config={"execution": {"config": config}}).success
 
 
 @dg.job(executor_def=executor_for("vertex"))
