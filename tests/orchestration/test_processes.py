@@ -93,7 +93,10 @@ def test_a_killed_step_is_tried_again_and_goes_on_from_its_checkpoint(own_graph:
         events = [entry.dagster_event_type for entry in instance.all_logs(run.run_id)]
         assert dg.DagsterEventType.STEP_UP_FOR_RETRY in events
         assert dg.DagsterEventType.STEP_RESTARTED in events
-    assert own_graph.store.require("finetuned_model/two").metadata["resumed_from_step"] == 2  # its one checkpoint
+    assert own_graph.store.require("finetuned_model/two").metadata["resumed_from_step"] in (
+        1,
+        2,
+    )  # a checkpoint a step; the kill follows the first that is seen
 
 
 @pytest.mark.slow
@@ -130,7 +133,7 @@ def test_the_servers_of_make_ui(own_graph: Graph, tmp_path: Path) -> None:
         view = "workflowType=machine_learning&viewStateShareKey=results"  # the columns that matter
         assert lines[1] == f"MLflow   http://{HOST}:{mlflow_port}/#/experiments/1/runs?{view}\n"
         groups = asset_groups(port)
-        assert groups == {(group, "yt8m") for group in ("data", "models", "predictions", "ensemble")}
+        assert groups == {(group, "yt8m") for group in ("data", "models", "predictions", "optional", "ensemble")}
         recipe.write_text(
             recipe.read_text() + "RECIPE = RECIPE.__class__(**{**vars(RECIPE), 'models': RECIPE.models[:1]})\n"
         )
