@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from orchestration.session import open_session, say
 from yt8m_assets.errors import ConfigError, CorruptArtifactError
-from yt8m_assets.partitions import partition_key
+from yt8m_assets.partitions import every_node, partition_key
 from yt8m_assets.progress import Progress, default_progress
 from yt8m_assets.recipes import load_recipe
-from yt8m_assets.recipes.schema import SHIFTS, Recipe
+from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.collection import find_dropped, remove
 from yt8m_assets.stages.explain import causes, explain
 from yt8m_assets.stages.lineage import Lineage
@@ -20,17 +20,10 @@ from yt8m_assets.storage.soundness import content_files
 KEPT = "--repair leaves it, for its artifact is sound; `yt8m materialize --until ASSET --force` makes both anew"
 
 
-def known_nodes(recipe: Recipe) -> list[Node]:
-    """Every node of a recipe, the cells of shifts that no ranking fuses included."""
-    grids = [name for name, asset in ASSETS.items() if "shift" in asset.axes]
-    cells = [Node(asset, key, shift) for asset in grids for key in recipe.model_keys for shift in SHIFTS]
-    return list(dict.fromkeys([*all_nodes(recipe), *cells]))
-
-
 def named_nodes(recipe: Recipe, name: str) -> list[Node]:
     """The nodes of that key, or of that asset or model of it. Raises ConfigError naming the assets."""
     name = name.rstrip("/")
-    found = [node for node in known_nodes(recipe) if name in (node.key, f"{node.asset}/{partition_key(node)}")]
+    found = [node for node in every_node(recipe) if name in (node.key, f"{node.asset}/{partition_key(node)}")]
     found = found or [node for node in all_nodes(recipe) if node.key.startswith(f"{name}/")]
     if not found:
         raise ConfigError(
@@ -104,7 +97,7 @@ def find_damage(
     `shown`: of the pictures and pages below report/, of which nothing is made, instead of the content.
     """
     damaged = []
-    kept = [(node, number) for node in known_nodes(recipe) for number in store.numbers(node.key)]
+    kept = [(node, number) for node in every_node(recipe) for number in store.numbers(node.key)]
     with progress.task("verifying", len(kept), "artifacts") as task:
         for node, number in kept:
             try:

@@ -1,13 +1,13 @@
 """Tracking that keeps every run in memory, to be looked at."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from yt8m_assets.tracking import TrackedRun
+from yt8m_assets.tracking import TrackedRun, Tracking
 from yt8m_assets.tracking.protocol import status_of
-from yt8m_assets.tracking.record import Record, open_record
+from yt8m_assets.tracking.record import Record
 
 
 class MemoryRun(TrackedRun):
@@ -66,24 +66,14 @@ class MemoryRun(TrackedRun):
         return [(step, value) for metric, value, step in self.metrics if metric == name]
 
 
-class MemoryTracking:
+class MemoryTracking(Tracking):
     """Keeps every run in `runs`; one that is continued stays one."""
 
     def __init__(self) -> None:
         self.runs: list[MemoryRun] = []
 
     @contextmanager
-    def run(
-        self,
-        name: str,
-        *,
-        kind: str,
-        model: str | None = None,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, str] | None = None,
-        resume: Mapping[str, Any] | None = None,
-    ) -> Iterator[MemoryRun]:
-        record = open_record(name, kind, model, params, tags, resume)
+    def show(self, record: Record) -> Iterator[MemoryRun]:
         places = {run.record.token: place for place, run in enumerate(self.runs)}
         place = places.get(record.token, len(self.runs))
         run = MemoryRun(record, f"memory-{place + 1}")

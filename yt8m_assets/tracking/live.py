@@ -8,15 +8,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from yt8m_assets.tracking.errors import DeletedExperimentError, describe, is_unauthorised
 from yt8m_assets.tracking.mirror import OPEN_RUNS, Mirror, end_dead_runs, own_process
-from yt8m_assets.tracking.protocol import TrackedRun, status_of
-from yt8m_assets.tracking.record import Record, open_record
+from yt8m_assets.tracking.protocol import TrackedRun, Tracking, status_of
+from yt8m_assets.tracking.record import Record
 from yt8m_assets.tracking.server import Server
 from yt8m_assets.tracking.system import system_metrics
 
@@ -32,25 +31,16 @@ _LOCAL_TRIES = 5
 LATER = "`yt8m sync-mlflow` adds what checkpoints and artifacts hold of it"
 
 
-class MlflowTracking(Server):
+class MlflowTracking(Server, Tracking):
     """Opens MLflow runs in the experiment of a server."""
 
     @contextmanager
-    def run(
-        self,
-        name: str,
-        *,
-        kind: str,
-        model: str | None = None,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, str] | None = None,
-        resume: Mapping[str, Any] | None = None,
-    ) -> Iterator["MlflowRun"]:
-        """Open a run; see `Tracking.run`."""
+    def show(self, record: Record) -> Iterator["MlflowRun"]:
+        """The record's run on the server."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow.tracking  # noqa: F401 - here, where its seconds do not count as the server's
 
-        run = MlflowRun(self, open_record(name, kind, model, params, tags, resume))
+        run = MlflowRun(self, record)
         try:
             run.flush()
             yield run

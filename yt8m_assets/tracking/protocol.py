@@ -1,9 +1,10 @@
 """What the core asks of experiment tracking, and a run that is recorded and sent nowhere."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from yt8m_assets.tracking.record import (
     RECORD_FILE,
@@ -106,7 +107,7 @@ class NullRun(TrackedRun):
         super().__init__(open_record("untracked", "none", None, None, None, None))
 
 
-class Tracking(Protocol):
+class Tracking(ABC):
     """Opens runs."""
 
     def run(
@@ -124,24 +125,20 @@ class Tracking(Protocol):
         `kind` and `model` become tags. `resume`, the `state` of an earlier run, continues that one after an
         interruption; with other parameters than it had, a child run is opened instead.
         """
+        return self.show(open_record(name, kind, model, params, tags, resume))
+
+    @abstractmethod
+    def show(self, record: Record) -> AbstractContextManager[TrackedRun]:
+        """The run of a record, new or continued."""
 
 
-class NullTracking:
+class NullTracking(Tracking):
     """For runs that nobody wants to see now; what they say is recorded all the same."""
 
     @contextmanager
-    def run(
-        self,
-        name: str,
-        *,
-        kind: str,
-        model: str | None = None,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, str] | None = None,
-        resume: Mapping[str, Any] | None = None,
-    ) -> Iterator[TrackedRun]:
-        """Open a run that is sent nowhere."""
-        yield TrackedRun(open_record(name, kind, model, params, tags, resume))
+    def show(self, record: Record) -> Iterator[TrackedRun]:
+        """A run that is sent nowhere."""
+        yield TrackedRun(record)
 
 
 def status_of(error: BaseException) -> str:
