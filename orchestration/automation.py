@@ -11,7 +11,8 @@ from yt8m_assets.assets.results import recipe_mark
 from yt8m_assets.assets.verdicts import failed_checks
 from yt8m_assets.partitions import node_of
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Lineage, Node, parents
+from yt8m_assets.stages.lineage import Lineage
+from yt8m_assets.stages.nodes import Node, parents
 from yt8m_assets.storage import ArtifactStore
 
 GROUPS = ("predictions", "optional", "ensemble")

@@ -12,7 +12,8 @@ from yt8m_assets.assets.shell import FORCE_TAG
 from yt8m_assets.errors import Yt8mError
 from yt8m_assets.partitions import every_asset, keys_of, nodes_of
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Lineage, Node
+from yt8m_assets.stages.lineage import Lineage
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore
 
 RANGE_START = "dagster/asset_partition_range_start"

@@ -23,7 +23,8 @@ from yt8m_assets.assets.shell import code_version
 from yt8m_assets.errors import StorageError
 from yt8m_assets.partitions import asset_of, every_asset, node_of, partition_key
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Lineage, Node
+from yt8m_assets.stages.lineage import Lineage
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import Manifest
 
 _NO_CAPTURE = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}

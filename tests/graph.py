@@ -5,7 +5,8 @@ from pathlib import Path
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import make_holdout_ratings, make_shards
-from yt8m_assets.stages.lineage import Node, resolve_inputs
+from yt8m_assets.stages.lineage import resolve_inputs
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.tracking import NullTracking
 

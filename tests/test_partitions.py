@@ -18,7 +18,7 @@ from yt8m_assets.partitions import (
     required_cells,
 )
 from yt8m_assets.recipes import load_recipe
-from yt8m_assets.stages.lineage import ASSETS, nodes
+from yt8m_assets.stages.nodes import ASSETS, nodes
 
 
 def test_axes_follow_the_recipe() -> None:

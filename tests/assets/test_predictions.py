@@ -7,7 +7,7 @@ from yt8m_assets.assets.predictions import build_prediction_assets
 from yt8m_assets.partitions import parse_cell
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Node
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import NullTracking
 

@@ -13,7 +13,7 @@ from tests.tiny import tiny_recipe
 from yt8m_assets.assets.display import MAX_LISTED_FILES, MAX_PLOT_SIZE, manifest_metadata, metadata_value
 from yt8m_assets.assets.results import materialization, materializations, recipe_mark
 from yt8m_assets.assets.shell import OWNERS, RETRY, asset_options, code_version, run_tags
-from yt8m_assets.stages.lineage import ASSETS
+from yt8m_assets.stages.nodes import ASSETS
 from yt8m_assets.storage import ArtifactStore, StageResult
 
 

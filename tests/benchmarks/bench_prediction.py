@@ -20,7 +20,7 @@ from yt8m_assets.data.dataset.videos import IndexedVideos
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes import demo
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Node
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.prediction import predict_cells
 from yt8m_assets.tracking import NullTracking
 

@@ -18,7 +18,7 @@ from tests.browser.dagster_pages import (
 )
 from tests.browser.recipe import RECIPE
 from yt8m_assets.partitions import CELLS_A_RUN, OPTIONAL, optional_cells
-from yt8m_assets.stages.lineage import ASSETS
+from yt8m_assets.stages.nodes import ASSETS
 
 pytestmark = pytest.mark.browser
 Picture = Callable[[Page, str], Path]

@@ -21,7 +21,8 @@ from yt8m_assets.data.dataset.shards import expand_patterns, list_shards
 from yt8m_assets.data.dataset.videos import IndexedVideos
 from yt8m_assets.data.records.reader import iterate_records
 from yt8m_assets.errors import CorruptShardError, MissingDataError, StorageError, TransientError
-from yt8m_assets.stages.lineage import Node, resolve_inputs
+from yt8m_assets.stages.lineage import resolve_inputs
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, cache, remote
 from yt8m_assets.storage.retry import RetryPolicy
 

@@ -19,8 +19,9 @@ from yt8m_assets.errors import CorruptShardError, MissingDataError
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import make_shards, read_shards
 from yt8m_assets.stages.explain import explain
-from yt8m_assets.stages.lineage import Lineage, Node, current_manifest
+from yt8m_assets.stages.lineage import Lineage, current_manifest
 from yt8m_assets.stages.locating import locate_shards
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore
 
 LONG_AGO = (1_000_000_000, 1_000_000_000)

@@ -15,8 +15,10 @@ from yt8m_assets.data.dataset.folds import require_disjoint
 from yt8m_assets.errors import DataError
 from yt8m_assets.progress import Counter, NullProgress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.data import held_out_shards, read_shards, read_video_ids
-from yt8m_assets.stages.lineage import Node, current_manifest, resolve_inputs
+from yt8m_assets.stages.data import read_shards, read_video_ids
+from yt8m_assets.stages.lineage import current_manifest, resolve_inputs
+from yt8m_assets.stages.locating import held_out_shards
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.training import finetune, make_job, pretrain
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import NullRun

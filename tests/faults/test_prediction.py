@@ -39,7 +39,8 @@ def test_f29_shifts_of_different_checkpoints_are_refused(graph):
 def _publish_round(number: int, root: str, rounds: int, barrier, outcomes) -> None:
     """Publish the same cell as another process, again and again, from a result computed beforehand."""
     from tests.tiny import tiny_recipe
-    from yt8m_assets.stages.lineage import Node, resolve_inputs
+    from yt8m_assets.stages.lineage import resolve_inputs
+    from yt8m_assets.stages.nodes import Node
     from yt8m_assets.stages.ranking import publish_ranking
 
     store, recipe = ArtifactStore(root), tiny_recipe()

@@ -22,7 +22,8 @@ from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, NonFiniteError
 from yt8m_assets.progress import NullProgress, PlainProgress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Node, resolve_inputs
+from yt8m_assets.stages.lineage import resolve_inputs
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.training import checkpoints_of as checkpoints_of_inputs
 from yt8m_assets.stages.training import pretrain
 from yt8m_assets.storage import ArtifactStore

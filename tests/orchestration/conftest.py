@@ -17,7 +17,7 @@ from tests.tiny import tiny_recipe
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.progress import NullProgress, Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Node
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore
 
 ENVIRONMENT = (

@@ -15,7 +15,7 @@ from tests.graph import make_data
 from tests.orchestration.servers import ROOT, TICK_SECONDS, Dagster, serve, wait_for
 from tests.tiny import tiny_recipe
 from yt8m_assets.partitions import OPTIONAL, node_of, required_cells
-from yt8m_assets.stages.lineage import Node
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

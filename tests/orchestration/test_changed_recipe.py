@@ -14,7 +14,8 @@ from yt8m_assets.assets.failures import OUTDATED_TAG
 from yt8m_assets.errors import ParentMismatchError
 from yt8m_assets.partitions import asset_of, every_node, partition_key
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import Node, current_manifest
+from yt8m_assets.stages.lineage import current_manifest
+from yt8m_assets.stages.nodes import Node
 
 
 def faster(recipe: Recipe, key: str) -> Recipe:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.orchestration.conftest import Graph, Run
-from yt8m_assets.stages.lineage import Node, current_manifest
+from yt8m_assets.stages.lineage import current_manifest
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore
 
 

@@ -10,8 +10,9 @@ from orchestration.cli import main
 from tests.orchestration.conftest import Graph, Run
 from tests.tiny import SIMULATION
 from yt8m_assets.errors import ParentMismatchError
-from yt8m_assets.stages.data import simulated_folder
-from yt8m_assets.stages.lineage import Node, current_manifest, require_current
+from yt8m_assets.stages.lineage import current_manifest, require_current
+from yt8m_assets.stages.locating import simulated_folder
+from yt8m_assets.stages.nodes import Node
 
 CHANGED_MODEL = """from dataclasses import replace
 from tests.tiny import tiny_recipe

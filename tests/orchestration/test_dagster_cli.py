@@ -15,7 +15,8 @@ from orchestration.status import states
 from tests.orchestration.conftest import Graph
 from tests.orchestration.servers import Dagster, free_port, process, wait_for
 from yt8m_assets.recipes.schema import SHIFTS
-from yt8m_assets.stages.lineage import Lineage, Node
+from yt8m_assets.stages.lineage import Lineage
+from yt8m_assets.stages.nodes import Node
 
 ROOT = Path(__file__).parents[2]
 RECIPE = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"

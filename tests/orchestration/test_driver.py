@@ -25,7 +25,8 @@ from yt8m_assets.errors import CheckpointMismatchError, ConfigError, MissingArti
 from yt8m_assets.partitions import partition_key
 from yt8m_assets.progress import NullProgress, Task
 from yt8m_assets.reports.ablation_rankings import OofRankings
-from yt8m_assets.stages.lineage import ASSETS, Node, current_manifest, resolve_inputs
+from yt8m_assets.stages.lineage import current_manifest, resolve_inputs
+from yt8m_assets.stages.nodes import ASSETS, Node
 from yt8m_assets.submission import validate_submission
 from yt8m_assets.training.interruption import TrainingPreempted
 

@@ -23,7 +23,7 @@ from yt8m_assets.assets.shell import untagged
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.partitions import OPTIONAL
 from yt8m_assets.recipes import load_recipe
-from yt8m_assets.stages.lineage import ASSETS
+from yt8m_assets.stages.nodes import ASSETS
 
 GPU = ResourceHints(num_gpus=2, gpu_type="a100", num_cpus=20, memory_gib=100, shared_memory_gib=16, spot=True)
 

@@ -14,7 +14,7 @@ from tests.orchestration.conftest import Graph
 from tests.tiny import tiny_recipe
 from yt8m_assets.assets.shell import FORCE_TAG
 from yt8m_assets.errors import TransientError
-from yt8m_assets.stages.lineage import Node
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.tracking import NullTracking
 
 PARTITION = "dagster/partition"

@@ -11,7 +11,7 @@ from orchestration.instance import LISTED, driver_instance
 from tests.orchestration.conftest import Graph, report_verdict
 from tests.orchestration.servers import LAUNCH_RUN, LOCATION, ROOT, Dagster, serve
 from tests.orchestration.test_processes import UI_RECIPE
-from yt8m_assets.stages.lineage import Node
+from yt8m_assets.stages.nodes import Node
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SELECTOR = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "jobName": "__ASSET_JOB"}

@@ -11,7 +11,7 @@ from yt8m_assets.errors import ConfigError
 from yt8m_assets.partitions import node_of, partitions_of
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import ASSETS, Node, nodes, parents
+from yt8m_assets.stages.nodes import ASSETS, Node, nodes, parents
 
 
 def covered(recipe: Recipe, step: Step) -> set[Node]:

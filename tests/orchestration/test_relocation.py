@@ -13,7 +13,8 @@ from orchestration.relocation import relocate_tracking
 from orchestration.state import prepare_state
 from tests.orchestration.conftest import Graph
 from yt8m_assets.errors import StorageError
-from yt8m_assets.stages.lineage import ASSETS, Lineage, nodes
+from yt8m_assets.stages.lineage import Lineage
+from yt8m_assets.stages.nodes import ASSETS, nodes
 from yt8m_assets.storage import ArtifactStore
 
 

@@ -18,7 +18,7 @@ from yt8m_assets.errors import MissingDataError
 from yt8m_assets.partitions import nodes_of
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import ASSETS, Node
+from yt8m_assets.stages.nodes import ASSETS, Node
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import NullTracking
 
@@ -29,7 +29,7 @@ def sensor(recipe: Recipe, name: str) -> dg.SensorDefinition:
 
 def real_recipe(graph: Graph, folder: Path) -> Recipe:
     """The tiny recipe over shards that are simply there, as real ones are."""
-    from yt8m_assets.stages.data import simulated_folder
+    from yt8m_assets.stages.locating import simulated_folder
 
     source = simulated_folder(graph.recipe, graph.store)
     for path in source.rglob("*.tfrecord"):

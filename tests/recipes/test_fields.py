@@ -13,7 +13,8 @@ from tests.tiny import tiny_model, tiny_recipe
 from yt8m_assets.data.config import DataConfig, HoldoutConfig
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.lineage import ASSETS, Lineage, nodes
+from yt8m_assets.stages.lineage import Lineage
+from yt8m_assets.stages.nodes import ASSETS, nodes
 from yt8m_assets.storage import ArtifactStore
 
 SHARDS = {"pretraining_shards", "segment_shards", "test_shards"}

@@ -16,7 +16,7 @@ from yt8m_assets.ranking.files import Ranking, write_ranking
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages import audit
 from yt8m_assets.stages.data import make_holdout_ratings, make_shards, read_video_ids
-from yt8m_assets.stages.lineage import Node
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore
 
 CELL = Node("oof_predictions", "one", 0)

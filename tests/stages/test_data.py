@@ -20,7 +20,8 @@ from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import make_holdout_ratings, make_shards, read_segment_classes, read_shards
-from yt8m_assets.stages.lineage import Lineage, Node, current_manifest
+from yt8m_assets.stages.lineage import Lineage, current_manifest
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore
 
 SIMULATION = SimulationConfig(

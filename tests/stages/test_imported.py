@@ -13,7 +13,8 @@ from tests.training.support import BERT, MIX, make_recipe, prepare_store
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.stages.imported import publish_imported
-from yt8m_assets.stages.lineage import Node, current_manifest
+from yt8m_assets.stages.lineage import current_manifest
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.training import finetune, load_model, model_spec
 
 

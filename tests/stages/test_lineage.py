@@ -8,12 +8,12 @@ import pytest
 from yt8m_assets.errors import ConfigError, MissingArtifactError, ParentMismatchError
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages import lineage
 from yt8m_assets.stages.explain import explain
-from yt8m_assets.stages.lineage import Lineage, Node, current_manifest, nodes, parents, resolve_inputs
+from yt8m_assets.stages.lineage import Lineage, current_manifest, resolve_inputs
+from yt8m_assets.stages.nodes import ASSETS, Node, config_slice, nodes, parents
 from yt8m_assets.storage import ArtifactStore, Manifest
 
-ORDER = list(lineage.ASSETS)
+ORDER = list(ASSETS)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_switched_on_candidates_are_part_of_a_cell_and_switched_off_ones_are_not
     """A recipe without them names the cells that were made before they existed."""
     put_all(recipe, store)
     cell = Node("oof_predictions", "bert_l2h12", 0)
-    assert "candidate_classes" not in lineage.config_slice(recipe, cell)
+    assert "candidate_classes" not in config_slice(recipe, cell)
     changed = replace(recipe, prediction=replace(recipe.prediction, candidate_classes=20))
     assert cell.key in stale(changed, store)
     assert "finetuned_model/bert_l2h12" not in stale(changed, store)
@@ -140,7 +140,7 @@ def test_how_a_batch_is_split_makes_stale_a_model_with_batch_norm(
     shared = replace(shared, finetuning=replace(shared.finetuning, sync_batchnorm=True))
     alone = replace(shared, finetuning=replace(shared.finetuning, num_processes=1))
     slices = [
-        lineage.config_slice(replace(recipe, models=(recipe.models[0], model)), Node("finetuned_model", model.key))
+        config_slice(replace(recipe, models=(recipe.models[0], model)), Node("finetuned_model", model.key))
         for model in (shared, alone)
     ]
     assert slices[0] == slices[1]
@@ -156,8 +156,8 @@ def test_a_raised_code_version_makes_its_asset_stale(
     recipe: Recipe, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_all(recipe, store)
-    raised = replace(lineage.ASSETS["ensemble_weights"], code_version="99")
-    monkeypatch.setitem(lineage.ASSETS, "ensemble_weights", raised)
+    raised = replace(ASSETS["ensemble_weights"], code_version="99")
+    monkeypatch.setitem(ASSETS, "ensemble_weights", raised)
     assert roots(recipe, store) == {"ensemble_weights"}
 
 
@@ -212,13 +212,13 @@ def test_why_a_node_is_stale_is_said_in_words(recipe: Recipe, store: ArtifactSto
     put(changed, store, node, "other weights")
     (text,) = why(changed, Node("oof_predictions", "bert_l2h12", 0))
     assert re.fullmatch(r"finetuned_model/bert_l2h12 has other content: [0-9a-f]{12} -> [0-9a-f]{12}", text)
-    monkeypatch.setitem(lineage.ASSETS, "submission", replace(lineage.ASSETS["submission"], code_version="99"))
+    monkeypatch.setitem(ASSETS, "submission", replace(ASSETS["submission"], code_version="99"))
     assert why(recipe, Node("submission")) == ["code version: 1 -> 99"]
 
 
 def test_lineage_alone_says_which_artifact_a_node_has() -> None:
     """A look-up by fingerprint anywhere else would be a second answer to whether something is up to date."""
-    root = Path(lineage.__file__).parents[2]
+    root = Path(__file__).parents[2]
     paths = (path for package in ("yt8m_assets", "orchestration") for path in (root / package).rglob("*.py"))
     asking = {path.relative_to(root).as_posix() for path in paths if re.search(r"store\.find\(", path.read_text())}
     assert asking == {"yt8m_assets/stages/lineage.py"}

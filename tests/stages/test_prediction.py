@@ -25,7 +25,8 @@ from yt8m_assets.prediction.scoring import PassStatistics, score_videos
 from yt8m_assets.ranking.files import read_ranking
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import read_segment_classes, read_shards
-from yt8m_assets.stages.lineage import Node, resolve_inputs
+from yt8m_assets.stages.lineage import resolve_inputs
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.prediction import predict_cells, run_name
 from yt8m_assets.stages.ranking import rank_model
 from yt8m_assets.stages.training import load_model

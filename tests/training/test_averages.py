@@ -11,7 +11,8 @@ from tests.training.support import MIX, make_recipe, prepare_store
 from yt8m_assets.errors import CheckpointMismatchError
 from yt8m_assets.progress import Counter
 from yt8m_assets.recipes.schema import ModelRecipe
-from yt8m_assets.stages.lineage import Node, resolve_inputs
+from yt8m_assets.stages.lineage import resolve_inputs
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.training import make_job
 from yt8m_assets.tracking import NullRun
 from yt8m_assets.training.averages import WeightAverage, as_means, measure_statistics

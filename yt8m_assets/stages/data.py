@@ -30,15 +30,6 @@ from yt8m_assets.stages.locating import held_out_shards, locate_shards, simulate
 from yt8m_assets.stages.nodes import Node, plain
 from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, Manifest, Publication, StageResult
 
-__all__ = [
-    "make_holdout_ratings",
-    "make_shards",
-    "read_segment_classes",
-    "read_shards",
-    "read_video_ids",
-    "simulated_folder",
-]
-
 SEGMENT_CLASSES_FILE = "segment_label_ids.csv"
 VOCABULARY_FILE = f"{REPORT_FOLDER}/vocabulary.csv"
 """Names for people, so not part of the content: no model is trained again because its classes got names."""

@@ -13,23 +13,9 @@ from yt8m_assets.errors import DataError, MissingArtifactError, ParentMismatchEr
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.explain import causes
 from yt8m_assets.stages.locating import data_slice, vocabulary_digest
-from yt8m_assets.stages.nodes import ASSETS, Node, config_slice, nodes, parents, plain
+from yt8m_assets.stages.nodes import ASSETS, Node, config_slice, parents
 from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_text
 from yt8m_assets.storage.soundness import damage
-
-__all__ = [
-    "ASSETS",
-    "Inputs",
-    "Lineage",
-    "Node",
-    "config_slice",
-    "current_manifest",
-    "nodes",
-    "parents",
-    "plain",
-    "require_current",
-    "resolve_inputs",
-]
 
 _LONGEST_REASONS = 400
 """Characters of reasons in one message: of another recipe, say, every field differs."""

@@ -17,7 +17,8 @@ from yt8m_assets.errors import ParentMismatchError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import make_shards, read_shards
-from yt8m_assets.stages.lineage import Node, current_manifest
+from yt8m_assets.stages.lineage import current_manifest
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, remote
 from yt8m_assets.storage.retry import RetryPolicy
 
