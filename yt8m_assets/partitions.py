@@ -86,11 +86,11 @@ def deps_of(recipe: Recipe, asset: str) -> list[dg.AssetDep]:
     return deps
 
 
-def backfill_policy(name: str, most: int | None = None) -> dg.BackfillPolicy:
-    """The policy of a name: `single_run`, of at most so many partitions a run, or else a run per partition."""
+def backfill_policy(name: str, num_cells: int = 0) -> dg.BackfillPolicy:
+    """The policy of a name: `single_run`, cut where a run cannot take so many cells, or else a run per partition."""
     if name != "single_run":
         return dg.BackfillPolicy.multi_run(1)
-    return dg.BackfillPolicy.multi_run(most) if most else dg.BackfillPolicy.single_run()
+    return dg.BackfillPolicy.multi_run(CELLS_A_RUN) if num_cells > CELLS_A_RUN else dg.BackfillPolicy.single_run()
 
 
 def cell_key(model: str, shift: int) -> str:

@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from orchestration.instance import driver_instance
+from orchestration.state import prepare_state
 from orchestration.status import states
 from tests.orchestration.conftest import Graph
 from tests.orchestration.servers import Dagster, free_port, process, wait_for
@@ -83,10 +84,12 @@ def test_a_run_that_only_looks_takes_one_process(own_graph: Graph, tmp_path: Pat
 
 
 @pytest.fixture
-def project(own_graph: Graph, tmp_path: Path) -> Path:
-    """A checkout of its own, whose .state is the finished graph's."""
+def project(own_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout of its own, whose .state is the finished graph's, after a first `yt8m` command in its new place."""
     folder = checkout(tmp_path / "project")
     own_graph.state.root.rename(folder / ".state")
+    monkeypatch.setenv("DAGSTER_HOME", "")  # so that what is set now is taken back
+    prepare_state(folder / ".state")
     return folder
 
 

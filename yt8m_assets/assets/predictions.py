@@ -31,20 +31,18 @@ def build_prediction_assets(
 ) -> list[dg.AssetsDefinition]:
     """Predictions by model and shift, and rankings by model, for both splits; `backfill` is a policy's name."""
     splits: tuple[Split, ...] = ("oof", "test")
-    cells, rankings = backfill_policy(backfill, CELLS_A_RUN), backfill_policy(backfill)
 
     def options(name: str, **more: Any) -> dict[str, Any]:
         return asset_options(recipe, step_tags, name, **more)
 
-    predictions = [
-        _predictions(recipe, split, options(name, backfill_policy=cells, description=_description(split, name)))
-        for split in splits
-        for name in (_cells(split), OPTIONAL[_cells(split)])
-        if keys_of(recipe, name)  # a recipe may fuse every shift
-    ]
-    return predictions + [
-        _ranking(recipe, split, options(f"{split}_ranking", backfill_policy=rankings)) for split in splits
-    ]
+    assets = []
+    for split in splits:
+        for name in (_cells(split), OPTIONAL[_cells(split)]):
+            if keys := keys_of(recipe, name):  # a recipe may fuse every shift
+                policy, text = backfill_policy(backfill, len(keys)), _description(split, name)
+                assets.append(_predictions(recipe, split, options(name, backfill_policy=policy, description=text)))
+    rankings = backfill_policy(backfill)
+    return assets + [_ranking(recipe, split, options(f"{split}_ranking", backfill_policy=rankings)) for split in splits]
 
 
 def _cells(split: Split) -> str:
