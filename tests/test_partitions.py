@@ -8,7 +8,6 @@ from yt8m_assets.partitions import (
     OPTIONAL,
     asset_of,
     keys_of,
-    model_partitions,
     node_of,
     nodes_of,
     optional_cells,
@@ -23,7 +22,9 @@ from yt8m_assets.stages.nodes import ASSETS, nodes
 
 def test_axes_follow_the_recipe() -> None:
     recipe = load_recipe("challenge")
-    assert tuple(model_partitions(recipe).get_partition_keys()) == recipe.model_keys
+    rankings = partitions_of(recipe, "oof_ranking")
+    assert rankings is not None
+    assert tuple(rankings.get_partition_keys()) == recipe.model_keys
     required, optional = required_cells(recipe), optional_cells(recipe)
     assert (len(required), len(optional)) == (29, 9 * 5 - 29)
     assert required[:4] == [*(f"gated_netvlad_h1024c16|{shift}" for shift in (-1, 0, 1)), "bert_l2h12|-1"]

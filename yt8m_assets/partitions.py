@@ -30,11 +30,6 @@ def beta_accepted() -> Iterator[None]:
         yield
 
 
-def model_partitions(recipe: Recipe) -> dg.StaticPartitionsDefinition:
-    """One partition per model of the recipe."""
-    return dg.StaticPartitionsDefinition(list(recipe.model_keys))
-
-
 def required_cells(recipe: Recipe) -> list[str]:
     """The partition keys of the cells that the recipe's rankings fuse, model by model; such as `bert_l2h12|-1`."""
     return [cell_key(model.key, shift) for model in recipe.models for shift in sorted(model.shifts)]

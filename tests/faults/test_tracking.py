@@ -163,7 +163,7 @@ def test_f41_refused_credentials_cost_one_warning(
     uri = server.uri.replace("http://", "http://user:canary-7731@")
     with open_tracking(uri, tmp_path).run("tiny", kind="pretraining") as run:
         run.log_metrics({"train/loss": 0.5}, 1)
-        assert run.untracked
+        assert run.record.tags["untracked"] == "the server refused our credentials at first; sent later"
         server.mode = "up"
         deadline = time.monotonic() + 10
         while run.run_id is None and time.monotonic() < deadline:

@@ -57,5 +57,4 @@ def publish_imported(
         publication.metadata.update(
             {"imported": True, "weights": "imported", "steps": steps, "parameters": num_parameters(model)}
         )
-    assert publication.manifest is not None
-    return StageResult(publication.manifest)
+    return publication.result

@@ -144,7 +144,7 @@ def resolve_inputs(recipe: Recipe, store: ArtifactStore, node: Node) -> Inputs:
 
 
 def current_manifest(recipe: Recipe, store: ArtifactStore, node: Node) -> Manifest | None:
-    """The node's manifest if it is up to date with recipe, code, data and parents, else None."""
+    """The node's manifest if it is up to date with recipe, code, data and parents, else None; as `Lineage.usable`."""
     return Lineage(recipe, store).usable(node)
 
 

@@ -55,7 +55,7 @@ class MlflowRun(TrackedRun):
 
     def __init__(self, tracking: MlflowTracking, record: Record) -> None:
         super().__init__(record)
-        self.tracking, self.untracked = tracking, False
+        self.tracking = tracking
         self._mirror: Mirror | None = None
         self._status: str | None = None
         self._asked = self._answered = 0
@@ -147,7 +147,6 @@ class MlflowRun(TrackedRun):
         if isinstance(error, DeletedExperimentError):
             logger.warning("tracking: %s; then %s", error, LATER)
         elif is_unauthorised(error):
-            self.untracked = True
             self.set_tags({"untracked": "the server refused our credentials at first; sent later"})
             logger.warning("tracking: the server does not accept our credentials (%s): run untracked", describe(error))
         else:
