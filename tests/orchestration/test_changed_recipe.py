@@ -9,7 +9,7 @@ from orchestration.driver import QUIET, Driver
 from orchestration.plan import Step
 from orchestration.sensors import build_sensors
 from tests.orchestration.conftest import Graph, RecordingProgress
-from tests.orchestration.test_driver import stale_causes_of
+from tests.orchestration.driving import stale_causes_of
 from yt8m_assets.assets.failures import OUTDATED_TAG
 from yt8m_assets.errors import ParentMismatchError
 from yt8m_assets.partitions import asset_of, every_node, partition_key
