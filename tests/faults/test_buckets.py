@@ -19,6 +19,7 @@ from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.shards import expand_patterns, list_shards
 from yt8m_assets.data.dataset.videos import IndexedVideos
+from yt8m_assets.data.records.framing import ShardFile, local_file
 from yt8m_assets.data.records.reader import iterate_records
 from yt8m_assets.errors import CorruptShardError, MissingDataError, StorageError, TransientError
 from yt8m_assets.stages.lineage import resolve_inputs
@@ -336,3 +337,42 @@ def test_f38_an_object_that_changed_meanwhile_does_not_heal_a_copy(store, tmp_pa
     store.put("bucket/a/s.tfrecord", frame_record(encode(make_video("cccc", 3, [1]))) * 2)
     with pytest.raises(CorruptShardError, match="record 1"):
         next(records)
+
+
+def test_an_object_that_a_listing_described_is_opened_without_asking_again(store, tmp_path):
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    (described,) = remote.glob_uris("gs://bucket/a/*").values()
+    store.requests.clear()
+    copies = cache.ShardCache(path=tmp_path / "copies")
+    assert ShardFile(uri, copies, described).read(0, len(SHARD)) == SHARD
+    assert [path for _, path in store.requests] == ["/download/storage/v1/b/bucket/o/a/s.tfrecord"]
+    store.requests.clear()
+    assert ShardFile(uri, copies, described).read(0, len(SHARD)) == SHARD
+    assert local_file(uri, copies, described).read_bytes() == SHARD
+    assert store.requests == []
+    assert local_file(uri, copies) == local_file(uri, copies, described), "one copy, whoever says what the object is"
+
+
+def test_f38_a_listed_objects_rotten_copy_is_fetched_again_without_asking(store, tmp_path):
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    described, copies = remote.stat(uri), cache.ShardCache(path=tmp_path / "copies")
+    copy = copies.get(uri, described)
+    copy.write_bytes(SHARD[:-1] + b"x")
+    store.requests.clear()
+    records = list(iterate_records(uri, file=ShardFile(uri, copies, described)))
+    assert [bytes(view) for _, _, view, _ in records] == [
+        encode(make_video("aaaa", 3, [1])),
+        encode(make_video("bbbb", 2)),
+    ]
+    assert [path for _, path in store.requests] == ["/download/storage/v1/b/bucket/o/a/s.tfrecord"]
+
+
+@pytest.mark.parametrize("content", [SHARD[::-1], SHARD[:-9], b""])
+def test_an_object_that_changed_since_it_was_listed_is_no_copy_of_it(store, tmp_path, content):
+    uri = store.put("bucket/a/s.tfrecord", SHARD)
+    described, copies = remote.stat(uri), cache.ShardCache(path=tmp_path / "copies")
+    store.put("bucket/a/s.tfrecord", content)
+    with pytest.raises(CorruptShardError, match=r"gs://bucket/a/s\.tfrecord.* has changed since .*; run again"):
+        copies.get(uri, described)
+    assert copies.get(uri).read_bytes() == content
+    assert len([path for path in copies.path.iterdir() if not path.name.startswith(".lock-")]) == 1

@@ -30,14 +30,16 @@ class ShardCache:
         if self.max_bytes < 1:
             raise ConfigError(f"cache.max_bytes = {self.max_bytes}: must be at least 1")
 
-    def get(self, uri: str, *, check: bool = False) -> Path:
+    def get(self, uri: str, described: remote.RemoteStat | None = None, *, check: bool = False) -> Path:
         """The local copy of an object, fetched where it is not there yet. A copy evicted while open stays readable.
 
+        described: what a listing said of the object, so that the store is asked nothing where the copy is there; what
+        has changed since is a CorruptShardError.
         check: read the copy whole, and fetch it again where it is not what the store holds: it rotted on this disk.
         Raises MissingDataError, TransientError, CorruptShardError (bytes that do not match the store's checksum), and
         StorageError when the cache or the disk is too small.
         """
-        described = remote.stat(uri)
+        described = described or remote.stat(uri)
         if described.size > self.max_bytes:
             raise StorageError(
                 f"{uri}: {described.size:,} bytes do not fit the cache {self.path} of {self.max_bytes:,}; enlarge it"
@@ -52,7 +54,7 @@ class ShardCache:
                 for leftover in self.path.glob(f".{target.name}.tmp-*"):
                     leftover.unlink(missing_ok=True)  # of a process that died: we hold the lock
                 self._make_room(described.size)
-                remote.fetch_to(uri, target)
+                remote.fetch_to(uri, target, described)
             os.utime(target, ns=(time.time_ns(), time.time_ns()))  # the kernel alone would round to its tick of 4 ms
         return target
 

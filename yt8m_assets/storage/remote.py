@@ -16,7 +16,7 @@ import fsspec
 from crc32c import crc32c
 from fsspec.asyn import sync
 
-from yt8m_assets.errors import ConfigError, CorruptShardError, MissingDataError, Yt8mError
+from yt8m_assets.errors import ConfigError, CorruptShardError, MissingDataError, StorageError, Yt8mError
 from yt8m_assets.storage.connection import connect, typed_error
 from yt8m_assets.storage.files import atomic_write
 from yt8m_assets.storage.retry import ChangedBytesError, RetryPolicy, asked_for
@@ -27,6 +27,7 @@ CHUNK_BYTES = 8 * 2**20
 NUM_PARALLEL = 4
 """Ranges in flight; with CHUNK_BYTES it bounds the memory of a download."""
 T = TypeVar("T")
+_CHANGED = "the object has changed since the store was asked what it is; run again"
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,20 @@ class RemoteFiles:
                 uri = f"{self.scheme}://{path}"
                 raise CorruptShardError(uri, 0, 0, f"{error}, twice; check the object and the network") from error
 
-    def get_file(self, path: str, local: str | Path) -> None:
-        """Copy an object to a local path, in parallel ranges, checked against the store's size and checksum."""
-        self._verified(path, lambda name: self._download(name, Path(local)))
+    def get_file(self, path: str, local: str | Path, described: RemoteStat | None = None) -> None:
+        """Copy an object to a local path, in parallel ranges, checked against the store's size and checksum.
 
-    def _download(self, path: str, local: Path) -> None:
-        described = self.stat(path)
+        described: what a listing said of it; else the store is asked. Raises CorruptShardError where it says otherwise
+        by now.
+        """
+        try:
+            self._verified(path, lambda name: self._download(name, Path(local), described or self.stat(name)))
+        except (CorruptShardError, StorageError) as error:  # the latter where a range lies behind the end by now
+            if described is None or self.stat(path) == described:
+                raise
+            raise CorruptShardError(f"{self.scheme}://{path}", 0, 0, _CHANGED) from error
+
+    def _download(self, path: str, local: Path, described: RemoteStat) -> None:
         ranges = range(0, described.size, CHUNK_BYTES)
         stop = threading.Event()
         with local.open("wb") as file:
@@ -258,8 +267,8 @@ def list_folder(uri: str) -> list[str]:
         return []
 
 
-def fetch_to(uri: str, target: Path) -> None:
-    """Download an object; `target` appears whole and verified, or not at all."""
+def fetch_to(uri: str, target: Path, described: RemoteStat | None = None) -> None:
+    """Download an object; `target` appears whole and verified, or not at all. See `RemoteFiles.get_file`."""
     files, path = open_filesystem(uri)
     with atomic_write(target) as temporary:
-        files.get_file(path, temporary)
+        files.get_file(path, temporary, described)

@@ -19,6 +19,7 @@ from crc32c import crc32c
 from yt8m_assets.errors import CorruptShardError, MissingDataError
 from yt8m_assets.storage import atomic_write
 from yt8m_assets.storage.cache import Cache, ShardCache
+from yt8m_assets.storage.remote import RemoteStat
 
 HEADER_BYTES = 12
 """Length (8) and its checksum (4)."""
@@ -52,10 +53,13 @@ def appearance(head: bytes) -> str:
 
 
 class ShardFile:
-    """A shard open for reading at any place. `size` is its bytes when it was opened."""
+    """A shard open for reading at any place. `size` is its bytes when it was opened.
 
-    def __init__(self, uri: str, cache: ShardCache | None = None) -> None:
-        path = local_file(uri, cache)
+    described: what a listing said of a bucket's object; with it, opening one whose copy is here asks the store nothing.
+    """
+
+    def __init__(self, uri: str, cache: ShardCache | None = None, described: RemoteStat | None = None) -> None:
+        path = local_file(uri, cache, described)
         if path.is_dir():
             raise MissingDataError(f"{uri}: is a folder, not a shard")
         try:
@@ -70,7 +74,7 @@ class ShardFile:
         remote = "://" in uri and not uri.startswith("file://")
         self.mark: object = path if remote else (found.st_ino, found.st_mtime_ns)
         """Another one means other content; a cached copy's path names its object, whenever it was fetched."""
-        self._path, self._cache, self._renewed = path, cache, False
+        self._path, self._cache, self._described, self._renewed = path, cache, described, False
 
     def read(self, position: int, size: int) -> bytes:
         """The bytes at a place; fewer only where the file ends. Raises OSError naming the shard."""
@@ -85,7 +89,7 @@ class ShardFile:
         if self._renewed or self.uri.startswith("file://") or "://" not in self.uri:
             return False
         self._renewed = True
-        if (self._cache or Cache().shards).get(self.uri, check=True) != self._path:
+        if (self._cache or Cache().shards).get(self.uri, self._described, check=True) != self._path:
             return False  # the object has changed, and half of one and half of the other is neither
         with self._path.open("rb") as file:
             os.dup2(file.fileno(), self._descriptor, inheritable=False)
@@ -181,13 +185,16 @@ def _explain(file: ShardFile, reason: str) -> str:
     return f"{reason}; {what}" if what else reason
 
 
-def local_file(uri: str, cache: ShardCache | None = None) -> Path:
-    """The path of a shard on this machine: itself, or a verified copy of a gs:// object (by default in the home)."""
+def local_file(uri: str, cache: ShardCache | None = None, described: RemoteStat | None = None) -> Path:
+    """The path of a shard on this machine: itself, or a verified copy of a gs:// object (by default in the home).
+
+    described: what a listing said of the object.
+    """
     if "://" not in uri:
         return Path(uri)
     if uri.startswith("file://"):
         return Path(uri.removeprefix("file://"))
-    return (cache or Cache().shards).get(uri)
+    return (cache or Cache().shards).get(uri, described)
 
 
 class RecordWriter:
