@@ -1,0 +1,78 @@
+"""The bars of a run at full size, as ratios within one run: `make bench-scale [ROWS="first_step status"]`.
+
+A row is a function that is registered under its name with a bar; it measures and returns its ratio (or seconds). One
+JSON line a row: name, measured, bar, ok. The whole ends with an error where a bar is missed. Small versions of the rows
+are tests of the normal suite.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks import scale_index
+
+Measure = Callable[[Path], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One bar."""
+
+    what: str
+    """One line for people."""
+    bar: float
+    """What may not be passed."""
+    measure: Measure
+    """Measures in an empty folder."""
+    at_least: bool = False
+    """Whether the bar is a lower one."""
+
+    def met(self, measured: float) -> bool:
+        """Whether a measurement keeps the bar."""
+        return measured >= self.bar if self.at_least else measured <= self.bar
+
+
+ROWS: dict[str, Row] = {
+    "first_step": Row(
+        what="bytes before step 1 on an empty machine / bytes of the training shards (20 shards, window of 2)",
+        bar=0.15,
+        measure=scale_index.first_step,
+    ),
+    "requests": Row(
+        what="requests besides reads, per shard, whole run of index + 1 epoch", bar=3.0, measure=scale_index.requests
+    ),
+    "replaced_shard": Row(
+        what="*_shards made again with one shard of 60 replaced: bytes of shards read / bytes of that shard",
+        bar=1.0,
+        measure=scale_index.replaced_shard,
+    ),
+    "status": Row(what="status over a bucket store, 101 nodes, 60 ms: seconds", bar=3.0, measure=scale_index.status),
+}
+
+
+def main() -> None:
+    """Measure the rows that are asked for, by default all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
+    chosen = parser.parse_args().rows or list(ROWS)
+    missed = []
+    for name in chosen:
+        row, began = ROWS[name], time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            measured = row.measure(Path(folder))
+        line = {"name": name, "measured": round(measured, 4), "bar": row.bar, "ok": row.met(measured)}
+        seconds = round(time.perf_counter() - began, 1)
+        sys.stdout.write(json.dumps(line | {"seconds": seconds, "what": row.what}) + "\n")
+        sys.stdout.flush()
+        missed += [] if row.met(measured) else [name]
+    if missed:
+        raise SystemExit(f"missed: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Rows of bench_scale about what is published once: the index, listings, and what planning asks of a bucket."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestration.status import status_report
+from tests.data.factory import encode, frame_record
+from tests.slow_bucket import SlowBucket, slow_bucket
+from tests.tiny import TRAINING, tiny_model, tiny_recipe
+from yt8m_assets.data.config import DataConfig, HoldoutConfig
+from yt8m_assets.data.records.video import SegmentLabels, Video
+from yt8m_assets.progress import Counter, NullProgress
+from yt8m_assets.recipes import load_recipe
+from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.data import make_holdout_ratings, make_shards
+from yt8m_assets.stages.lineage import resolve_inputs
+from yt8m_assets.stages.nodes import ASSETS, all_nodes
+from yt8m_assets.stages.training import pretrain
+from yt8m_assets.storage import ArtifactStore
+from yt8m_assets.tracking import NullTracking
+
+SIZES = (64, 32)
+QUIET = NullProgress()
+LATENCY_MS = 40.0
+
+
+def write_data(folder: Path, num_shards: int, videos_a_shard: int, num_frames: int) -> None:
+    """`train*` with video labels, and four each of `validate*` (rated) and `test*`, of `num_frames` frames a video."""
+    generator = np.random.default_rng(3)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in {"train": num_shards, "validate": 4, "test": 4}.items():
+        for shard in range(count):
+            records = []
+            for number in range(videos_a_shard if name == "train" else 2):
+                frames = generator.integers(0, 256, (num_frames, sum(SIZES)), dtype=np.uint8)
+                one = SegmentLabels(np.array([0, 5]), np.array([1, 2]), np.array([1, 0], np.float32))
+                labels = np.array([number % 8] if name == "train" else [], np.int64)
+                video = Video(f"{name[:2]}{shard:04d}{number:04d}", frames, labels, one if name == "validate" else None)
+                records.append(frame_record(encode(video, SIZES)))
+            (folder / f"{name}{shard:04d}.tfrecord").write_bytes(b"".join(records))
+    (folder / "classes.csv").write_text("Index\n1\n2\n")
+
+
+def recipe_over(root: str, num_steps: int, window: int) -> Recipe:
+    """One narrow model over the data below `root`, shuffled in a window of so many videos."""
+    data = DataConfig(
+        pretraining=(f"{root}/train*.tfrecord",),
+        segments=(f"{root}/validate*.tfrecord",),
+        test=(f"{root}/test*.tfrecord",),
+        segment_classes_uri=f"{root}/classes.csv",
+        num_classes=8,
+        feature_sizes=SIZES,
+        holdout=HoldoutConfig(rule="seeded", fraction=0.5),
+        memory_budget=1,
+    )
+    training = replace(TRAINING, num_steps=num_steps, shuffle_buffer=window, checkpoint_every=10**6)
+    return tiny_recipe(data=data, models=(tiny_model("one", (0,), pretraining=training),))
+
+
+class FirstStep(NullProgress):
+    """Notes what the bucket had handed out when the first step of a training was done."""
+
+    def __init__(self, bucket: SlowBucket) -> None:
+        self.bucket, self.bytes = bucket, 0
+
+    @contextmanager
+    def task(self, title: str, total: int | None = None, unit: str = "it") -> Iterator[Any]:
+        outer = self
+
+        class Noting(Counter):
+            def advance(self, count: int = 1) -> None:
+                if title.startswith("pretraining") and not self.count:
+                    outer.bytes = outer.bucket.counts().bytes
+                super().advance(count)
+
+        yield Noting()
+
+
+def train(recipe: Recipe, store: ArtifactStore, progress: Any = QUIET) -> None:
+    """Pre-train the recipe's model."""
+    pretrain(recipe, store, "one", tracking=NullTracking(), progress=progress, run_tags={})
+
+
+def make_data(recipe: Recipe, store: ArtifactStore) -> None:
+    """Publish what training needs to know of the data."""
+    for asset in ("pretraining_shards", "segment_shards"):
+        make_shards(recipe, store, asset, progress=QUIET)
+    make_holdout_ratings(recipe, store, progress=QUIET)
+
+
+def first_step(folder: Path, latency_ms: float = LATENCY_MS, num_frames: int = 200) -> float:
+    """Bytes an empty machine fetches before step 1 / bytes of the training shards: 20, of which the window holds 2."""
+    write_data(folder / "data", 20, 32, num_frames)
+    with slow_bucket() as bucket:
+        recipe = recipe_over(bucket.load(folder / "data", "yt/data"), num_steps=2, window=64)
+        make_data(recipe, ArtifactStore("gs://yt/store", folder / "first machine"))
+        bucket.pace(latency_ms)
+        bucket.reset()
+        progress = FirstStep(bucket)
+        train(recipe, ArtifactStore("gs://yt/store", folder / "second machine"), progress)
+    size = sum(path.stat().st_size for path in (folder / "data").glob("train*"))
+    return progress.bytes / size
+
+
+def requests(folder: Path, few: int = 20, many: int = 40) -> float:
+    """Requests besides reads that each further shard costs, from the listing through the index to one epoch."""
+    asked = {}
+    for num_shards in (few, many):
+        home = folder / str(num_shards)
+        write_data(home / "data", num_shards, 8, 20)
+        with slow_bucket() as bucket:
+            recipe = recipe_over(bucket.load(home / "data", "yt/data"), num_steps=num_shards, window=16)
+            store = ArtifactStore("gs://yt/store", home / "machine")
+            make_data(recipe, store)
+            train(recipe, store)
+            asked[num_shards] = bucket.counts().asked
+    return (asked[many] - asked[few]) / (many - few)
+
+
+def replaced_shard(folder: Path, num_shards: int = 60) -> float:
+    """Bytes that another machine reads where one shard was replaced / bytes of that shard."""
+    write_data(folder / "data", num_shards, 4, 20)
+    with slow_bucket() as bucket:
+        recipe = recipe_over(bucket.load(folder / "data", "yt/data"), num_steps=1, window=8)
+        root = str(folder / "store")  # here, so that the bucket counts the shards' bytes alone
+        make_data(recipe, ArtifactStore(root, folder / "first machine"))
+        write_data(folder / "new", 1, 5, 20)
+        bucket.load(folder / "new", "yt/data")
+        bucket.reset()
+        result = make_shards(
+            recipe, ArtifactStore(root, folder / "second machine"), "pretraining_shards", progress=QUIET
+        )
+        assert not result.reused
+        return bucket.counts().bytes / (folder / "new" / "train0000.tfrecord").stat().st_size
+
+
+def publish_everything(recipe: Recipe, store: ArtifactStore) -> int:
+    """A small artifact for every node but the data's, which is made; how many there are."""
+    for asset in ("pretraining_shards", "segment_shards", "test_shards"):
+        make_shards(recipe, store, asset, progress=QUIET)
+    nodes = all_nodes(recipe)
+    for node in nodes:
+        if ASSETS[node.asset].files != "shards":
+            with store.publish(node.key, **resolve_inputs(recipe, store, node).publish_arguments()) as publication:
+                (publication.path / "file").write_text(node.key)
+                (publication.report_path / "file").write_text(node.key)
+    return len(nodes)
+
+
+def status(folder: Path, latency_ms: float = 60.0) -> float:
+    """Seconds of `yt8m status` of the challenge over a bucket, on a machine that has seen nothing yet."""
+    write_data(folder / "data", 4, 4, 20)
+    with slow_bucket() as bucket:
+        data = recipe_over(bucket.load(folder / "data", "yt/data"), num_steps=1, window=8).data
+        recipe = replace(load_recipe("challenge"), data=data)
+        assert publish_everything(recipe, ArtifactStore("gs://yt/store", folder / "first machine")) == 101
+        bucket.pace(latency_ms)
+        store = ArtifactStore("gs://yt/store", folder / "second machine")
+        began = time.perf_counter()
+        table, *rest = status_report(recipe, store)
+        seconds = time.perf_counter() - began
+        assert not rest, rest
+        assert table.row_count > 9
+    return seconds
