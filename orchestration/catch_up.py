@@ -33,8 +33,8 @@ def catch_up_job(recipe: Recipe, step_tags: Mapping[str, Any]) -> dg.JobDefiniti
         driver = Driver(recipe, store, tracking, context.instance, progress.open(context.log))
         with stage_errors(context):
             outcome = driver.materialize()
-        made = outcome.num_nodes - outcome.num_current
-        context.add_output_metadata({"made": made, "up_to_date": outcome.num_current, "runs": list(outcome.runs)})
+        counts = {"made": outcome.num_made, "found": outcome.num_found, "up_to_date": outcome.num_current}
+        context.add_output_metadata({**counts, "runs": list(outcome.runs)})
 
     @dg.job(
         name="bring_up_to_date",

@@ -44,8 +44,7 @@ def command_materialize(arguments: argparse.Namespace) -> int:
 
 def counts(outcome: "Outcome") -> str:
     """What a pass made, found made before, and left alone, in words."""
-    found = outcome.num_nodes - outcome.num_current - outcome.num_made
-    again = f", {found} found, made before" if found else ""
+    again = f", {outcome.num_found} found, made before" if outcome.num_found else ""
     return f"{outcome.num_made} made{again}, {outcome.num_current} were up to date"
 
 

@@ -9,12 +9,12 @@ The variable holds JSON, or the path of a JSON file::
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from orchestration.launchers.machines import ACCELERATORS
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.recipes.overlay import construct
 
 VARIABLE = "YT8M_DEPLOYMENT"
 
@@ -81,45 +81,4 @@ def read_deployment(value: str | None) -> DeploymentOptions:
         values = json.loads(text)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{VARIABLE}: neither JSON nor the path of a JSON file: {error}") from error
-    cluster = _options(ClusterOptions, values.pop("cluster", {}), "cluster.")
-    return _options(DeploymentOptions, {**values, "cluster": cluster}, "")
-
-
-def _options(kind: type, values: Any, prefix: str) -> Any:
-    return kind(**checked_fields(kind, values, prefix))
-
-
-def checked_fields(kind: type, values: Any, prefix: str) -> dict[str, Any]:
-    """The values, if each is a field of the dataclass and of its type; `prefix` says in errors where they stand.
-
-    Raises ConfigError that names the field at fault.
-    """
-    if not isinstance(values, dict):
-        where = (prefix or "the value").rstrip()
-        raise ConfigError(f"{VARIABLE}: {where} must be an object, not {type(values).__name__}")
-    types = get_type_hints(kind)
-    for name, value in values.items():
-        if name not in types:
-            raise ConfigError(f"{VARIABLE}: {prefix}{name} is not known; known: {', '.join(types)}")
-        if not _is_of(value, types[name]):
-            raise ConfigError(f"{VARIABLE}: {prefix}{name} = {value!r}: must be {_named(types[name])}")
-    return values
-
-
-def _is_of(value: Any, wanted: Any) -> bool:
-    """Whether a value of JSON is of a field's type; a bool is no number, and a number is finite."""
-    parts = get_args(wanted)
-    if get_origin(wanted) is Mapping:
-        return isinstance(value, dict) and all(_is_of(item, parts[1]) for item in value.values())
-    if parts:
-        return any(_is_of(value, part) for part in parts)
-    if wanted is float:
-        return _is_of(value, int) or (isinstance(value, float) and isfinite(value))
-    return wanted is Any or (isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool)))
-
-
-def _named(wanted: Any) -> str:
-    parts = get_args(wanted)
-    if get_origin(wanted) is Mapping:
-        return f"an object of {_named(parts[1])}"
-    return _named(parts[0]) if parts else str(wanted.__name__)
+    return construct(DeploymentOptions, values, VARIABLE)

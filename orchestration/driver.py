@@ -46,9 +46,14 @@ class Outcome:
     num_current: int
     """Nodes that were up to date and left alone."""
     num_made: int
-    """Nodes whose artifact is new; the others had been made before, by an earlier recipe for one, and were found."""
+    """Nodes whose artifact is new."""
     runs: tuple[str, ...]
     """Ids of the Dagster runs it made."""
+
+    @property
+    def num_found(self) -> int:
+        """Nodes that a run found made before: by an earlier recipe for one, or by a pass that was killed."""
+        return self.num_nodes - self.num_current - self.num_made
 
 
 class Driver:

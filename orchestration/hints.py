@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from orchestration.cluster import VARIABLE, ClusterOptions, DeploymentOptions, checked_fields
+from orchestration.cluster import VARIABLE, ClusterOptions, DeploymentOptions
 from orchestration.launchers.machines import ACCELERATORS, MIN_BOOT_DISK_GB, choose_machine
 from yt8m_assets.assets.shell import StepTags
 from yt8m_assets.device.hardware import REQUIRE_GPU
 from yt8m_assets.errors import ConfigError
+from yt8m_assets.recipes.overlay import apply_overrides
 from yt8m_assets.stages.nodes import ASSETS
 
 if TYPE_CHECKING:
@@ -98,12 +99,10 @@ def hints_for(recipe: "Recipe", deployment: DeploymentOptions | None = None) -> 
     for asset, changes in deployment.hints.items():
         if asset not in hints:
             raise ConfigError(f"{VARIABLE}: hints: {asset} is not known; known: {', '.join(hints)}")
-        where = f"hints: {asset}: "
-        changed = checked_fields(ResourceHints, changes, where)
         try:
-            hints[asset] = replace(hints[asset], **changed)
+            hints[asset] = apply_overrides(hints[asset], changes, asset)
         except ConfigError as error:
-            raise ConfigError(f"{VARIABLE}: {where}{error}") from None
+            raise ConfigError(f"{VARIABLE}: hints: {asset}: {error}") from None
     return hints
 
 

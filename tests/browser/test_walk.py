@@ -95,14 +95,14 @@ class Day:
         """The runs that made a model's cells."""
         return {latest(self.sites.dagster, "oof_predictions", key)["runId"] for key in self.cells(model)}
 
-    def bring_up_to_date(self, made: int, left: int) -> None:
-        """Launch the job of this name; it says how many artifacts it made and how many it left alone."""
+    def bring_up_to_date(self, made: int, found: int, left: int) -> None:
+        """Launch the job of this name; it says how many artifacts it made, found made before, and left alone."""
         self.open("locations/yt8m/jobs/bring_up_to_date/playground")
         self.page.get_by_role("button", name="Launch Run").click()
         expect(self.page).to_have_url(re.compile(r"/runs/[0-9a-f-]{36}"))
         self.run_ends("success")
-        expect(metadata_row(self.page, "made").get_by_role("cell").last).to_have_text(str(made))
-        expect(metadata_row(self.page, "up_to_date").get_by_role("cell").last).to_have_text(str(left))
+        for name, count in {"made": made, "found": found, "up_to_date": left}.items():
+            expect(metadata_row(self.page, name).get_by_role("cell").last).to_have_text(str(count))
 
     def open_check(self) -> None:
         """Go to the page where the submission says whether all is up to date."""
@@ -121,7 +121,7 @@ def day(page: Page, tmp_path: Path) -> Iterator[Day]:
 def test_a_whole_day(day: Day, page: Page) -> None:
     materialize_data_and_models(day, page)
     backfill_cells_of_which_some_fail(day, page)
-    day.bring_up_to_date(made=14, left=11)  # two cells came from a run that failed, and have no verdict yet
+    day.bring_up_to_date(made=12, found=2, left=11)  # two cells came from a run that failed, and have no verdict yet
     see_what_a_changed_recipe_makes_stale(day, page)
     cancel_what_would_take_too_long(day, page)
     run_what_is_stale(day, page)
@@ -241,7 +241,7 @@ def run_what_is_stale(day: Day, page: Page) -> None:
     for model, newest in ("one", "manifest-000002.json"), ("two", "manifest-000002.json"):
         found = (day.state / "artifacts" / "finetuned_model" / model).glob("manifest-*.json")
         assert max(path.name for path in found) == newest  # of `two`, the one that mended the damage
-    day.bring_up_to_date(made=9, left=16)
+    day.bring_up_to_date(made=9, found=0, left=16)
     assert day.runs("two") == before["two"]
     assert not day.runs("one") <= before["one"]
 

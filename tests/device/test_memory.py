@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from yt8m_assets.device.memory import is_out_of_memory
+from yt8m_assets.device.memory import explain_memory, is_out_of_memory
 
 RAN_OUT = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB"),
@@ -46,3 +46,17 @@ def test_a_real_failed_allocation() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("remedies", "advice"),
+    [
+        ([], "take a smaller model or a device with more memory"),
+        (["lower a"], "lower a"),
+        (["lower a", "raise b", "set c"], "lower a, raise b or set c"),
+    ],
+)
+def test_the_explanation_names_what_can_help(remedies: list[str], advice: str) -> None:
+    error = RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be")
+    assert str(explain_memory(error, "at 8", remedies)) == f"out of memory at 8 (CUDA error: out of memory): {advice}"
+    assert str(explain_memory(MemoryError(), "at 8", remedies)) == f"out of memory at 8 (no detail): {advice}"

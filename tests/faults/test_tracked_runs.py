@@ -211,6 +211,20 @@ def test_f40_a_damaged_artifact_keeps_no_other_run_from_the_server(
     assert only_run(mlflow_uri).data.tags["fingerprint"] == "good"
 
 
+def test_f40_an_artifact_without_a_record_is_left_out_and_named(
+    mlflow_uri: str, tmp_path: Path, store: ArtifactStore, caplog: pytest.LogCaptureFixture
+):
+    """Of a version that kept no records; what never was a run is nobody's loss."""
+    publish(store, NullTracking(), range(3), "new")
+    for key, metadata in (("pretrained_model/tiny", {"mlflow_run_id": "4711"}), ("test_ranking/tiny", {})):
+        with store.publish(key, fingerprint="old") as publication:
+            (publication.path / "file").write_text("content")
+            publication.metadata.update(metadata)
+    assert sync(store, open_tracking(mlflow_uri, tmp_path)) == {"made": 1}
+    assert "pretrained_model/tiny (generation 1) holds no record of its run 4711" in caplog.text
+    assert "test_ranking" not in caplog.text
+
+
 def test_f40_a_person_s_choices_on_the_server_stand(mlflow_uri: str, tmp_path: Path, store: ArtifactStore):
     """A description that was written there, and a champion that was chosen there."""
     from mlflow import MlflowClient

@@ -18,6 +18,7 @@ import torch
 
 from tests.memory_tracking import MemoryTracking
 from tests.training.support import MIX, make_recipe, open_store, prepare_store, write_shards
+from yt8m_assets.assets.models import FALLBACK_TAG
 from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, NonFiniteError
 from yt8m_assets.progress import NullProgress, PlainProgress
@@ -180,7 +181,7 @@ def test_f07_f08_a_damaged_newest_checkpoint_is_an_error_that_names_both(
         path.unlink()
     else:
         path.write_bytes({"cut": content[:-100], "append": content + b"x", "empty": b""}[damage])
-    expected = rf"step-00000009.*{KEY}/step-00000008 is older: allow_fallback \(--allow-fallback\) resumes from it"
+    expected = rf"step-00000009.*{KEY}/step-00000008 is older: .*--allow-fallback; .* {FALLBACK_TAG}: true"
     with pytest.raises(CorruptArtifactError, match=expected):
         run_pretraining(recipe, open_store(folder))
     result = run_pretraining(recipe, open_store(folder), allow_fallback=True)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from yt8m_assets.assets.models import AFRESH_TAG
 from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, StorageError
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.checkpoint import Checkpoint, CheckpointStore, CheckpointWriter, HostCopy
@@ -103,7 +104,7 @@ def test_a_difference_is_described_field_by_field(tmp_path: Path) -> None:
 def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
     open_checkpoints(tmp_path).save(1, checkpoint(1))
     other = open_checkpoints(tmp_path, {**IDENTITY, "parents": {"shards": "d2"}})
-    expected = r"parents\.shards: the checkpoint has .d1., this run has .d2.\n.*--start-afresh"
+    expected = rf"parents\.shards: the checkpoint has .d1., this run has .d2.\n.*--start-afresh; .* {AFRESH_TAG}: true"
     with pytest.raises(CheckpointMismatchError, match=expected):
         other.refuse_others()
     assert other.peek() is None

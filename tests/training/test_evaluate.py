@@ -10,7 +10,7 @@ from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.segments import SegmentTable
 from yt8m_assets.data.records.features import model_inputs
-from yt8m_assets.errors import NonFiniteError
+from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
 from yt8m_assets.evaluation.picking import whole_scores
 from yt8m_assets.training import evaluate
 from yt8m_assets.training.evaluate import HoldoutEvaluation
@@ -91,6 +91,26 @@ def test_an_evaluation_is_left_between_two_batches(table: SegmentTable, monkeypa
         HoldoutEvaluation(table, torch.device("cpu"))(model, stop)
     assert read == [0, 20]
     assert model.training
+
+
+@pytest.mark.parametrize(
+    ("precision", "advice"), [("float32", 'set precision="bfloat16"'), ("bfloat16", "take a smaller model")]
+)
+def test_f51_out_of_memory_says_what_can_help(table: SegmentTable, precision: str, advice: str) -> None:
+    model = SPEC.build(3)
+    failure = RuntimeError("CUDA error: out of memory")
+
+    def exhausted(*_: Any) -> None:
+        raise failure
+
+    handle = model.register_forward_pre_hook(exhausted)
+    evaluation = HoldoutEvaluation(table, torch.device("cpu"), precision)
+    with pytest.raises(OutOfMemoryError, match=rf"while the hold-out was scored \(CUDA .*\): {advice}"):
+        evaluation(model, StopRequest())
+    failure = RuntimeError("another")
+    with pytest.raises(RuntimeError, match=r"^another$"):
+        evaluation(model, StopRequest())
+    handle.remove()
 
 
 def test_evaluation_fails_by_name(shards: Path) -> None:

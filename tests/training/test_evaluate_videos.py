@@ -17,7 +17,7 @@ from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.shards import ShardInfo, ShardManifest
 from yt8m_assets.data.records.features import model_inputs
-from yt8m_assets.errors import NonFiniteError
+from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
 from yt8m_assets.evaluation import global_average_precision, hit_at_one, precision_at_equal_recall_rate
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import ModelRecipe
@@ -194,7 +194,7 @@ def test_few_shards_are_read_and_videos_are_spread_over_them(runs: Runs) -> None
     assert evaluation.numbers.tolist() == [number * held // 4 for number in range(4)]
 
 
-def test_scores_that_are_not_finite_end_it_by_name_and_the_state_is_untouched(runs: Runs) -> None:
+def test_what_ends_it_is_said_by_name_and_the_state_is_untouched(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     uris = read_shards(runs.recipe, runs.store, "pretraining_shards").uris(held_out=True)
     videos = load_videos(uris, Reading(feature_sizes=FEATURE_SIZES))
     dataset = PretrainingDataset(videos, num_classes=NUM_CLASSES, window_frames=None, batch_size=4)
@@ -210,3 +210,11 @@ def test_scores_that_are_not_finite_end_it_by_name_and_the_state_is_untouched(ru
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="not finite, among the videos v0"):
         evaluation(model, StopRequest())
+    monkeypatch.setattr(model, "forward", exhausted)
+    with pytest.raises(OutOfMemoryError, match=r"lower batch_size \(here 4 a forward pass\) or set precision="):
+        evaluation(model, StopRequest())
+
+
+def exhausted(*_: Any) -> None:
+    """A model that asks for more memory than there is."""
+    raise RuntimeError("CUDA error: out of memory")

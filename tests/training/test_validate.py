@@ -11,6 +11,7 @@ import torch
 
 from tests.memory_tracking import MemoryTracking
 from tests.training.support import FINETUNING, MIX, make_recipe, prepare_store
+from yt8m_assets.assets.models import FALLBACK_TAG
 from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.stages.training import finetune, pretrain
@@ -174,7 +175,9 @@ def test_where_the_best_weights_are_lost_the_best_from_there_on_are_published(
         file = runs.store.fetch(runs.store.require(key)) / "model.safetensors"
         file.write_bytes(file.read_bytes()[:-1])
         runs.store = ArtifactStore(runs.store.root_uri)  # one that has not verified it yet
-        with pytest.raises(CorruptArtifactError, match=r"best weights .*/best: .*--allow-fallback"):
+        with pytest.raises(
+            CorruptArtifactError, match=rf"best weights .*/best: .*--allow-fallback; .* {FALLBACK_TAG}: true"
+        ):
             runs.finetune(config)
     else:
         runs.store.delete(key)

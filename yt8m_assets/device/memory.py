@@ -1,5 +1,9 @@
 """Which errors mean that memory ran out, on a GPU or on the host: torch and CUDA's libraries say it in many ways."""
 
+from collections.abc import Sequence
+
+from yt8m_assets.errors import OutOfMemoryError
+
 _SAYINGS = (
     "out of memory",  # torch, CUDA ("CUDA error: out of memory"), NCCL, HIP
     "_alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED and their sisters
@@ -20,3 +24,11 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         found = found.__cause__
     return False
+
+
+def explain_memory(error: BaseException, what: str, remedies: Sequence[str]) -> OutOfMemoryError:
+    """The error that says what was too much, and which settings can help; without any, a device with more memory."""
+    *others, last = remedies or ["take a smaller model or a device with more memory"]
+    advice = f"{', '.join(others)} or {last}" if others else last
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else "no detail"
+    return OutOfMemoryError(f"out of memory {what} ({reason}): {advice}")

@@ -4,6 +4,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
+from math import isfinite
 from typing import Any, Literal, TypeVar
 
 from yt8m_assets.errors import ConfigError
@@ -43,7 +44,7 @@ def _convert(hint: Any, value: Any, path: str, current: Any) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
         if isinstance(current, hint):
             return apply_overrides(current, value, path)
-        return _construct(hint, value, path)
+        return construct(hint, value, path)
     if origin is Literal:
         if value not in arguments:
             raise ConfigError(f"{path} = {value!r}: choose one of {', '.join(map(repr, arguments))}")
@@ -53,15 +54,17 @@ def _convert(hint: Any, value: Any, path: str, current: Any) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, dict):
             raise ConfigError(f"{path} = {value!r}: give an object")
-        return {**(current or {}), **value}
-    return _convert_scalar(hint, value, path)
+        given = {key: _convert(arguments[1], item, f"{path}.{key}", None) for key, item in value.items()}
+        return {**(current or {}), **given}
+    return value if hint is Any else _convert_scalar(hint, value, path)
 
 
-def _construct(cls: type, value: Any, path: str) -> Any:
+def construct(cls: type[T], values: Any, name: str) -> T:
+    """The dataclass with its own defaults for what `values` lacks. Raises what `apply_overrides` raises."""
     try:
-        return cls(**_field_values(cls, value, path, None))
+        return cls(**_field_values(cls, values, name, None))
     except TypeError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def _convert_union(arguments: tuple[Any, ...], value: Any, path: str, current: Any) -> Any:
@@ -89,6 +92,8 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, path: str) -> tuple[A
 
 def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not isfinite(value):
+            raise ConfigError(f"{path} = {value!r}: must be finite")
         return float(value)
     if hint not in (bool, int, str) or type(value) is not hint:
         raise ConfigError(f"{path} = {value!r}: must be of type {getattr(hint, '__name__', hint)}")

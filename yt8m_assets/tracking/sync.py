@@ -29,11 +29,18 @@ class KeptRun:
 
 
 def kept_runs(store: ArtifactStore) -> Iterator[KeptRun]:
-    """The runs of all artifacts that are kept, then those of half-trained models; unreadable ones are logged."""
+    """The runs of all artifacts that are kept, then those of half-trained models.
+
+    Unreadable ones are logged, and so are artifacts of a time when none held a record: their runs are where they were
+    first tracked, and nowhere else.
+    """
     for key in all_keys(store):
         for manifest in store.generations(key):
             if RECORD_FILE in manifest.files:
                 yield from _read(store, manifest, RECORD_FILE)
+            elif run_id := manifest.metadata.get("mlflow_run_id"):
+                text = "tracking: %s (generation %d) holds no record of its run %s, as artifacts once did not; left out"
+                logger.warning(text, key, manifest.generation, run_id)
     for asset in store.backend.names("checkpoints"):
         for model in store.backend.names(f"checkpoints/{asset}"):
             keys = [key for key in store.list_keys(f"checkpoints/{asset}/{model}") if "/step-" in key]

@@ -32,6 +32,9 @@ SCHEMA = 1
 STATE_FILE = "state.json"
 KEPT = 2
 """Checkpoints of steps that are kept."""
+FALLBACK = "allow_fallback (--allow-fallback; on Dagster's pages the run tag yt8m/allow_fallback: true)"
+AFRESH = "start afresh without it (--start-afresh; on Dagster's pages the run tag yt8m/start_afresh: true)"
+"""Ways out that messages name, for whoever meets them at a command line or on a page."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +115,8 @@ class CheckpointStore:
             return self._read(key) if self.store.manifest(key) else None
         except CorruptArtifactError as error:
             if not allow_fallback:
-                way_out = (
-                    "allow_fallback (--allow-fallback) goes on without them; "
-                    f"delete {self.store.root_uri}/{self.key} to start this training again"
-                )
+                delete = f"delete {self.store.root_uri}/{self.key} to start this training again"
+                way_out = f"{FALLBACK} goes on without them; {delete}"
                 raise CorruptArtifactError(f"best weights {key}: {error}; {way_out}") from error
             logger.warning("best weights %s are damaged (%s) and dropped", key, error)
             self._delete(key)
@@ -136,7 +137,7 @@ class CheckpointStore:
                 older = keys[position - 1] if position else None
                 if not allow_fallback or older is None:
                     way_out = (
-                        f"{older} is older: allow_fallback (--allow-fallback) resumes from it"
+                        f"{older} is older: {FALLBACK} resumes from it"
                         if older
                         else f"there is no older one: delete {self.store.root_uri}/{self.key} to start again"
                     )
@@ -174,7 +175,7 @@ class CheckpointStore:
                     logger.warning("%s is of another configuration, and removed as asked", key)
                     self.discard(others=True)
                     return
-                way_out = "restore them to continue it, or start afresh without it (--start-afresh)"
+                way_out = f"restore them to continue it, or {AFRESH}"
                 raise CheckpointMismatchError(f"{error}\n{way_out}") from error
             except CorruptArtifactError:
                 continue

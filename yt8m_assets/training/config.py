@@ -149,6 +149,11 @@ class TrainingConfig:
             "run one after another: choose one of the two (more num_processes instead of accumulation)",
         )
 
+    @property
+    def examples_at_once(self) -> int:
+        """Examples of a forward pass, on one process."""
+        return self.batch_size // (self.accumulation * self.num_processes)
+
 
 def computed_fields(config: TrainingConfig, has_batch_norm: Callable[[], bool]) -> dict[str, Any]:
     """The fields that decide what a run computes, by name.

@@ -81,7 +81,7 @@ class TrainingData:
         return PretrainingDataset(
             load_videos(self.holdout_uris, self.reading, only_ids=self.dropped_ids),
             num_classes=self.num_classes,
-            batch_size=config.batch_size // (config.num_processes * config.accumulation),
+            batch_size=config.examples_at_once,
             window_frames=config.window_frames,
         )
 

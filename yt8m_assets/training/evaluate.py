@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
 from yt8m_assets.data.dataset.segments import SegmentTable
 from yt8m_assets.data.records.features import model_inputs
+from yt8m_assets.device.memory import explain_memory, is_out_of_memory
 from yt8m_assets.errors import NonFiniteError
 from yt8m_assets.evaluation.rated_pairs import RatedPairs
 from yt8m_assets.evaluation.video_labels import VideoMetrics
@@ -29,7 +30,8 @@ class Evaluation(Protocol):
     """What a training calls to score a model on held-out data.
 
     Weights, batch-norm statistics, mode and random generators are afterwards what they were. Raises NonFiniteError
-    naming videos without finite scores, EvaluationInterrupted between two batches when a stop is asked for.
+    naming videos without finite scores, OutOfMemoryError naming settings to change, EvaluationInterrupted between two
+    batches when a stop is asked for.
     """
 
     headline: str
@@ -111,7 +113,8 @@ class VideoEvaluation:
                     raise EvaluationInterrupted
                 batch = self.dataset.examples(self.numbers[first : first + size])
                 inputs = (batch.frames, batch.valid, batch.num_frames)  # labels and the rest stay here
-                probabilities = infer(model, inputs, self.device, self.precision)
+                lower = [f"lower batch_size (here {size} a forward pass)"] if size > 1 else []
+                probabilities = infer(model, inputs, self.device, self.precision, lower)
                 check_finite(probabilities, batch.video_ids[:5])
                 metrics.add(probabilities, batch.labels.numpy())
         return {
@@ -122,12 +125,24 @@ class VideoEvaluation:
         }
 
 
-def infer(model: nn.Module, inputs: Iterable[Tensor], device: torch.device, precision: str) -> np.ndarray:
-    """Probabilities float32 [B, C] of frames uint8 [B, T, F], valid bool [B, T], num_frames int64 [B]."""
-    frames, valid, num_frames = (part.to(device) for part in inputs)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-        output = model(model_inputs(frames, valid), num_frames)
-    return output.probabilities.float().cpu().numpy()
+def infer(
+    model: nn.Module, inputs: Iterable[Tensor], device: torch.device, precision: str, remedies: Sequence[str] = ()
+) -> np.ndarray:
+    """Probabilities float32 [B, C] of frames uint8 [B, T, F], valid bool [B, T], num_frames int64 [B].
+
+    Raises OutOfMemoryError with the remedies, and with that of a lower precision where there is one.
+    """
+    half = precision == "bfloat16"
+    try:
+        frames, valid, num_frames = (part.to(device) for part in inputs)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            output = model(model_inputs(frames, valid), num_frames)
+        return output.probabilities.float().cpu().numpy()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        remedies = [*remedies, *([] if half else ['set precision="bfloat16"'])]
+        raise explain_memory(error, "while the hold-out was scored", remedies) from error
 
 
 def check_finite(scores: np.ndarray, video_ids: Sequence[str]) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.device.compilation import Compiled
-from yt8m_assets.device.memory import is_out_of_memory
-from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
+from yt8m_assets.device.memory import explain_memory, is_out_of_memory
+from yt8m_assets.errors import NonFiniteError
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.loss import Objective
 from yt8m_assets.training.optimizer import Optimizer, clip_gradients
@@ -63,7 +63,8 @@ class Stepper:
             self.optimizer.step(learning_rate, self.blocked)
         except Exception as error:
             if is_out_of_memory(error):
-                raise explain_memory(error, self.config) from error
+                what = f"at {self.config.examples_at_once} examples a forward pass"
+                raise explain_memory(error, what, memory_remedies(self.config)) from error
             raise
         return loss
 
@@ -173,18 +174,13 @@ def no_sync(module: nn.Module) -> Any:
     return module.no_sync() if hasattr(module, "no_sync") else contextlib.nullcontext()  # type: ignore[operator]
 
 
-def explain_memory(error: BaseException, config: TrainingConfig) -> OutOfMemoryError:
-    """The error that names the settings to change; only those that can still help."""
-    examples = config.batch_size // config.accumulation // config.num_processes
+def memory_remedies(config: TrainingConfig) -> list[str]:
+    """The settings that make a step take less memory; only those that can still help."""
     remedies = []
-    if examples > 1:
+    if config.examples_at_once > 1:
         if not config.sync_batchnorm:
             remedies.append(f"raise accumulation (now {config.accumulation})")
         remedies.append(f"lower batch_size (now {config.batch_size})")
     if not config.activation_checkpointing:
         remedies.append("set activation_checkpointing=True")
-    if not remedies:
-        remedies.append("take a smaller model or a device with more memory")
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else "no detail"
-    advice = " or ".join(part for part in (", ".join(remedies[:-1]), remedies[-1]) if part)
-    return OutOfMemoryError(f"out of memory at {examples} examples a forward pass ({reason}): {advice}")
+    return remedies

@@ -8,7 +8,7 @@ import pytest
 
 from tests.data.factory import GOLDEN, SIZES, encode, make_video, same_video, write_records, write_shard
 from yt8m_assets.data import ReadReport, read_shard
-from yt8m_assets.data.dataset.windows import dequantise, gather_frames
+from yt8m_assets.data.dataset.windows import dequantise, take_frames
 from yt8m_assets.data.records.examples import encode_sequence_example
 from yt8m_assets.data.records.reader import TYPICAL_RECORD_BYTES
 from yt8m_assets.data.records.wire import bytes_feature, field, float_feature, map_entry
@@ -53,7 +53,7 @@ def test_rated_segments_are_bit_equal_to_the_originals():
         starts = list(dict.fromkeys(video.segments.start_times.tolist()))
         index = np.array(starts)[:, None] + np.arange(5)
         index[index >= min(video.num_frames, 300)] = -1
-        frames, valid = gather_frames(video.frames, index)
+        frames, valid = take_frames(video.frames, index)
         matrix = dequantise(frames)
         matrix[~valid] = 0
         assert sha(matrix) == entry["matrix_sha256"]

@@ -45,7 +45,7 @@ def segment_frame_index(
     return index, starts, np.minimum(SEGMENT_FRAMES, num_used - starts)
 
 
-def gather_frames(frames: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def take_frames(frames: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of `frames` (uint8 [T, F]) by index (-1: a zero row): uint8 [..., F] and their validity, bool [...]."""
     valid = index >= 0
     if not len(frames):
@@ -64,7 +64,7 @@ def segment_windows(
     int64 [S], both of the unshifted segment. See `segment_frame_index` for shift and edges.
     """
     index, starts, num_frames = segment_frame_index(len(frames), shift, edges, max_frames)
-    gathered, valid = gather_frames(frames, index)
+    gathered, valid = take_frames(frames, index)
     windows = dequantise(gathered)
     windows[~valid] = 0.0
     return windows, starts, num_frames
