@@ -1,5 +1,6 @@
 """Dagster's instance as the command line uses it, and what is recorded there."""
 
+import fcntl
 import os
 import sys
 import warnings
@@ -36,11 +37,15 @@ LISTED = {REPOSITORY_LABEL_TAG: f"{REPOSITORY}@{LOCATION}"}
 
 
 def driver_instance(state: State) -> dg.DagsterInstance:
-    """The instance of the state folder, without capture of the terminal's output. Raises StorageError."""
+    """The instance of the state folder, without capture of the terminal's output. Raises StorageError.
+
+    One process at a time opens it: where two make its databases at once, Dagster leaves them unusable.
+    """
     if not os.access(state.dagster_home, os.W_OK):
         raise StorageError(f"{state.dagster_home}: cannot write Dagster's records; choose another folder with --state")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), (state.dagster_home / ".opening").open("w") as opening:
         warnings.simplefilter("ignore")
+        fcntl.flock(opening, fcntl.LOCK_EX)
         settings = InstanceRef.from_dir(str(state.dagster_home), overrides={"compute_logs": _NO_CAPTURE})
         return dg.DagsterInstance.from_ref(settings)
 

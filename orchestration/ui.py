@@ -60,8 +60,8 @@ def command_ui(arguments: argparse.Namespace) -> int:
             if serves_mlflow:
                 mlflow = launch("mlflow", mlflow_command(arguments.mlflow_port), **mlflow_stores(settings))
                 awaited[mlflow_url] = mlflow
+            tidy_state(state)  # makes the databases where they are missing, before several servers would
             code = launch("code", code_command(address))
-            tidy_state(state)
             wait_until(lambda: listens(address), code, "the code server", logs)
             workspace = write_workspace(address)
             awaited[dagster_url] = launch("dagster", webserver_command(arguments.port, workspace))
@@ -92,12 +92,10 @@ def tidy_state(state: State) -> None:
     import dagster as dg
     from sqlalchemy.exc import SQLAlchemyError
 
+    from orchestration.instance import driver_instance
     from orchestration.pools import tidy
 
-    with (
-        suppress(SQLAlchemyError, dg.DagsterError),
-        dg.DagsterInstance.from_config(str(state.dagster_home)) as instance,
-    ):
+    with suppress(SQLAlchemyError, dg.DagsterError, StorageError), driver_instance(state) as instance:
         tidy(instance)
 
 

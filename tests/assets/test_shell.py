@@ -11,8 +11,18 @@ import pytest
 from tests.assets.support import PNG, publish, run
 from tests.tiny import tiny_recipe
 from yt8m_assets.assets.display import MAX_LISTED_FILES, MAX_PLOT_SIZE, manifest_metadata, metadata_value
+from yt8m_assets.assets.failures import OUTDATED_TAG
 from yt8m_assets.assets.results import materialization, materializations, recipe_mark
-from yt8m_assets.assets.shell import OWNERS, RETRY, asset_options, code_version, run_tags
+from yt8m_assets.assets.shell import (
+    FORCE_TAG,
+    OWNERS,
+    RECIPE_TAG,
+    RETRY,
+    asset_options,
+    attempt,
+    code_version,
+    run_tags,
+)
 from yt8m_assets.stages.nodes import ASSETS
 from yt8m_assets.storage import ArtifactStore, StageResult
 
@@ -109,6 +119,38 @@ def test_what_was_there_already_is_said_in_the_log(tmp_path: Path, reused: bool)
         assert result.success
         said = [entry.user_message for entry in instance.all_logs(result.run_id)]
     assert ("thing: up to date, nothing done" in said) == reused
+
+
+def test_a_damaged_plot_is_said_and_fails_nothing(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    manifest = publish(store, "thing", {"a.txt": b"a", "report/curve.png": PNG}, {"map": 0.5})
+    (path,) = tmp_path.rglob("curve.png")
+    path.write_bytes(PNG[:-1])
+    shown = manifest_metadata(ArtifactStore(str(tmp_path)), StageResult(manifest))
+    assert "report/curve.png" in shown["plots"]
+    assert shown["map_at_100000"] == 0.5
+
+
+@pytest.mark.parametrize("tags", [{}, {FORCE_TAG: "true"}, {OUTDATED_TAG: "true"}])
+def test_a_run_makes_again_and_takes_outdated_parents_where_its_tags_say_so(
+    tmp_path: Path, tags: dict[str, str]
+) -> None:
+    store, recipe = ArtifactStore(str(tmp_path)), tiny_recipe()
+    publish(store, "holdout_ratings", {"a.txt": b"a"}, {})
+    seen = {}
+
+    @dg.asset
+    def holdout_ratings(context: dg.AssetExecutionContext) -> None:
+        own = attempt(context, recipe, store)
+        seen.update(found=own.find("holdout_ratings", "f") is not None, takes_outdated=own.takes_outdated)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = run(holdout_ratings, instance=instance, tags=tags)
+        assert result.success
+        kept = instance.get_run_by_id(result.run_id)
+        assert kept is not None
+        assert kept.tags[RECIPE_TAG] == recipe_mark(recipe)
+    assert seen == {"found": FORCE_TAG not in tags, "takes_outdated": OUTDATED_TAG in tags}
 
 
 def test_dagster_compares_what_of_the_recipe_concerns_an_asset() -> None:

@@ -197,7 +197,8 @@ def test_a_log_of_other_data_is_refused(made, tmp_path):
 
 def test_the_summary_is_plain_json(found):
     summary = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert summary["map"] == found.map
+    assert (summary["w0"], summary["weights"], summary["map"]) == (found.w0, found.weights, found.map)
+    assert summary["single_maps"] == found.single_maps
     assert summary["equal_map"] == found.equal_weights_map
     assert summary["best_single"] == {"key": "bert_l2h12", "map": found.best_single[1]}
     assert summary["num_trials"] == len(found.trials)

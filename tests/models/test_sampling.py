@@ -99,6 +99,17 @@ def test_a_whole_segment_is_its_own_sequence(key):
     torch.testing.assert_close(training, model.eval()(frames, num_frames).probabilities, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("key", BERT_KEYS)
+def test_training_draws_one_stretch_of_a_video(key):
+    """Neighbouring frames, one draw a video, from its first frame to its last."""
+    model, num_frames = small_model(key).train(), torch.full((400,), 12)
+    index = model.sample_frame_index(num_frames, torch.Generator().manual_seed(3))
+    assert (index.diff() == 1).all()
+    assert set(index[:, 0].tolist()) == set(range(12 - index.shape[1] + 1))
+    draws = torch.rand(400, 1, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(index, random_sequence(draws, num_frames, index.shape[1]))
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_shapes_that_do_not_belong_together_are_refused(key):
     model, (frames, num_frames) = small_model(key).eval(), small_batch()

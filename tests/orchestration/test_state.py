@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
@@ -209,3 +210,15 @@ def test_relative_paths_are_of_the_callers_folder(tmp_path: Path, monkeypatch: p
     assert settings.recipe == f"{tmp_path}/mine.json"
     assert settings.storage_uri == f"{tmp_path}/out"
     assert settings.tracking_uri == f"sqlite:///{tmp_path}/own.db"
+
+
+def test_one_at_a_time_makes_dagster_s_databases(tmp_path: Path) -> None:
+    """Two that do it at once, as two commands over a new state would, leave databases that nobody can open."""
+    for number in range(5):
+        state = prepare_state(tmp_path / str(number))
+        with ThreadPoolExecutor(3) as pool:
+            opened = [pool.submit(driver_instance, state) for _ in range(3)]
+        for instance in opened:
+            instance.result().dispose()
+        with driver_instance(state) as again:
+            assert not again.get_runs(limit=1)

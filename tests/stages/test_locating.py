@@ -33,3 +33,19 @@ def test_a_missing_class_file_is_named_with_its_field(tmp_path: Path, field: str
     data = replace(recipe.data, simulation=None, pretraining=segments, segments=segments, test=test, **values)
     with pytest.raises(MissingDataError, match=rf"data\.{field} = '{tmp_path}/nope.csv': cannot be read: No such file"):
         data_slice(replace(recipe, data=data), store, "segment_shards")
+
+
+def test_what_enters_is_named_as_explanations_name_it(tmp_path: Path) -> None:
+    recipe, store = tiny_recipe(), ArtifactStore(str(tmp_path / "root"), tmp_path / "cache")
+    paths = dataset_paths(SIMULATION, simulated_folder(recipe, store))
+    assets = ("pretraining_shards", "segment_shards", "test_shards")
+    assert all(locate_shards(recipe, store, asset) for asset in assets)
+    segments, test = tuple(map(str, paths.segments)), tuple(map(str, paths.test))
+    files = {"segment_classes_uri": str(paths.segment_label_ids), "vocabulary_uri": str(paths.vocabulary)}
+    data = replace(recipe.data, simulation=None, pretraining=segments, segments=segments, test=test, **files)
+    found = {asset: set(data_slice(replace(recipe, data=data), store, asset)) for asset in assets}
+    assert found == {
+        "pretraining_shards": {"shards", "held_out"},
+        "segment_shards": {"shards", "segment_classes", "vocabulary"},
+        "test_shards": {"shards"},
+    }

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.factory import SIZES, encode, encode_video_example, make_video, same_video
-from yt8m_assets.data.records.parsing import MAX_FRAMES, RecordParser
+from yt8m_assets.data.records.parsing import MAX_FRAMES, MAX_LABELS, RecordParser
 from yt8m_assets.data.records.wire import bytes_feature, example_messages, field, float_feature, map_entry, varint
 from yt8m_assets.errors import SchemaMismatchError
 
@@ -215,3 +215,13 @@ def test_the_cap_on_frames_holds_on_both_paths():
     for record in (canonical, canonical + UNKNOWN):
         with pytest.raises(SchemaMismatchError, match="more than the limit of 5,000"):
             parse(record)
+
+
+def test_the_cap_on_labels_holds_on_both_paths():
+    def record(count: int) -> bytes:
+        return assemble([*without(b"\x06labels"), map_entry("labels", unpacked_int64(np.arange(count)))], RGB, AUDIO)
+
+    for odd in (b"", UNKNOWN):
+        assert len(parse(record(MAX_LABELS) + odd).labels) == MAX_LABELS
+        with pytest.raises(SchemaMismatchError, match="labels: holds 100,001 values, more than the limit of 100,000"):
+            parse(record(MAX_LABELS + 1) + odd)
