@@ -16,12 +16,16 @@ from crc32c import crc32c
 class FakeStore:
     """Objects in memory, and a list of faults: each request takes the next one (None: behave).
 
-    A fault is a status (int, or with a message), "reset", "hang", "truncate", "corrupt", "half" (of a chunk is kept,
-    then the line is cut) or "unheard" (all is done, but the answer is lost).
+    A fault is a status (int, or with a message), "reset", "hang", "truncate", "corrupt", "short", "half-line" (of an
+    answer), "half" (of a chunk is kept, then the line is cut) or "unheard" (all is done, but the answer is lost).
     """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.generations: dict[str, int] = {}
+        """How often an object was stored by `put`."""
+        self.media_bytes = 0
+        """Bytes of objects that were sent."""
         self.faults: list[Any] = []
         self.always: Any = None
         self.only: Callable[[str, str], bool] = lambda method, path: True
@@ -79,6 +83,7 @@ class FakeStore:
 
     def put(self, name: str, content: bytes) -> str:
         """Store bucket/name; returns its URI."""
+        self.generations[name] = self.generations.get(name, 0) + 1
         self.objects[name] = content
         return f"gs://{name}"
 
@@ -125,7 +130,11 @@ class FakeStore:
         elif method == "POST":
             self._upload(handler, path, query, body, fault)
         elif method == "GET" and query.get("alt") == ["media"]:
-            self._media(handler, self._name(path), fault)
+            name = self._name(path)
+            if query.get("ifGenerationMatch", [self._generation(name)]) != [self._generation(name)]:
+                self._json(handler, 412, {"error": {"code": 412}})
+                return
+            self._media(handler, name, fault)
         elif method == "GET" and path.endswith("/o"):
             self._list(handler, path.split("/b/")[1].split("/")[0], query)
         else:
@@ -142,7 +151,16 @@ class FakeStore:
         content = self.objects[name]
         bucket, _, key = name.partition("/")
         checksum = base64.b64encode(crc32c(content).to_bytes(4, "big")).decode()
-        return {"name": key, "bucket": bucket, "size": str(len(content)), "crc32c": checksum, "generation": "1"}
+        return {
+            "name": key,
+            "bucket": bucket,
+            "size": str(len(content)),
+            "crc32c": checksum,
+            "generation": str(self.generations.get(name, 1)),
+        }
+
+    def _generation(self, name: str) -> str:
+        return str(self._describe(name)["generation"]) if name in self.objects else ""
 
     def _list(self, handler: Any, bucket: str, query: dict[str, list[str]]) -> None:
         prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]
@@ -182,8 +200,10 @@ class FakeStore:
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
-        handler.wfile.write(content[:-1] if fault == "truncate" else content)
-        if fault == "truncate":
+        cut = {"truncate": len(content) - 1, "half-line": len(content) // 2}.get(fault, len(content))
+        handler.wfile.write(content[:cut])
+        self.media_bytes += cut
+        if cut < len(content):
             handler.close_connection = True
             handler.connection.close()
 

@@ -2,16 +2,20 @@
 
 import json
 import logging
+import os
 
 import gcsfs.core
 import pytest
+from crc32c import crc32c
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from gcsfs.extended_gcsfs import BucketType
+from google.api_core.exceptions import Forbidden, ServiceUnavailable, TooManyRequests
 
 from tests.storage.fake_store import FakeStore
 from yt8m_assets.errors import StorageError, TransientError
 from yt8m_assets.recipes import load_recipe
-from yt8m_assets.storage import connection
+from yt8m_assets.storage import connection, remote
 from yt8m_assets.storage.remote import RemoteFiles
 from yt8m_assets.storage.retry import RetryPolicy
 
@@ -38,6 +42,7 @@ def store(monkeypatch, tmp_path, private_key):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv(connection.ZONAL, "false")  # this store speaks no gRPC
     fake.put("bucket/object", b"content")
     connection._connect.cache_clear()
     yield fake
@@ -144,3 +149,81 @@ def test_a_request_that_makes_no_sense_to_the_store_is_a_typed_error_that_names_
     assert ("readers pay" in str(caught.value)) == ("pays" in message)
     with pytest.raises(StorageError, match=r"gs://bucket/a\*: the store .*400"):
         files.glob("bucket/a*")
+
+
+@pytest.fixture
+def kinds(monkeypatch):
+    """The names of the classes that a connection is of, for a bucket and a setting of gcsfs's variable."""
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+
+    def find(bucket: str, setting: str | None) -> set[str]:
+        connection._connect.cache_clear()
+        if setting is None:
+            monkeypatch.delenv(connection.ZONAL, raising=False)
+        else:
+            monkeypatch.setenv(connection.ZONAL, setting)
+        return {kind.__name__ for kind in type(connection.connect(bucket, HASTY)).__mro__}
+
+    yield find
+    connection._connect.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("bucket", "setting", "zonal"),
+    [("mine", None, True), ("mine", "true", True), ("mine", "false", False), ("youtube8m-ml", None, False)],
+)
+def test_zonal_buckets_are_served_unless_nobody_or_an_emulator_would_answer(kinds, bucket, setting, zonal):
+    assert ("ExtendedGcsFileSystem" in kinds(bucket, setting)) == zonal
+    assert os.environ.get(connection.ZONAL) == setting, "others of this process see what the user set"
+
+
+def test_emulators_are_not_asked_what_a_bucket_is(kinds, monkeypatch):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    assert "ExtendedGcsFileSystem" not in kinds("mine", "true")
+
+
+def test_what_a_bucket_is_is_asked_once_whatever_comes_of_it(kinds, monkeypatch):
+    """Where gRPC does not get through, each answer takes half a minute."""
+    assert kinds("mine", None)
+    files, asked = connection.connect("mine", HASTY), []
+
+    async def unknown(bucket: str) -> object:
+        asked.append(bucket)
+        return BucketType.UNKNOWN
+
+    monkeypatch.setattr(files, "_get_bucket_type", unknown)
+    assert not any(connection.is_zonal(files, "mine/object") for _ in range(3))
+    assert asked == ["mine"]
+
+
+def test_what_lies_in_a_zonal_bucket_is_read_and_written_by_gcsfs(kinds, monkeypatch, tmp_path):
+    """Through gRPC, which the plain requests of downloads and uploads do not speak; what it throws may pass, too."""
+    assert kinds("mine", None)
+    files, content = connection.connect("mine", HASTY), bytes(range(256)) * 40
+    faults: list[Exception] = [ServiceUnavailable("later"), TooManyRequests("later")]
+
+    async def zonal(bucket: str) -> object:
+        return BucketType.ZONAL_HIERARCHICAL
+
+    def cat_file(path: str, start: int, end: int) -> bytes:
+        if faults:
+            raise faults.pop()
+        return content[start:end]
+
+    monkeypatch.setattr(files, "_get_bucket_type", zonal)
+    monkeypatch.setattr(files, "cat_file", cat_file)
+    written: list[tuple[str, str]] = []
+    monkeypatch.setattr(files, "put_file", lambda local, path: written.append((local, path)))
+    described = remote.RemoteStat(len(content), crc32c(content), "1")
+    monkeypatch.setattr(remote, "CHUNK_BYTES", 1000)
+    store = RemoteFiles("gs", PATIENT)
+    monkeypatch.setattr(store, "filesystem", lambda path: files)
+    monkeypatch.setattr(store, "stat", lambda path: described)
+    store.get_file("mine/object", tmp_path / "copy", described)
+    assert (tmp_path / "copy").read_bytes() == content
+    store.put_file(tmp_path / "copy", "mine/other")
+    assert written == [(str(tmp_path / "copy"), "mine/other")]
+    faults.append(Forbidden("no"))
+    with pytest.raises(StorageError, match=r"access denied \(403\)"):
+        store.get_file("mine/object", tmp_path / "copy", described)

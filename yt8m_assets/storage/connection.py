@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fsspec.asyn import sync
+
 from yt8m_assets.errors import StorageError
 from yt8m_assets.storage.retry import RetryPolicy, insist, status_of
 
@@ -18,6 +20,9 @@ PUBLIC_BUCKETS = ("youtube8m-ml", "youtube8m-ml-us-east1")
 """The challenge's own: read anonymously, so that stale credentials of this machine are not in the way."""
 ANONYMOUS_BUCKETS = "YT8M_ANONYMOUS_BUCKETS"
 """Environment variable with more of them, separated by commas."""
+ZONAL = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
+"""gcsfs's variable: "false" switches its support of zonal ("Rapid") buckets off. It asks through gRPC what a bucket is,
+which stalls 23-60 s against anything but Google's own endpoint; so emulators and anonymous readers do without."""
 
 
 def is_public(bucket: str) -> bool:
@@ -33,15 +38,14 @@ def connect(bucket: str, policy: RetryPolicy) -> Any:
 
 @cache
 def _connect(anonymous: bool, policy: RetryPolicy, emulator: str) -> Any:
-    # The preview features stall 23-60 s against anything but Google's own endpoint; read by gcsfs at its import.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import aiohttp
-    from gcsfs.core import GCSFileSystem
 
-    class InsistentFileSystem(GCSFileSystem):
+    kind = _kind(zonal=not anonymous and os.environ.get(ZONAL, "true").lower() in ("true", "1"))
+
+    class InsistentFileSystem(kind):  # type: ignore[misc, valid-type]
         """With our retries, which have a deadline, in place of the library's."""
 
-        attempt = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)
+        attempt = getattr(kind._request, "__wrapped__", kind._request)
         """One request, made once."""
 
         async def _request(self, *args: Any, **kwargs: Any) -> Any:
@@ -54,12 +58,53 @@ def _connect(anonymous: bool, policy: RetryPolicy, emulator: str) -> Any:
             credentials.token = None
             return identity(self)
 
+        async def _lookup_bucket_type(self, bucket: str) -> Any:
+            """Asked once a bucket, whatever comes of it: a network without gRPC must not wait each time."""
+            if bucket not in self._storage_layout_cache:
+                self._storage_layout_cache[bucket] = await self._get_bucket_type(bucket)
+            return self._storage_layout_cache[bucket]
+
     return InsistentFileSystem(
         token="anon" if anonymous else None,
         requests_timeout=aiohttp.ClientTimeout(total=policy.request_seconds),
         use_listings_cache=False,
         skip_instance_cache=True,
     )
+
+
+def _kind(zonal: bool) -> Any:
+    """The class of gcsfs for a kind of buckets. Its import reads the variable, and takes long where that is on."""
+    before = os.environ.get(ZONAL)
+    os.environ[ZONAL] = "false"
+    try:
+        from gcsfs.core import GCSFileSystem
+    finally:
+        os.environ.pop(ZONAL)
+        if before is not None:
+            os.environ[ZONAL] = before
+    if not zonal:
+        return GCSFileSystem
+    from gcsfs.extended_gcsfs import ExtendedGcsFileSystem
+
+    return ExtendedGcsFileSystem
+
+
+def is_zonal(files: Any, path: str) -> bool:
+    """Whether a path (bucket/name) lies in a zonal ("Rapid") bucket, which is read and written through gRPC."""
+    asked = getattr(files, "_is_zonal_bucket", None)
+    return asked is not None and bool(sync(files.loop, asked, path.split("/")[0]))
+
+
+def presents_certificate(files: Any) -> bool:
+    """Whether a connection shows a client's certificate, which only gcsfs's own requests do."""
+    return bool(getattr(files, "_use_client_cert", False))
+
+
+def of_zonal_buckets(error: BaseException) -> bool:
+    """Whether an error came through gRPC."""
+    from google.api_core.exceptions import GoogleAPICallError
+
+    return isinstance(error, GoogleAPICallError)
 
 
 def identity(files: Any) -> str:

@@ -5,10 +5,10 @@ gcsfs alone hands over corrupt bytes: its checks cover other paths.
 
 import base64
 import os
-import threading
+import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,15 +17,14 @@ from crc32c import crc32c
 from fsspec.asyn import sync
 
 from yt8m_assets.errors import ConfigError, CorruptShardError, MissingDataError, StorageError, Yt8mError
-from yt8m_assets.storage.connection import connect, typed_error
+from yt8m_assets.storage.connection import connect, is_zonal, of_zonal_buckets, presents_certificate, typed_error
 from yt8m_assets.storage.files import atomic_write
-from yt8m_assets.storage.retry import ChangedBytesError, RetryPolicy, asked_for
+from yt8m_assets.storage.ranges import RangeReader, Stop, run_all
+from yt8m_assets.storage.retry import ChangedBytesError, Patience, RetryPolicy, asked_for
 from yt8m_assets.storage.upload import SINGLE_BYTES, ResumableUpload, content_type
 
 CHUNK_BYTES = 8 * 2**20
 """A large object is fetched in ranges of this size."""
-NUM_PARALLEL = 4
-"""Ranges in flight; with CHUNK_BYTES it bounds the memory of a download."""
 T = TypeVar("T")
 _CHANGED = "the object has changed since the store was asked what it is; run again"
 
@@ -74,21 +73,25 @@ class RemoteFiles:
         """
         uri, files = f"{self.scheme}://{path}", self.filesystem(path)
         asked_for.set(uri)
-        try:
-            return action(files)
-        except MissingDataError:
-            raise
-        except FileNotFoundError:
-            raise MissingDataError(f"{uri}: no such object") from None
-        except (FileExistsError, Yt8mError):
-            raise
-        except Exception as error:
-            denied = (
-                None if self.scheme == "memory" else typed_error(error, uri, f"storage.objects.{permission}", files)
-            )
-            if denied is None:
+        patience = Patience(self.policy)
+        while True:
+            try:
+                return action(files)
+            except MissingDataError:
                 raise
-            raise denied from None  # the original may quote headers
+            except FileNotFoundError:
+                raise MissingDataError(f"{uri}: no such object") from None
+            except (FileExistsError, Yt8mError):
+                raise
+            except Exception as error:
+                if self.scheme == "memory":
+                    raise
+                denied = typed_error(error, uri, f"storage.objects.{permission}", files)
+                if denied is not None:
+                    raise denied from None  # the original may quote headers
+                if not of_zonal_buckets(error):  # other requests were insisted on where they were made
+                    raise
+                time.sleep(patience.pause(error))
 
     def ls(self, path: str, detail: bool = False, **_: Any) -> list[Any]:
         """Entries directly below a folder. Raises FileNotFoundError where there is none."""
@@ -157,39 +160,42 @@ class RemoteFiles:
                 uri = f"{self.scheme}://{path}"
                 raise CorruptShardError(uri, 0, 0, f"{error}, twice; check the object and the network") from error
 
-    def get_file(self, path: str, local: str | Path, described: RemoteStat | None = None) -> None:
+    def get_file(
+        self,
+        path: str,
+        local: str | Path,
+        described: RemoteStat | None = None,
+        stop: Stop | None = None,
+    ) -> None:
         """Copy an object to a local path, in parallel ranges, checked against the store's size and checksum.
 
         described: what a listing said of it; else the store is asked. Raises CorruptShardError where it says otherwise
-        by now.
+        by now. stop: set it to end the download; then `ranges.Stopped` is raised.
         """
+        stopping = stop or Stop()
         try:
-            self._verified(path, lambda name: self._download(name, Path(local), described or self.stat(name)))
+            self._verified(path, lambda name: self._download(name, Path(local), described or self.stat(name), stopping))
         except (CorruptShardError, StorageError) as error:  # the latter where a range lies behind the end by now
             if described is None or self.stat(path) == described:
                 raise
             raise CorruptShardError(f"{self.scheme}://{path}", 0, 0, _CHANGED) from error
 
-    def _download(self, path: str, local: Path, described: RemoteStat) -> None:
-        ranges = range(0, described.size, CHUNK_BYTES)
-        stop = threading.Event()
+    def _download(self, path: str, local: Path, described: RemoteStat, stop: Stop) -> None:
         with local.open("wb") as file:
             file.truncate(described.size)
-
-            def fetch(start: int) -> None:
-                if stop.is_set():
-                    return
-                try:
-                    end = min(start + CHUNK_BYTES, described.size)
-                    os.pwrite(file.fileno(), self.cat_file(path, start, end), start)
-                except BaseException:
-                    stop.set()
-                    raise
-
-            with ThreadPoolExecutor(NUM_PARALLEL) as pool:
-                list(pool.map(fetch, ranges))
+            failed = Stop(stop)  # the first range that fails ends the others
+            self._call(path, "get", lambda files: self._read_ranges(files, path, file.fileno(), described, failed))
         if described.crc32c is not None and file_crc32c(local) != described.crc32c:
             raise ChangedBytesError("the bytes do not match the store's crc32c")
+
+    def _read_ranges(self, files: Any, path: str, descriptor: int, described: RemoteStat, stop: Stop) -> None:
+        def copy(first: int, end: int) -> None:
+            os.pwrite(descriptor, self.cat_file(path, first, end), first)
+
+        plain = self.scheme == "gs" and not is_zonal(files, path) and not presents_certificate(files)
+        read = RangeReader(files, path, described.generation, self.policy, descriptor, stop).read if plain else copy
+        ends = [(first, min(first + CHUNK_BYTES, described.size)) for first in range(0, described.size, CHUNK_BYTES)]
+        run_all([partial(read, first, end) for first, end in ends], stop)
 
     def put_file(self, local: str | Path, path: str) -> None:
         """Upload a file, and compare the store's checksum with ours."""
@@ -205,7 +211,7 @@ class RemoteFiles:
         self._verified(path, upload)
 
     def _send(self, files: Any, local: Path, path: str) -> None:
-        if self.scheme == "memory":
+        if self.scheme == "memory" or is_zonal(files, path):
             files.put_file(str(local), path)
         elif local.stat().st_size <= SINGLE_BYTES:
             files.pipe_file(path, local.read_bytes(), content_type=content_type(local))

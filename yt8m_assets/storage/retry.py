@@ -46,6 +46,33 @@ class RetryPolicy:
         return bound * random.uniform(0.5, 1.0)
 
 
+class Patience:
+    """What to do after each failed attempt at a request."""
+
+    def __init__(self, policy: RetryPolicy, renew: Callable[[], str | None] = lambda: None) -> None:
+        self.policy, self.renew = policy, renew
+        self._deadline = time.monotonic() + policy.deadline_seconds
+        self._number = 0
+
+    def pause(self, error: Exception) -> float:
+        """Seconds to wait before the next attempt. Raises as `insist` where there is to be none."""
+        refused = credentials_failed(error)
+        cause = _transient_cause(error)
+        if refused and (owner := self.renew()) is not None:
+            cause = f"{owner} could not be renewed or is not accepted"
+        if cause is None:
+            raise error
+        pause = self.policy.delay(self._number)
+        self._number += 1
+        if time.monotonic() + pause > self._deadline:
+            if refused:
+                raise error
+            spent = f"{self._number} attempts in {self.policy.deadline_seconds:g} s"
+            raise TransientError(f"{asked_for.get()}: {cause}; gave up after {spent}; try again later") from error
+        logger.warning("%s: %s; attempt %d follows in %.1f s", asked_for.get(), cause, self._number + 1, pause)
+        return pause
+
+
 async def insist(
     attempt: Callable[[], Awaitable[T]], policy: RetryPolicy, renew: Callable[[], str | None] = lambda: None
 ) -> T:
@@ -55,27 +82,13 @@ async def insist(
     where there are none to renew. Raises TransientError (429, 5xx, time-outs, resets that did not pass); a renewal of
     credentials that keeps failing is raised as it is, for it then is no passing fault.
     """
-    deadline = time.monotonic() + policy.deadline_seconds
-    number = 0
+    patience = Patience(policy, renew)
     while True:
         try:
             return await attempt()
-        except Exception as error:
-            refused = credentials_failed(error)
-            cause = _transient_cause(error)
-            if refused and (owner := renew()) is not None:
-                cause = f"{owner} could not be renewed or is not accepted"
-            if cause is None:
-                raise
-            pause = policy.delay(number)
-            number += 1
-            if time.monotonic() + pause > deadline:
-                if refused:
-                    raise
-                spent = f"{number} attempts in {policy.deadline_seconds:g} s"
-                raise TransientError(f"{asked_for.get()}: {cause}; gave up after {spent}; try again later") from error
-            logger.warning("%s: %s; attempt %d follows in %.1f s", asked_for.get(), cause, number + 1, pause)
-            await asyncio.sleep(pause)
+        except Exception as error:  # noqa: BLE001 - raised again unless it may pass
+            pause = patience.pause(error)
+        await asyncio.sleep(pause)
 
 
 def status_of(error: BaseException) -> int | None:
@@ -98,6 +111,9 @@ def credentials_failed(error: BaseException) -> bool:
 
 def _transient_cause(error: BaseException) -> str | None:
     """A few words when trying again may help, else None."""
+    import http.client
+    import ssl
+
     import aiohttp
     import requests
     from google.auth.exceptions import TransportError
@@ -111,6 +127,9 @@ def _transient_cause(error: BaseException) -> str | None:
         return "the server of access tokens cannot be reached"
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, aiohttp.ClientError | ConnectionError | requests.exceptions.RequestException):
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return None
+    lost = aiohttp.ClientError | ConnectionError | requests.exceptions.RequestException
+    if isinstance(error, lost | http.client.HTTPException | ssl.SSLError):
         return f"the connection failed ({type(error).__name__})"
     return None
