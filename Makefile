@@ -8,7 +8,7 @@ MUTATIONS ?= --sample 300 --seed 1
 
 PROCESSES := $(addprefix tests/orchestration/test_, processes.py backfills.py dagster_cli.py pages.py)
 
-.PHONY: demo bench-scale test test-slow test-processes test-kills test-cloud test-browser test-all test-mutations ui lint bench rehearsal setup clean-state
+.PHONY: demo bench-scale test test-slow test-processes test-servers test-kills test-cloud test-browser test-all test-mutations ui lint bench rehearsal setup clean-state
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -31,7 +31,10 @@ test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow --timeout 3000 --log-cli-level=INFO
 
 test-processes: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow --timeout 900 $(PROCESSES)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "slow or processes" --timeout 900 $(PROCESSES)
+
+test-servers: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadgroup -m "browser or cloud or processes" --timeout 1200
 
 test-kills: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/training/test_resume.py -m slow --timeout 3000 --log-cli-level=INFO
@@ -42,7 +45,7 @@ test-cloud: $(INSTALLED)
 test-browser: $(INSTALLED)
 	$(RUN) -m pytest -m browser --timeout 900
 
-test-all: test test-cloud test-browser test-slow
+test-all: test test-servers test-slow
 
 test-mutations: $(INSTALLED)
 	$(RUN) -m tests.mutations $(MUTATIONS)

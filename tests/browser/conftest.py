@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.browser import quick_ui
+
 ROOT = Path(__file__).parents[2]
 RECIPE = Path(__file__).with_name("recipe.py")
 NO_CHROMIUM = "no chromium on the PATH; install it: apt-get install --no-install-recommends chromium"
@@ -88,7 +90,7 @@ def sites(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     values = environment(f"http://127.0.0.1:{ports_of(state)[1]}")
     made = subprocess.run(command("materialize", state), cwd=ROOT, env=values, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
-    with serve(state) as sites:
+    with serve(state, program=Path(quick_ui.__file__)) as sites:
         yield sites
     if not kept:
         shutil.rmtree(state, ignore_errors=True)
@@ -156,8 +158,8 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Page, str], P
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """The tests of this folder share one pair of servers, so they run in one process, with time for what they do."""
+    """What shares a pair of servers runs in one process, the whole day in another; with time for what they do."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.timeout(900))
-            item.add_marker(pytest.mark.xdist_group("browser"))
+            item.add_marker(pytest.mark.xdist_group("day" if item.path.stem == "test_walk" else "browser"))

@@ -13,7 +13,7 @@ from tests.orchestration.servers import LAUNCH_RUN, LOCATION, ROOT, Dagster, ser
 from tests.orchestration.test_processes import UI_RECIPE
 from yt8m_assets.stages.nodes import Node
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 SELECTOR = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "jobName": "__ASSET_JOB"}
 RUNS = """query ($tags: [ExecutionTag!]) { runsOrError(filter: {tags: $tags}) { ... on Runs { results {
   id status pipelineName hasReExecutePermission repositoryOrigin { repositoryName repositoryLocationName }

@@ -53,7 +53,7 @@ def environment(graph: Graph, recipe: Path, **values: str) -> dict[str, str]:
     return {**kept, **own, **values}
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_killed_step_is_tried_again_and_goes_on_from_its_checkpoint(own_graph: Graph, tmp_path: Path) -> None:
     """RELIABILITY F32, with Dagster's multiprocess executor and a real SIGKILL."""
     own_graph.store.delete("finetuned_model/two")
@@ -194,7 +194,7 @@ def family(process_id: int) -> list[psutil.Process]:
     return [psutil.Process(process_id), *psutil.Process(process_id).children(recursive=True)]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_end_of_the_terminal_ends_all_servers(own_graph: Graph, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.py"
     recipe.write_text(UI_RECIPE)
@@ -244,7 +244,7 @@ def tracking_server() -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("text", "values", "reason"),
     [

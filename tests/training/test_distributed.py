@@ -159,6 +159,7 @@ def test_sigterm_saves_on_all_ranks_and_they_end_by_themselves(
         run(pretrain, tmp_path, shards, model)
     killer.join()
     assert "forcefully exiting" not in caplog.text
+    assert not any(record.exc_info for record in caplog.records)
     assert 5 <= caught.value.step < 400
     assert store.list_keys("checkpoints/pretrained_model/bert")[-1].endswith(f"step-{caught.value.step:08d}")
 

@@ -5,6 +5,7 @@ tracker, the progress display and the publication.
 """
 
 import inspect
+import logging
 import os
 import secrets
 import threading
@@ -125,6 +126,21 @@ def relayed(events: Any, tracked: TrackedRun, task: Task) -> Iterator[list[BaseE
         thread.join()
 
 
+@contextmanager
+def no_alarm_for_preemption() -> Iterator[None]:
+    """Keep the launcher, inside the block, from logging a traceback of a rank that did as it was told."""
+    log = logging.getLogger("torch.distributed.elastic.multiprocessing.api")
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(f"failed (exitcode: {PREEMPTED_EXIT_CODE})")
+
+    log.addFilter(is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_news)
+
+
 def run_on_ranks(
     work: Callable[..., dict[str, Any]], size: int, *, tracked: TrackedRun, task: Task, saved_step: Callable[[], int]
 ) -> dict[str, Any]:
@@ -151,7 +167,7 @@ def run_on_ranks(
     )
     events = torch.multiprocessing.get_context("spawn").Queue()
     try:
-        with relayed(events, tracked, task) as errors:
+        with relayed(events, tracked, task) as errors, no_alarm_for_preemption():
             results = elastic_launch(config, _run_rank)(work, events, tracked.state(), torch.get_num_threads())
     except SignalException as error:
         raise TrainingPreempted(saved_step()) from error
