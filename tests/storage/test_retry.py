@@ -1,7 +1,6 @@
 """What is insisted on, by the errors that the client libraries themselves raise."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import aiohttp
@@ -11,10 +10,16 @@ import requests
 from gcsfs.retry import HttpError, NonRetryableError, validate_response
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
+from tests.storage.virtual_time import Clock
 from yt8m_assets.errors import ConfigError, TransientError
 from yt8m_assets.storage.retry import RetryPolicy, asked_for, insist
 
 QUICK = RetryPolicy(request_seconds=1, deadline_seconds=0.3, first_delay_seconds=0.01, max_delay_seconds=0.02)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
 def answered(status: int, body: bytes = b"{}") -> BaseException:
@@ -82,16 +87,16 @@ def name(error: BaseException) -> str:
 
 
 @pytest.mark.parametrize("error", PASSING, ids=name)
-def test_what_may_pass_is_asked_again_until_the_deadline(error: BaseException) -> None:
+def test_what_may_pass_is_asked_again_until_the_deadline(error: BaseException, clock: Clock) -> None:
     attempts = Attempts(error, error)
     assert attempts.run() == "answer"
     assert (attempts.count, attempts.renewals) == (3, 0)
     asked_for.set("gs://bucket/name")
     lasting = Attempts(error, for_ever=True)
-    started = time.monotonic()
+    begun = clock.seconds
     with pytest.raises(TransientError, match=r"^gs://bucket/name: .*; gave up after \d+ attempts in 0\.3 s; try"):
         lasting.run()
-    assert 0.2 < time.monotonic() - started < 2
+    assert QUICK.deadline_seconds - QUICK.max_delay_seconds < clock.seconds - begun <= QUICK.deadline_seconds
     assert lasting.count > 5
 
 

@@ -1,24 +1,29 @@
 """Uploads in chunks over a store that breaks off: nothing that arrived is sent again."""
 
 import os
-import time
 
 import pytest
 
 from tests.storage.fake_store import FakeStore
+from tests.storage.virtual_time import Clock
 from yt8m_assets.errors import CorruptShardError, TransientError
 from yt8m_assets.storage import upload
 from yt8m_assets.storage.remote import RemoteFiles
 from yt8m_assets.storage.retry import RetryPolicy
 
 CHUNK = 4 * 2**18
-POLICY = RetryPolicy(request_seconds=0.4, deadline_seconds=0.8, first_delay_seconds=0.02, max_delay_seconds=0.05)
+POLICY = RetryPolicy(request_seconds=2, deadline_seconds=0.8, first_delay_seconds=0.02, max_delay_seconds=0.05)
 
 
 @pytest.fixture
-def store(monkeypatch):
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def store(monkeypatch, clock):
     fake = FakeStore()
-    fake.hang_seconds = 5.0
+    fake.hang_seconds = 60.0
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake.url)
     monkeypatch.setattr(upload, "CHUNK_BYTES", CHUNK)
     fake.only = lambda method, path: "upload_id" in path
@@ -72,30 +77,27 @@ def test_an_answer_that_got_lost_costs_a_question(store, local, number):
     assert len(store.sent) == 6
 
 
-def test_the_deadline_counts_from_the_last_progress(store, local):
-    """It passes several times over while every second chunk fails; each failure by itself passes soon."""
-    store.faults = ["hang", None, None] * 6
-    started = time.monotonic()
+def test_the_deadline_counts_from_the_last_progress(store, local, clock):
+    """It passes several times over while every chunk is refused for long; each arrives before the deadline."""
+    store.faults = [None, *([503] * 14 + [None, None]) * 6]  # the last two: how far the upload got, and the chunk
     put(store, local)
-    assert time.monotonic() - started > 2 * POLICY.deadline_seconds
+    assert clock.seconds > 2 * POLICY.deadline_seconds
 
 
-def test_a_store_that_takes_nothing_more_is_given_up(store, local):
+def test_a_store_that_takes_nothing_more_is_given_up(store, local, clock):
     store.faults, store.always = [None, None], 503
-    started = time.monotonic()
     with pytest.raises(TransientError, match=r"gs://bucket/a/model\.safetensors: the store answered 503; gave up"):
         put(store, local)
-    assert time.monotonic() - started < 3
+    assert POLICY.deadline_seconds - POLICY.max_delay_seconds < clock.seconds <= POLICY.deadline_seconds
     assert len(store.sent) == 2
 
 
-def test_answers_about_an_upload_are_no_progress(store, local):
+def test_answers_about_an_upload_are_no_progress(store, local, clock):
     """Each chunk is refused; each question how far it got is answered."""
     store.faults = [None, *([503, None] * 200)]
-    started = time.monotonic()
     with pytest.raises(TransientError, match="gave up"):
         put(store, local)
-    assert time.monotonic() - started < 3
+    assert clock.seconds <= POLICY.deadline_seconds
 
 
 def test_a_session_that_the_store_lost_begins_again(store, local):
