@@ -15,7 +15,7 @@ from yt8m_assets.stages.explain import causes, explain
 from yt8m_assets.stages.lineage import Lineage
 from yt8m_assets.stages.nodes import ASSETS, Node, all_nodes, parents
 from yt8m_assets.storage import ArtifactStore
-from yt8m_assets.storage.soundness import content_files
+from yt8m_assets.storage.soundness import counted_files
 
 KEPT = "--repair leaves it, for its artifact is sound; `yt8m materialize --until ASSET --force` makes both anew"
 
@@ -102,8 +102,8 @@ def find_damage(
         for node, number in kept:
             try:
                 manifest = store.read_manifest(node.key, number)
-                reported = tuple(set(manifest.files).difference(content_files(manifest)))
-                store.fetch(manifest, reported if shown else None)
+                counted = counted_files(manifest)
+                store.fetch(manifest, tuple(set(manifest.files).difference(counted) if shown else counted))
             except FileNotFoundError:
                 pass  # purged in the meantime
             except CorruptArtifactError as error:

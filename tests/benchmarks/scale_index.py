@@ -131,6 +131,9 @@ def replaced_shard(folder: Path, num_shards: int = 60) -> float:
         root = str(folder / "store")  # here, so that the bucket counts the shards' bytes alone
         make_data(recipe, ArtifactStore(root, folder / "first machine"))
         write_data(folder / "new", 1, 5, 20)
+        for path in (folder / "new").iterdir():
+            if path.name != "train0000.tfrecord":
+                path.unlink()
         bucket.load(folder / "new", "yt/data")
         bucket.reset()
         result = make_shards(

@@ -1,7 +1,6 @@
 """Rows F35-F39: a bucket that throttles, refuses, hangs, lies or breaks off."""
 
 import logging
-import shutil
 import threading
 import time
 from dataclasses import replace
@@ -10,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.data.factory import SIZES, encode, frame_record, make_video
+from tests.data.packing import pack_shards
 from tests.storage.fake_store import FakeStore
 from tests.storage.virtual_time import Clock
 from tests.tiny import tiny_recipe
 from yt8m_assets.data import read_shard
-from yt8m_assets.data.dataset import scan
-from yt8m_assets.data.dataset.index import load_index
+from yt8m_assets.data.dataset.index import build_index
 from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.shards import expand_patterns, list_shards
@@ -192,9 +191,7 @@ def test_listing_many_shards_takes_one_listing_a_pattern_and_no_request_a_shard(
     shards = list_shards(["gs://bucket/2/train*.tfrecord", "gs://bucket/3/validate*.tfrecord"])
     assert len(shards) == 240
     assert len(store.requests) == listings(store) == 2 * num_pages
-    assert [text.split()[0] for text in shards.values()] == [str(number) for number in range(120)] + [
-        str(len(SHARD))
-    ] * 120
+    assert [listed.size for listed in shards.values()] == [*range(120), *[len(SHARD)] * 120]
     store.put("bucket/3/validate0007.tfrecord", SHARD[::-1])
     after = list_shards(["gs://bucket/2/train*.tfrecord", "gs://bucket/3/validate*.tfrecord"])
     assert after != shards, "another content of the same size is another version"
@@ -230,7 +227,7 @@ def test_what_a_run_reads_of_a_bucket_lies_in_its_cache_and_not_at_home(store, t
     assert [len(video.frames) for video in videos] == [3, 2]
     assert {path.name.split("-")[-1] for path in (tmp_path / "state").rglob("*.*")} >= {"s.tfrecord"}
     assert not (tmp_path / ".cache").exists()
-    little = replace(reading, copies=cache.Cache(tmp_path / "little", 10).shards, index_folder=None)
+    little = replace(reading, copies=cache.Cache(tmp_path / "little", 10).shards)
     with pytest.raises(StorageError, match=f"{len(SHARD)} bytes do not fit the cache .*little.* of 10; enlarge it"):
         load_videos([uri], little)
 
@@ -239,28 +236,6 @@ def test_what_an_object_is_costs_one_request(store):
     uri = store.put("bucket/a/s.tfrecord", SHARD)
     assert remote.stat(uri).size == len(SHARD)
     assert store.requests == [("GET", "/storage/v1/b/bucket/o/a/s.tfrecord")]
-
-
-def test_whether_shards_are_many_is_asked_no_further_than_needed(store, monkeypatch):
-    uris = [store.put(f"bucket/2/train{number:04d}.tfrecord", SHARD) for number in range(100)]
-    monkeypatch.setattr(scan, "PARALLEL_BYTES", 3 * len(SHARD))
-    assert scan._is_large(uris)
-    assert len({path for _, path in store.requests if not path.endswith("/o")}) == 3
-
-
-def test_an_index_is_known_to_fit_without_fetching_the_shard(store, tmp_path):
-    """Else each training would move 1.5 TB before its first step, just to see that nothing has changed."""
-    uri = store.put("bucket/a/s.tfrecord", SHARD)
-    reading = Reading(index_folder=tmp_path / "indexes", feature_sizes=SIZES)
-    first = load_index(uri, reading)
-    shutil.rmtree(tmp_path / ".cache/yt8m/shards")  # the shard's copy made room for others
-    store.requests.clear()
-    assert load_index(uri, reading).video_ids == first.video_ids == ["aaaa", "bbbb"]
-    assert not [path for _, path in store.requests if "/download/" in path]
-    changed = frame_record(encode(make_video("cccc", 3, [1]))) + frame_record(encode(make_video("dddd", 2)))
-    assert len(changed) == len(SHARD)
-    store.put("bucket/a/s.tfrecord", changed)
-    assert load_index(uri, reading).video_ids == ["cccc", "dddd"]
 
 
 @pytest.mark.parametrize("fault", [503, "reset", "truncate", "short"])
@@ -316,7 +291,7 @@ def test_of_many_readers_one_fetches_a_shard_and_the_others_wait(store, tmp_path
 def test_f38_a_copy_that_rotted_on_this_disk_is_fetched_again(store, tmp_path, place):
     """In a record's length, in its data, in its checksum; the object itself is sound."""
     uri = store.put("bucket/a/s.tfrecord", SHARD)
-    reading = Reading(index_folder=tmp_path / "indexes", feature_sizes=SIZES)
+    reading = Reading(feature_sizes=SIZES)
     (copy,) = {path for _ in ids(uri) for path in (tmp_path / ".cache/yt8m/shards").glob("*-s.tfrecord")}
     rotten = bytearray(SHARD)
     rotten[place] ^= 1
@@ -324,9 +299,9 @@ def test_f38_a_copy_that_rotted_on_this_disk_is_fetched_again(store, tmp_path, p
     assert ids(uri) == ["aaaa", "bbbb"]
     assert copy.read_bytes() == SHARD
     copy.write_bytes(rotten)
-    assert load_index(uri, reading).video_ids == ["aaaa", "bbbb"]
+    assert build_index(uri, reading).ids.tolist() == [b"aaaa", b"bbbb"]
     copy.write_bytes(rotten)
-    videos = IndexedVideos([load_index(uri, reading)])
+    videos = IndexedVideos(pack_shards(tmp_path / "index", [uri], reading))
     assert [videos.read(number).shape[0] for number in range(2)] == [3, 2]
     repairs = 2 if place == 2 else 3  # a record read by its index needs no length
     assert sum("/download/" in path for _, path in store.requests) == 1 + repairs

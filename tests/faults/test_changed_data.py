@@ -10,15 +10,16 @@ from tests.data.dataset.test_identity import ASSETS, QUIET, recipe_over, shard, 
 from tests.data.factory import SIZES, encode, frame_record, make_video
 from tests.tiny import tiny_recipe
 from yt8m_assets.data.dataset import index, videos
-from yt8m_assets.data.dataset.index import load_index
 from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.reading import Reading
+from yt8m_assets.data.dataset.scan import scan_shards
 from yt8m_assets.data.dataset.shards import list_shards
 from yt8m_assets.data.records.framing import ShardFile
 from yt8m_assets.errors import CorruptShardError, MissingDataError
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import make_shards, read_shards
 from yt8m_assets.stages.explain import explain
+from yt8m_assets.stages.indexing import read_index
 from yt8m_assets.stages.lineage import Lineage, current_manifest
 from yt8m_assets.stages.locating import locate_shards
 from yt8m_assets.stages.nodes import Node
@@ -67,10 +68,13 @@ def test_a_link_to_a_shard_that_is_gone_is_an_error_and_no_shorter_list(recipe: 
 
 def test_a_shard_that_vanishes_after_it_was_listed_has_a_typed_error(store: ArtifactStore, tmp_path: Path) -> None:
     path = tmp_path / "data" / "2" / "train1.tfrecord"
-    load_index(str(path), Reading(index_folder=store.cache.indexes, feature_sizes=SIZES))
+    reading = Reading(feature_sizes=SIZES)
+    listed = list_shards(str(path))
     path.unlink()
+    with pytest.raises(MissingDataError, match=r"train1\.tfrecord: no such shard"):
+        scan_shards(listed, reading)
     with pytest.raises(MissingDataError, match=r"train1\.tfrecord: no such shard.*holds train0\.tfrecord"):
-        load_index(str(path), Reading(index_folder=store.cache.indexes, feature_sizes=SIZES))
+        load_videos([str(path)], reading)
 
 
 def test_another_shard_of_the_same_size_and_time_is_found_out_once_and_then_known(
@@ -82,15 +86,16 @@ def test_another_shard_of_the_same_size_and_time_is_found_out_once_and_then_know
     path.write_bytes(shard("train1", label=2))
     os.utime(path, LONG_AGO)
     assert current_manifest(recipe, store, node) is not None, "nothing that is looked at has changed"
-    uris = read_shards(recipe, store, asset).uris()
-    reading = Reading(feature_sizes=SIZES, index_folder=store.cache.indexes)
+    reading = recipe.data.reading(store.cache)
+    shards = read_index(store, before, read_shards(recipe, store, asset))
     with pytest.raises(CorruptShardError, match="run again to index it anew"):
-        list(load_videos(uris, reading))
+        list(load_videos(shards, reading))
     assert current_manifest(recipe, store, node) is None
     after = make_shards(recipe, store, asset, progress=QUIET)
     assert not after.reused
     assert after.manifest.digest != before.digest
-    assert [video.labels.tolist() for video in load_videos(uris, reading)] == [[1], [2]]
+    shards = read_index(store, after.manifest, read_shards(recipe, store, asset))
+    assert [video.labels.tolist() for video in load_videos(shards, reading)] == [[1], [2]]
 
 
 def test_a_record_that_was_set_aside_is_back_when_its_shard_is_whole_again(
@@ -137,10 +142,7 @@ def test_data_from_the_future_are_looked_through_once(
     monkeypatch.setattr(index, "framing_crc", lambda file, **_: looked_at.append(file))
     assert current_manifest(recipe, store, Node("test_shards")) is not None
     assert make_shards(recipe, store, "test_shards", progress=QUIET).reused
-    load_index(
-        read_shards(recipe, store, "test_shards").uris()[0],
-        Reading(index_folder=store.cache.indexes, feature_sizes=SIZES),
-    )
+    assert read_shards(recipe, store, "test_shards").uris()
     assert not looked_at
 
 

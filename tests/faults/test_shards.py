@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tests.data.factory import SIZES, encode, frame_record, make_video, write_records, write_shard, write_split
+from tests.data.packing import pack_shards
 from yt8m_assets.data import ReadReport, read_shard
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
 from yt8m_assets.data.dataset.folds import find_duplicates, find_leaks, require_disjoint, require_unique
-from yt8m_assets.data.dataset.index import load_index
+from yt8m_assets.data.dataset.index import build_index
 from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.ratings import collect_ratings
 from yt8m_assets.data.dataset.reading import Reading
@@ -51,11 +52,14 @@ def test_f15_a_cut_at_every_byte_is_detected(tiny):
 
 
 def test_f15_a_cut_between_records_makes_the_index_stale(tiny, tmp_path):
-    reading = Reading(index_folder=tmp_path / "cache", feature_sizes=SIZES)
-    before = load_index(str(tiny), reading)
+    reading = Reading(feature_sizes=SIZES)
+    shards = pack_shards(tmp_path / "index", [str(tiny)], reading)
+    before = build_index(str(tiny), reading)
     content = tiny.read_bytes()
     tiny.write_bytes(content[: OVERHEAD_BYTES + int.from_bytes(content[:8], "little")])
-    after = load_index(str(tiny), reading)
+    with pytest.raises(CorruptShardError, match=r"bytes, .* when it was indexed"):
+        load_videos(shards, reading).read(0)
+    after = build_index(str(tiny), reading)
     assert (before.num_records, after.num_records) == (2, 1)
     assert before.checksum != after.checksum
 
@@ -243,7 +247,7 @@ def test_f25_ids_that_occur_twice_are_found_within_and_among_shards():
 
 def test_f25_a_video_on_both_sides_of_the_hold_out_is_found():
     training, held_out = {"t1": ["aaaa", "bbbb"]}, {"v1": ["cccc", "bbbb"]}
-    assert [leak.video_id for leak in find_leaks(training, held_out)] == ["bbbb"]
+    assert [leak.video_id for leak in find_leaks(training.items(), held_out)] == ["bbbb"]
     with pytest.raises(DataError, match="1 videos are both held out and trained on: bbbb in t1, v1"):
-        require_disjoint(training, held_out)
-    require_disjoint(training, {"v1": ["cccc"]})
+        require_disjoint(training.items(), held_out)
+    require_disjoint(training.items(), {"v1": ["cccc"]})

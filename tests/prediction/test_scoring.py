@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from models.base import FrameModel
+from tests.data.packing import pack_shards
 from yt8m_assets.data.dataset.loading import read_ahead
 from yt8m_assets.data.dataset.memory import _shared, load_videos
 from yt8m_assets.data.dataset.reading import Reading
@@ -82,20 +83,21 @@ def test_a_video_damaged_after_indexing_stops_a_pass_or_is_left_out(tmp_path, bu
     path = tmp_path / "frame_test.tfrecord"
     content = bytearray((RECORDS / "frame_test.tfrecord").read_bytes())
     path.write_bytes(content)
-    strict = Reading(index_folder=tmp_path / "cache")
+    strict = Reading()
+    shards = pack_shards(tmp_path / "index", [str(path)], strict)
 
     def segments_scored(videos):
         index = SegmentIndex.of(videos)
         blocks = read_blocks(videos, index, [0], ScoringOptions(edges="wrap", batch_size=16))
         return index.segments.ids()[np.concatenate([block.rows for block in blocks])]
 
-    whole = segments_scored(load_videos([str(path)], strict, memory_budget=budget))
+    whole = segments_scored(load_videos(shards, strict, memory_budget=budget))
     _shared.clear()
     content[len(content) // 2] ^= 1  # in the first and largest record
     path.write_bytes(content)
     with pytest.raises(CorruptShardError, match="record 0 at byte 0: the checksum"):
-        segments_scored(load_videos([str(path)], strict, memory_budget=budget))
-    left = segments_scored(load_videos([str(path)], replace(strict, on_corrupt="quarantine"), memory_budget=budget))
+        segments_scored(load_videos(shards, strict, memory_budget=budget))
+    left = segments_scored(load_videos(shards, replace(strict, on_corrupt="quarantine"), memory_budget=budget))
     assert sorted(left) == sorted(name for name in whole if not name.startswith(whole[0].split(":")[0]))
     assert 0 < len(left) < len(whole)
     _shared.clear()

@@ -227,14 +227,14 @@ def test_a_file_that_was_just_written_is_looked_at_again(tmp_path: Path) -> None
     path = tmp_path / "new"
     path.write_bytes(b"")
     identities = identity.Identities(tmp_path)
-    identities.note([(str(path), list_shards(str(path))[str(path)], "one")])
-    assert identities.get(str(path), list_shards(str(path))[str(path)]) is None
+    identities.note([(str(path), list_shards(str(path))[str(path)].version, "one")])
+    assert identities.get(str(path), list_shards(str(path))[str(path)].version) is None
     os.utime(path, (1e9, 1e9))
-    identities.note([(str(path), list_shards(str(path))[str(path)], "two")])
+    identities.note([(str(path), list_shards(str(path))[str(path)].version, "two")])
     seen = identity.Identities(tmp_path)
-    assert seen.get(str(path), list_shards(str(path))[str(path)]) == "two"
+    assert seen.get(str(path), list_shards(str(path))[str(path)].version) == "two"
     seen.drop(str(path))
-    assert identity.Identities(tmp_path).get(str(path), list_shards(str(path))[str(path)]) is None
+    assert identity.Identities(tmp_path).get(str(path), list_shards(str(path))[str(path)].version) is None
 
 
 def test_moving_data_and_store_changes_no_digest(recipe: Recipe, made: ArtifactStore, tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ def recipe() -> Recipe:
 
 def put(recipe: Recipe, store: ArtifactStore, node: Node, text: str = "") -> Manifest:
     with store.publish(node.key, **resolve_inputs(recipe, store, node).publish_arguments()) as publication:
-        (publication.path / "file").write_text(node.key + text)
+        for name in ("file", *ASSETS[node.asset].holds):
+            (publication.path / name).parent.mkdir(exist_ok=True)
+            (publication.path / name).write_text(node.key + text)
     assert publication.manifest is not None
     return publication.manifest
 

@@ -85,12 +85,12 @@ class DataConfig:
             raise ConfigError(f"data.on_corrupt = {self.on_corrupt!r}: choose 'raise' or 'quarantine'")
 
     def reading(self, cache: Cache) -> Reading:
-        """How the shards are read, with their indexes and copies in this machine's cache."""
+        """How the shards are read, with copies and notes in this machine's cache."""
         return Reading(
             feature_sizes=self.feature_sizes,
             max_frames=self.max_frames,
             on_corrupt=self.on_corrupt,
             max_quarantined=self.max_quarantined,
-            index_folder=cache.indexes,
+            cache_path=cache.path,
             copies=cache.shards,
         )

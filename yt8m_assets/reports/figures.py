@@ -20,6 +20,7 @@ from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.reports.submission_score import score_submission
 from yt8m_assets.stages.data import VOCABULARY_FILE, read_shards
 from yt8m_assets.stages.ensemble import SUBMISSION_FILE, fuse_models, load_oof, read_weights
+from yt8m_assets.stages.indexing import read_index
 from yt8m_assets.stages.lineage import Inputs, require_current
 from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, Manifest
@@ -212,10 +213,11 @@ def _ceiling(
     assert recipe.data.simulation is not None
     data = recipe.data
     reading = data.reading(store.cache)
-    whole = data.feature_sizes == FEATURE_SIZES  # the indexes there are of what the models see
+    whole = data.feature_sizes == FEATURE_SIZES  # the index is of what the models see
+    located, held_out = read_shards(recipe, store, shards), True if shards.key == "segment_shards" else None
     videos = load_videos(  # the best that can be made of the data is made of all of it, whatever the models see
-        read_shards(recipe, store, shards).uris(held_out=True if shards.key == "segment_shards" else None),
-        replace(reading, feature_sizes=FEATURE_SIZES, index_folder=reading.index_folder if whole else None),
+        read_index(store, shards, located, held_out) if whole else located.uris(held_out),
+        replace(reading, feature_sizes=FEATURE_SIZES),
         memory_budget=data.memory_budget,
     )
     progress.log(f"scoring the {shards.key} with the oracle: {len(ratings)} ratings")

@@ -84,11 +84,14 @@ def find_video(recipe: Recipe, store: ArtifactStore, video_id: str) -> "Video":
     from yt8m_assets.data.dataset.memory import load_videos
     from yt8m_assets.data.records.video import Video
     from yt8m_assets.stages.data import read_shards
+    from yt8m_assets.stages.indexing import read_index
 
     for asset in ("segment_shards", "test_shards"):
         if not store.numbers(asset):
             continue
-        videos = load_videos(read_shards(recipe, store, asset).uris(), recipe.data.reading(store.cache))
+        manifest = require_current(recipe, store, Node(asset))
+        shards = read_index(store, manifest, read_shards(recipe, store, manifest))
+        videos = load_videos(shards, recipe.data.reading(store.cache))
         if video_id in videos.video_ids:
             number = videos.video_ids.index(video_id)
             labels, segments = videos.annotations(number)

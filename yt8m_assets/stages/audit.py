@@ -160,12 +160,13 @@ def valid_submission(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]
 
 def test_video_ids(recipe: Recipe, store: ArtifactStore) -> frozenset[str] | None:
     """Ids of the test videos; None while the test shards are not up to date."""
-    from yt8m_assets.stages.data import read_video_ids
+    from yt8m_assets.stages.indexing import read_video_ids
 
     manifest = current_manifest(recipe, store, Node("test_shards"))
     if manifest is None:
         return None
-    return frozenset(video_id for ids in read_video_ids(store, manifest, held_out=False).values() for video_id in ids)
+    ids_by_name = read_video_ids(store, manifest, held_out=False)
+    return frozenset(name.decode() for ids in ids_by_name.values() for name in ids.tolist())
 
 
 def coverage(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
@@ -212,7 +213,7 @@ def finite_scores(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -
 def no_leak(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verdict:
     """No video is on both sides of the hold-out, in pre-training or in fine-tuning."""
     from yt8m_assets.data.dataset.folds import find_leaks
-    from yt8m_assets.stages.data import read_video_ids
+    from yt8m_assets.stages.indexing import read_video_ids
 
     problems: list[str] = []
     (segments,) = _manifests(recipe, store, [Node("segment_shards")], problems) or (None,)
@@ -223,6 +224,6 @@ def no_leak(recipe: Recipe, store: ArtifactStore, nodes: Sequence[Node]) -> Verd
     for pretraining in _manifests(recipe, store, [Node("pretraining_shards")], []):  # may not have been made yet
         ids_by_name = read_video_ids(store, pretraining, held_out=False)
         training |= {f"pretraining_shards {name}": ids for name, ids in ids_by_name.items()}
-    problems += [f"held out and trained on: {leak}" for leak in find_leaks(training, held_out)]
+    problems += [f"held out and trained on: {leak}" for leak in find_leaks(training.items(), held_out)]
     counts = {"num_held_out": sum(map(len, held_out.values())), "num_training": sum(map(len, training.values()))}
     return _verdict(sum(counts.values()), problems, **counts)

@@ -1,7 +1,7 @@
 """The data stages of the graph: what the shards are, which are held out, and the held-out ratings."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,18 @@ from yt8m_assets.data.dataset.identity import (
 )
 from yt8m_assets.data.dataset.index import ShardIndex, framing_of
 from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.data.dataset.packed import write_index
 from yt8m_assets.data.dataset.ratings import collect_ratings
-from yt8m_assets.data.dataset.scan import describe_shard, scan_shards
+from yt8m_assets.data.dataset.scan import describe_shard
 from yt8m_assets.data.dataset.shards import ShardManifest, shard_names
+from yt8m_assets.data.dataset.shelf import IndexShelf
 from yt8m_assets.data.records.framing import local_file
 from yt8m_assets.data.records.vocabulary import load_segment_classes, load_vocabulary
 from yt8m_assets.data.simulation import dataset_paths
 from yt8m_assets.errors import DataError, ParentMismatchError
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.indexing import index_shards, read_index
 from yt8m_assets.stages.lineage import Inputs, require_current, resolve_inputs
 from yt8m_assets.stages.locating import held_out_shards, locate_shards, simulated_folder
 from yt8m_assets.stages.nodes import Node, plain
@@ -61,7 +64,7 @@ def read_shards(recipe: Recipe, store: ArtifactStore, shards: Manifest | str) ->
                 f"{uri}: its content is not what {manifest.key} lists ({checksums[uri]}, published {shard.checksum}); "
                 f"{cure}"
             )
-    return published.located(uris)
+    return published.located(uris, listing)
 
 
 def read_segment_classes(recipe: Recipe, store: ArtifactStore, shards: Manifest | None = None) -> np.ndarray:
@@ -71,25 +74,11 @@ def read_segment_classes(recipe: Recipe, store: ArtifactStore, shards: Manifest 
     return load_segment_classes(str(folder / SEGMENT_CLASSES_FILE), recipe.data.num_classes)
 
 
-def read_video_ids(store: ArtifactStore, shards: Manifest, held_out: bool) -> dict[str, list[str]]:
-    """Shard name -> ids of its videos that are held out, or that are not, as published; no entry for none."""
-    import pyarrow.compute
-    import pyarrow.parquet
-
-    folder = store.fetch(shards, (SHARDS_FILE, VIDEO_IDS_FILE))
-    names = [shard.name for shard in ShardManifest.read(folder / SHARDS_FILE).shards]
-    table = pyarrow.parquet.read_table(folder / VIDEO_IDS_FILE)
-    table = table.filter(pyarrow.compute.equal(table["held_out"], held_out))
-    places, ids = table["shard"].to_numpy(), table["video_id"].to_pylist()
-    ends = np.searchsorted(places, np.arange(len(names)), side="right").tolist()
-    found = {name: ids[start:end] for name, start, end in zip(names, [0, *ends], ends, strict=False)}
-    return {name: values for name, values in found.items() if values}
-
-
 def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: Progress) -> StageResult:
-    """Publish what the shards of `asset` are: files, sizes, checksums, counts, ids, and which are held out.
+    """Publish what the shards of `asset` are: files, sizes, checksums, counts, which are held out, and their index.
 
-    Simulated shards that are not there are simulated. Raises MissingDataError for a pattern without a match,
+    Simulated shards that are not there are simulated. What is known of the shards is not read again: see
+    `indexing.index_shards`. Raises MissingDataError for a pattern without a match,
     CorruptShardError for a damaged shard (unless the recipe quarantines), DataError for repeated videos among rated or
     test shards.
     """
@@ -101,11 +90,18 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
     names = shard_names(listing)
     reading = recipe.data.reading(store.cache)
     report = reading.new_report()
-    indices = scan_shards(list(names), reading, report=report, progress=progress)
+    ordered = {uri: listing[uri] for uri in names}
+    indices = index_shards(store, asset, ordered, reading, report=report, progress=progress)
     held_out, rated, held_out_ids = _hold_out(recipe, store, asset, {index.uri: index for index in indices}, progress)
-    seen = [(index.uri, listing[index.uri], index.checksum) for index in indices] + rated
+    seen = [(index.uri, listing[index.uri].version, index.checksum) for index in indices] + rated
     Identities(store.cache_path).note(seen)
-    ids = {index.uri: index.video_ids for index in indices}
+    ids = {index.uri: index.ids for index in indices}
+
+    def kept_out(index: ShardIndex) -> np.ndarray:
+        if held_out_ids is None:
+            return np.full(len(index), index.uri in held_out)
+        return np.isin(index.ids, held_out_ids)
+
     if asset != "pretraining_shards":
         require_unique(ids)  # a video twice would count twice in every MAP and submission
     shards = ShardManifest(
@@ -116,11 +112,13 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
     inputs = resolve_inputs(recipe, store, Node(asset))
     with store.publish(asset, **inputs.publish_arguments()) as publication:
         (publication.path / SHARDS_FILE).write_text(shards.to_json())
-        _write_video_ids(publication.path / VIDEO_IDS_FILE, indices, held_out, held_out_ids)
+        _write_video_ids(publication.path / VIDEO_IDS_FILE, indices, kept_out)
+        write_index(publication.path, indices, kept_out)
         (publication.report_path / Path(VERSIONS_FILE).name).write_text(versions_text(entry[1:] for entry in seen))
         if asset == "segment_shards":
             _copy_vocabularies(recipe, store, publication)
         publication.metadata.update(_describe(shards))
+    IndexShelf(store.backend, asset).sweep()
     return publication.result
 
 
@@ -138,8 +136,9 @@ def _hold_out(
     listing = locate_shards(recipe, store, "segment_shards", progress)
     reading = recipe.data.reading(store.cache)
     quiet = reading.new_report(quiet=True)  # told by segment_shards
-    rated = scan_shards(sorted(held_out_shards(recipe, listing)), reading, report=quiet, progress=progress)
-    seen = [(index.uri, listing[index.uri], index.checksum) for index in rated]
+    chosen = {uri: listing[uri] for uri in sorted(held_out_shards(recipe, listing))}
+    rated = index_shards(store, "segment_shards", chosen, reading, report=quiet, progress=progress)
+    seen = [(index.uri, listing[index.uri].version, index.checksum) for index in rated]
     return set(), seen, np.unique(np.concatenate([index.ids for index in rated]))
 
 
@@ -162,20 +161,15 @@ def _describe(shards: ShardManifest) -> dict[str, object]:
     }
 
 
-def _write_video_ids(
-    path: Path, indices: list[ShardIndex], held_out: set[str], held_out_ids: np.ndarray | None
-) -> None:
-    """Columns shard (place in shards.json), video_id, held_out: what training drops and the leak check reads."""
+def _write_video_ids(path: Path, indices: list[ShardIndex], kept_out: Callable[[ShardIndex], np.ndarray]) -> None:
+    """Columns shard (place in shards.json), video_id, held_out: what the index says, for people and for the digest."""
     import pyarrow
     import pyarrow.parquet
 
-    shard = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index.ids) for index in indices])
-    if held_out_ids is None:
-        kept_out = np.array([index.uri in held_out for index in indices], bool)[shard]
-    else:
-        kept_out = np.concatenate([np.isin(index.ids, held_out_ids) for index in indices])
-    ids = [video_id for index in indices for video_id in index.video_ids]
-    columns = {"shard": shard, "video_id": pyarrow.array(ids, pyarrow.string()), "held_out": kept_out}
+    shard = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index) for index in indices])
+    ids = pyarrow.array(np.concatenate([index.ids for index in indices]), pyarrow.binary()).cast(pyarrow.string())
+    held_out = np.concatenate([kept_out(index) for index in indices])
+    columns = {"shard": shard, "video_id": ids, "held_out": held_out}
     pyarrow.parquet.write_table(pyarrow.table(columns), path, compression="zstd")
 
 
@@ -203,8 +197,8 @@ def make_holdout_ratings(recipe: Recipe, store: ArtifactStore, *, progress: Prog
     if inputs.published is not None:
         return StageResult(inputs.published, reused=True)
     segments = inputs.parent("segment_shards")
-    uris = read_shards(recipe, store, segments).uris(held_out=True)
-    videos = load_videos(uris, recipe.data.reading(store.cache), progress=progress)
+    shards = read_index(store, segments, read_shards(recipe, store, segments), held_out=True)
+    videos = load_videos(shards, recipe.data.reading(store.cache), progress=progress)
     classes = read_segment_classes(recipe, store, segments)
     _, ratings = collect_ratings(videos, recipe.data.num_classes, classes)
     if not len(ratings):

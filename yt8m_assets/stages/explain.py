@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from yt8m_assets.errors import DataError
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.nodes import Node, parents
+from yt8m_assets.stages.nodes import ASSETS, Node, parents
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.storage.manifest import differences
 from yt8m_assets.storage.soundness import damage
@@ -75,6 +75,8 @@ def _differences(lineage: Answers, node: Node, config: Mapping[str, Any], made: 
         elif manifest is not None and manifest.digest != before:
             lines.append(f"{key} has other content: {before[:12]} -> {manifest.digest[:12]}")
     lines += [f"it was made from {key}, which it no longer is" for key in made.parents if key not in wanted]
+    lacking = [name for name in ASSETS[node.asset].holds if name not in made.files]
+    lines += [f"it holds no {name}: made again, it keeps its content" for name in lacking]
     return lines
 
 

@@ -47,7 +47,7 @@ class Inputs:
 
     def find(self, store: ArtifactStore) -> Manifest | None:
         """The node's artifact that was made from exactly this, sound: the one answer to whether there is one."""
-        return store.find(self.node.key, self.fingerprint)
+        return store.find(self.node.key, self.fingerprint, ASSETS[self.node.asset].holds)
 
     def publish_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `ArtifactStore.publish`."""

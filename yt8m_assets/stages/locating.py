@@ -10,7 +10,7 @@ from typing import Any
 
 from yt8m_assets.data.dataset.folds import original_holdout, seeded_holdout
 from yt8m_assets.data.dataset.identity import content_checksums
-from yt8m_assets.data.dataset.shards import list_shards, shard_names
+from yt8m_assets.data.dataset.shards import Listed, list_shards, shard_names
 from yt8m_assets.data.records.framing import local_file
 from yt8m_assets.errors import DataError, MissingDataError
 from yt8m_assets.progress import NullProgress, Progress
@@ -29,8 +29,10 @@ def simulated_folder(recipe: Recipe, store: ArtifactStore) -> Path:
     return root / "simulated" / name
 
 
-def locate_shards(recipe: Recipe, store: ArtifactStore, asset: str, progress: Progress | None = None) -> dict[str, str]:
-    """URI -> version of the shards of `pretraining_shards`, `segment_shards` or `test_shards` as they lie now.
+def locate_shards(
+    recipe: Recipe, store: ArtifactStore, asset: str, progress: Progress | None = None
+) -> dict[str, Listed]:
+    """URI -> what a listing says of each shard of an asset (`pretraining_shards`, ...) as they lie now.
 
     Simulated shards that are not there are simulated. Raises MissingDataError for a pattern without a match.
     """
@@ -48,7 +50,7 @@ def locate_shards(recipe: Recipe, store: ArtifactStore, asset: str, progress: Pr
     groups = {"pretraining_shards": paths.train + paths.validate, "segment_shards": paths.segments}
     uris = set(_shared_uris(store, folder, groups.get(asset, paths.test)))
     listed = list_shards(sorted({f"{uri.rsplit('/', 1)[0]}/*.tfrecord" for uri in uris}))
-    return {uri: version for uri, version in listed.items() if uri in uris}
+    return {uri: found for uri, found in listed.items() if uri in uris}
 
 
 def _shared_uris(store: ArtifactStore, folder: Path, paths: Sequence[Path]) -> list[str]:
@@ -84,10 +86,10 @@ def data_slice(recipe: Recipe, store: ArtifactStore, asset: str) -> dict[str, An
     return found
 
 
-def listing_digest(store: ArtifactStore, listing: Mapping[str, str], names: Mapping[str, str]) -> str:
-    """Hash of the names, sizes and contents of listed shards (URI -> version), preceded by their number."""
+def listing_digest(store: ArtifactStore, listing: Mapping[str, Listed], names: Mapping[str, str]) -> str:
+    """Hash of the names, sizes and contents of listed shards, preceded by their number."""
     checksums = content_checksums(store, listing)
-    rows = [[name, listing[uri].split()[0], checksums[uri]] for uri, name in names.items() if uri in listing]
+    rows = [[name, str(listing[uri].size), checksums[uri]] for uri, name in names.items() if uri in listing]
     return f"{len(rows)} shards {sha256_text(canonical_json(rows))}"
 
 

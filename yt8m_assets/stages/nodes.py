@@ -8,6 +8,7 @@ from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Literal
 
 from models import has_batch_norm
+from yt8m_assets.data.dataset.packed import INDEX_FILE
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.training.config import computed_fields
 
@@ -57,6 +58,8 @@ class Asset:
     """
     files: Literal["shards", "vocabulary"] | None = None
     """Files named by the recipe whose content counts as well."""
+    holds: tuple[str, ...] = ()
+    """Files without which it is made again, though they are no part of its content: nothing below is redone."""
     machine: Literal["small", "roomy", "large", "gpu"] = "small"
     """What it needs of a machine for the real data (`orchestration.hints` has the sizes)."""
     training: Literal["pretraining", "finetuning"] | None = None
@@ -134,6 +137,7 @@ ASSETS: dict[str, Asset] = {
         group="data",
         config=(*_RECORD, "data.on_corrupt", "data.holdout"),
         files="shards",
+        holds=(INDEX_FILE,),
         code_version="3",
         kinds=frozenset({"tfrecord"}),
         checks=("not_empty",),
@@ -142,6 +146,7 @@ ASSETS: dict[str, Asset] = {
         group="data",
         config=(*_RECORD, "data.on_corrupt", "data.holdout"),
         files="shards",
+        holds=(INDEX_FILE,),
         code_version="3",
         kinds=frozenset({"tfrecord"}),
         checks=("not_empty", "no_leak"),
@@ -150,6 +155,7 @@ ASSETS: dict[str, Asset] = {
         group="data",
         config=(*_RECORD, "data.on_corrupt"),
         files="shards",
+        holds=(INDEX_FILE,),
         code_version="3",
         kinds=frozenset({"tfrecord"}),
         checks=("not_empty",),

@@ -191,10 +191,11 @@ class _Pass:
     def _videos(self, shards: Manifest) -> Any:
         from yt8m_assets.data.dataset.memory import load_videos
         from yt8m_assets.stages.data import read_shards
+        from yt8m_assets.stages.indexing import read_index
 
-        data = self.recipe.data
+        data, located = self.recipe.data, read_shards(self.recipe, self.store, shards)
         return load_videos(
-            read_shards(self.recipe, self.store, shards).uris(held_out=True if self.split == "oof" else None),
+            read_index(self.store, shards, located, held_out=True if self.split == "oof" else None),
             data.reading(self.store.cache),
             memory_budget=data.memory_budget,
             progress=self.progress,

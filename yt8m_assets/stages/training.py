@@ -1,9 +1,11 @@
 """The training stages of the graph: `pretrain` and `finetune`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Required, TypedDict, Unpack
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -12,7 +14,8 @@ from yt8m_assets.device.hardware import check_gpu, find_hardware
 from yt8m_assets.evaluation.picking import whole_scores
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.data import read_shards, read_video_ids
+from yt8m_assets.stages.data import read_shards
+from yt8m_assets.stages.indexing import read_index, read_video_ids
 from yt8m_assets.stages.lineage import Inputs, current_manifest, resolve_inputs
 from yt8m_assets.stages.nodes import Node, plain
 from yt8m_assets.storage import ArtifactStore, Manifest, Publication, StageResult
@@ -80,8 +83,7 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
     finetunes = node.asset == "finetuned_model"
     manifest = inputs.parent("segment_shards" if finetunes else "pretraining_shards")
     shards = read_shards(recipe, store, manifest)
-    own, rated = held_out_ids(recipe, store, manifest)
-    num_scored = row.pretraining.evaluation_videos
+    scored = shards if finetunes else shards_to_score(shards, row.pretraining.evaluation_videos)
     return TrainingJob(
         name=row.key,
         finetunes=finetunes,
@@ -93,10 +95,9 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
             num_classes=recipe.data.num_classes,
             memory_budget=recipe.data.memory_budget,
             num_workers=recipe.data.num_workers,
-            uris=tuple(shards.uris(held_out=False)),
-            holdout_uris=tuple(shards.uris(held_out=True) if finetunes else shards_to_score(shards, num_scored)),
-            dropped_ids=tuple(video_id for ids in own.values() for video_id in ids),
-            held_out=rated,
+            shards=read_index(store, manifest, shards, held_out=False),
+            holdout_shards=read_index(store, manifest, scored, held_out=True),
+            held_out=held_out_ids(recipe, store, manifest),
             digest=manifest.digest,
         ),
         seed=derive_seed(recipe.seed, row.key, node.asset),
@@ -124,23 +125,20 @@ def checkpoints_of(store: ArtifactStore, inputs: Inputs) -> CheckpointStore:
     return CheckpointStore(store, f"checkpoints/{inputs.node.key}", identity)
 
 
-def shards_to_score(shards: ShardManifest, num_videos: int) -> list[str]:
+def shards_to_score(shards: ShardManifest, num_videos: int) -> ShardManifest:
     """As many shards as hold `num_videos` held-out videos: shards are random parts of the data, and few are read."""
     found, videos = [], 0
     for shard in shards.shards:
         if shard.num_held_out and videos < num_videos:
-            found.append(shard.uri)
+            found.append(shard)
             videos += shard.num_held_out
-    return found
+    return replace(shards, shards=tuple(found))
 
 
-def held_out_ids(
-    recipe: Recipe, store: ArtifactStore, shards: Manifest
-) -> tuple[Mapping[str, Sequence[str]], Mapping[str, Sequence[str]]]:
-    """Ids by shard of what the published shards keep out, and of what the rated shards do by now."""
-    own = read_video_ids(store, shards, held_out=True)
+def held_out_ids(recipe: Recipe, store: ArtifactStore, shards: Manifest) -> Mapping[str, np.ndarray]:
+    """Shard -> ids (S11 [n]) of what the rated shards keep out by now; where there are none, what the published do."""
     rated = shards if shards.key == "segment_shards" else current_manifest(recipe, store, Node("segment_shards"))
-    return own, own if rated is None or rated is shards else read_video_ids(store, rated, held_out=True)
+    return read_video_ids(store, shards if rated is None else rated, held_out=True)
 
 
 def load_model(store: ArtifactStore, manifest: Manifest, device: torch.device | str = "cpu") -> nn.Module:

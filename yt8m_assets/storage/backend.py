@@ -18,6 +18,9 @@ from typing import Any, Protocol
 from yt8m_assets.errors import ConfigError, PartitionBusyError
 from yt8m_assets.storage.files import atomic_write, free_space_error, fsync_folder
 
+INDEXING_FOLDER = "indexing"
+"""Folder of the root with the indexes of unfinished passes: see `data.dataset.shelf`."""
+
 
 class Backend(Protocol):
     """What a store asks of the place where artifacts lie. Names are relative, with forward slashes."""
@@ -29,6 +32,8 @@ class Backend(Protocol):
     def read_bytes(self, name: str) -> bytes: ...
 
     def create_exclusive(self, name: str, content: bytes) -> None: ...
+
+    def put_bytes(self, name: str, content: bytes) -> None: ...
 
     def staging(self, key: str) -> Path: ...
 
@@ -80,6 +85,10 @@ class LocalBackend:
         finally:
             with suppress(OSError):
                 temporary.unlink()
+
+    def put_bytes(self, name: str, content: bytes) -> None:
+        with atomic_write(self.root / name) as temporary:
+            temporary.write_bytes(content)
 
     def staging(self, key: str) -> Path:
         """A new empty folder on the file system of the target, so that moving it is a rename."""
@@ -167,6 +176,9 @@ class RemoteBackend:
         if self.filesystem.exists(self._path(name)):
             raise FileExistsError(name)
         self.filesystem.pipe_file(self._path(name), content, mode="create")
+
+    def put_bytes(self, name: str, content: bytes) -> None:
+        self.filesystem.pipe_file(self._path(name), content)
 
     def staging(self, key: str) -> Path:
         """A new empty folder of this process; those of processes that died are swept."""

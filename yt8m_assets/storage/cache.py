@@ -1,4 +1,4 @@
-"""What this machine keeps of elsewhere: indexes, and verified copies of shards, capped in size, for all processes."""
+"""What this machine keeps of elsewhere: verified copies of shards, capped in size, for all processes."""
 
 import fcntl
 import functools
@@ -94,11 +94,6 @@ class Cache:
     """The folder."""
     max_bytes: int | None = None
     """Size of all copies of shards together; None: 20 GiB, and at most half of what is free on the disk now."""
-
-    @property
-    def indexes(self) -> Path:
-        """Folder of the shards' indexes."""
-        return self.path / "indexes"
 
     @property
     def shards(self) -> ShardCache:

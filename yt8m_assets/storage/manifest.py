@@ -13,6 +13,8 @@ from yt8m_assets.errors import CorruptArtifactError, StorageError
 SCHEMA = 1
 REPORT_FOLDER = "report"
 """Files below this folder (plots, logs) are shown to people and do not enter the digest."""
+INDEX_FOLDER = "index"
+"""Files below this folder follow from the content and do not enter the digest either: they may change their form."""
 FILES_PATH = "/yt8m/files/"
 """Where `yt8m ui` serves the files of artifacts, beside Dagster's pages."""
 _PART = re.compile(r"[A-Za-z0-9_.+=-]+")
@@ -79,7 +81,7 @@ class Manifest:
     fingerprint: str
     """Hash of everything that determined the content: config, code version, parents."""
     digest: str
-    """Hash of the content: every file's name and sha256 (files below report/ excepted)."""
+    """Hash of the content: every file's name and sha256 (files below report/ and index/ excepted)."""
     files: dict[str, dict[str, Any]]
     """Relative name -> {"size": bytes, "sha256": hex}."""
     parents: dict[str, str] = field(default_factory=dict)
@@ -131,10 +133,14 @@ class Manifest:
         return cls(**values)
 
 
+def is_content(name: str) -> bool:
+    """Whether a file enters the digest."""
+    return PurePosixPath(name).parts[0] not in (REPORT_FOLDER, INDEX_FOLDER)
+
+
 def content_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
     """Hash of names and sha256 of the content files."""
-    content = {n: e["sha256"] for n, e in files.items() if PurePosixPath(n).parts[0] != REPORT_FOLDER}
-    return sha256_text(canonical_json(content))
+    return sha256_text(canonical_json({name: entry["sha256"] for name, entry in files.items() if is_content(name)}))
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

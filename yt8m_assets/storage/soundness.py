@@ -11,19 +11,24 @@ from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.storage.backend import RemoteBackend
 from yt8m_assets.storage.files import atomic_write, is_settled
 from yt8m_assets.storage.generations import Generations
-from yt8m_assets.storage.manifest import REPORT_FOLDER, Manifest, check_file, sha256_text
+from yt8m_assets.storage.manifest import REPORT_FOLDER, Manifest, check_file, is_content, sha256_text
 
 
 def content_files(manifest: Manifest) -> list[str]:
-    """The files that count: a damaged picture is no reason to train again."""
+    """The files that things are made from."""
+    return [name for name in manifest.files if is_content(name)]
+
+
+def counted_files(manifest: Manifest) -> list[str]:
+    """The files that must be sound: a damaged picture is no reason to train again."""
     return [name for name in manifest.files if PurePosixPath(name).parts[0] != REPORT_FOLDER]
 
 
 def damage(store: Generations, manifest: Manifest) -> list[str]:
-    """What is wrong with the content files, in words; empty where they are sound."""
+    """What is wrong with the files that must be sound, in words; empty where they are."""
     if isinstance(store.backend, RemoteBackend):
         sizes = store.backend.sizes(f"{manifest.key}/{manifest.folder}")
-        wanted = {name: manifest.files[name]["size"] for name in content_files(manifest)}
+        wanted = {name: manifest.files[name]["size"] for name in counted_files(manifest)}
         return [f"{store.uri(manifest, n)}: {_found(sizes.get(n))}" for n, s in wanted.items() if sizes.get(n) != s]
     seal = _seal(store, manifest)
     try:
@@ -31,7 +36,7 @@ def damage(store: Generations, manifest: Manifest) -> list[str]:
     except (FileNotFoundError, ValueError, TypeError, AttributeError):  # it can be made again
         known = {}
     seen = {}
-    for name in content_files(manifest):
+    for name in counted_files(manifest):
         try:
             seen[name] = _look(Path(store.uri(manifest, name)), manifest, name, known.get(name))
         except CorruptArtifactError as error:

@@ -103,11 +103,16 @@ class ArtifactStore(Generations):
                 continue  # purged by a newer publication between listing and reading
         raise StorageError(f"{self.root_uri}/{key}: its manifests change faster than they can be read")
 
-    def find(self, key: str, fingerprint: str) -> Manifest | None:
-        """The newest kept generation of `key` that was made from exactly this and is sound, or None."""
+    def find(self, key: str, fingerprint: str, holding: Iterable[str] = ()) -> Manifest | None:
+        """The newest sound generation of `key` that was made from exactly this and holds those files, or None."""
         if key in self.remade:
             return None
-        made_of_it = (found for found in self.generations(key) if found.fingerprint == fingerprint)
+        wanted = set(holding)
+        made_of_it = (
+            found
+            for found in self.generations(key)
+            if found.fingerprint == fingerprint and wanted <= found.files.keys()
+        )
         return next((found for found in made_of_it if not damage(self, found)), None)
 
     def making_again(self, keys: Iterable[str]) -> "ArtifactStore":

@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from yt8m_assets.data.dataset.batches import BatchStream
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
 from yt8m_assets.data.dataset.folds import require_disjoint
 from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.data.dataset.packed import PackedShard
+from yt8m_assets.data.dataset.parts import ids_by_shard
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.segments import SegmentDataset, SegmentTable
-from yt8m_assets.data.dataset.videos import ids_by_shard
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.distributed import Team
 from yt8m_assets.training.randomness import derive_seed
@@ -37,14 +40,12 @@ class TrainingData:
     """Bytes of frames that may be held in memory."""
     num_workers: int
     """Reader processes beside the training loop."""
-    uris: tuple[str, ...]
-    """Shards to train on."""
-    holdout_uris: tuple[str, ...] = ()
-    """Shards to evaluate on: of rated segments, or of videos with labels."""
-    dropped_ids: tuple[str, ...] = ()
-    """Videos that are dropped from the shards to train on, and of which some are scored in pre-training."""
-    held_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Shard -> ids of every held-out video: training on one of them is refused."""
+    shards: tuple[PackedShard, ...]
+    """What to train on, as published: no held-out video of them is meant."""
+    holdout_shards: tuple[PackedShard, ...] = ()
+    """The held-out videos to evaluate on: of rated segments, or with labels."""
+    held_out: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Shard -> ids (S11 [n]) of every held-out video: training on one of them is refused."""
     digest: str
     """Digest of the shards' artifact."""
 
@@ -62,10 +63,10 @@ class TrainingData:
             "pin_memory": team.device.type == "cuda",
         }
         if self.rated:
-            table = self.segments(self.uris)
-            require_disjoint({"the rated shards to train on": sorted(set(table.video_ids))}, self.held_out)
+            table = self.segments(self.shards)
+            require_disjoint([("the rated shards to train on", sorted(set(table.video_ids)))], self.held_out)
             return SegmentDataset(table, **options)
-        videos = load_videos(self.uris, self.reading, memory_budget=self.memory_budget, excluded_ids=self.dropped_ids)
+        videos = load_videos(self.shards, self.reading, memory_budget=self.memory_budget)
         require_disjoint(ids_by_shard(videos), self.held_out)
         return PretrainingDataset(
             videos,
@@ -79,19 +80,19 @@ class TrainingData:
     def holdout_videos(self, config: TrainingConfig) -> PretrainingDataset:
         """Held-out videos to evaluate on, in batches as large as those of training, read from their files each time."""
         return PretrainingDataset(
-            load_videos(self.holdout_uris, self.reading, only_ids=self.dropped_ids),
+            load_videos(self.holdout_shards, self.reading),
             num_classes=self.num_classes,
             batch_size=config.examples_at_once,
             window_frames=config.window_frames,
         )
 
-    def segments(self, uris: Sequence[str]) -> SegmentTable:
+    def segments(self, shards: Sequence[PackedShard]) -> SegmentTable:
         """The rated segments of some of its shards, kept for the next model of this process."""
-        key = (self.digest, tuple(uris), self.num_classes, self.memory_budget, self.reading)
+        key = (self.digest, tuple(shards), self.num_classes, self.memory_budget, self.reading)
         if key not in _tables:
             while len(_tables) >= _MAX_TABLES:
                 _tables.popitem(last=False)
-            videos = load_videos(uris, self.reading)
+            videos = load_videos(shards, self.reading)
             _tables[key] = SegmentTable(videos, num_classes=self.num_classes, memory_budget=self.memory_budget)
         _tables.move_to_end(key)
         return _tables[key]

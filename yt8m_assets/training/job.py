@@ -138,8 +138,8 @@ def holdout_evaluation(job: TrainingJob, device: torch.device) -> Evaluation | N
     """Evaluation on the held-out rated segments, or in pre-training on held-out videos; None where there are none."""
     config, data = job.config, job.data
     if job.finetunes:
-        return HoldoutEvaluation(data.segments(data.holdout_uris), device, config.precision)
-    if not data.holdout_uris:
+        return HoldoutEvaluation(data.segments(data.holdout_shards), device, config.precision)
+    if not data.holdout_shards:
         logger.info("%s: no held-out video with video labels to score pre-training on", job.name)
         return None
     return VideoEvaluation(data.holdout_videos(config), config.evaluation_videos, device, config.precision)

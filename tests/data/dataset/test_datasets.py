@@ -9,10 +9,12 @@ import torch
 
 from tests.data.dataset.stream_checks import check_restores_everywhere, same_batch, take
 from tests.data.factory import SIZES, make_video, sort_options, write_shard, write_split
+from tests.data.packing import pack_shards
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.dataset.batches import shuffled_order
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
 from yt8m_assets.data.dataset.memory import MemoryVideos, _shared, load_videos
+from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.errors import CheckpointMismatchError, ConfigError, VocabularyError
 
 COUNTS = [7, 1, 5]
@@ -137,7 +139,8 @@ def test_the_order_of_single_windows_is_as_it_always_was(uris):
 def test_training_goes_on_without_a_record_that_was_damaged_since(tmp_path, budget, changes):
     """The order stays, so that a saved position is still good; the next sound video stands for the damaged one."""
     uris = write_split(tmp_path, [6, 6])
-    changes = changes | {"on_corrupt": "quarantine", "index_folder": tmp_path / "cache", "memory_budget": budget}
+    changes = changes | {"on_corrupt": "quarantine", "memory_budget": budget}
+    uris = pack_shards(tmp_path / "index", uris, Reading(feature_sizes=SIZES))
     whole = take(dataset(uris, **changes), 9)
     stream = dataset(uris, **changes)
     take(stream, 2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.factory import GOLDEN, SIZES, encode, make_video, same_video, write_records, write_shard, write_split
+from tests.data.packing import pack_shards
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.dataset.index import build_index
 from yt8m_assets.data.dataset.memory import MemoryVideos, _shared, load_videos
@@ -207,16 +208,15 @@ def test_a_record_is_verified_once_in_each_process(tmp_path):
 
 @pytest.mark.parametrize("budget", [0, 1 << 20])
 def test_a_record_damaged_after_indexing_is_set_aside_under_quarantine(tmp_path, caplog, budget):
-    file, cache = tmp_path / "a.tfrecord", tmp_path / "cache"
+    file = tmp_path / "a.tfrecord"
     write_shard(file, [make_video(name, 3, [1], [(0, 2, 1.0)]) for name in ("aaaa", "bbbb", "cccc")])
-    reading = Reading(feature_sizes=SIZES, on_corrupt="quarantine", index_folder=cache)
+    reading = Reading(feature_sizes=SIZES, on_corrupt="quarantine")
     options = {"reading": reading, "memory_budget": budget}
-    load_videos([str(file)], **options)
-    _shared.clear()
+    shards = pack_shards(tmp_path / "index", [str(file)], reading)
     damage(file, file.stat().st_size // 2)
-    for _ in range(2):  # the cached index fits the shard's framing: every run meets the damage again, none ends by it
+    for _ in range(2):  # the index fits the framing: every run meets the damage again, none ends by it
         report = ReadReport()
-        videos = load_videos([str(file)], report=report, **options)
+        videos = load_videos(shards, report=report, **options)
         assert videos.damaged(np.arange(3)).tolist() == [False, True, False]
         assert (videos.video_ids, videos.num_frames.tolist()) == (["aaaa", "bbbb", "cccc"], [3, 3, 3])
         assert len(videos.read(1)) == 0
@@ -227,7 +227,7 @@ def test_a_record_damaged_after_indexing_is_set_aside_under_quarantine(tmp_path,
         _shared.clear()
     assert caplog.text.count("set aside") == 2
     with pytest.raises(CorruptShardError, match="more than 0 records are damaged"):
-        load_videos([str(file)], report=ReadReport(max_quarantined=0), **options).damaged(np.arange(3))
+        load_videos(shards, report=ReadReport(max_quarantined=0), **options).damaged(np.arange(3))
 
 
 def test_the_number_of_a_record_counts_those_set_aside_before_it(tmp_path):
@@ -251,7 +251,7 @@ def test_f15_a_shard_cut_short_while_it_is_open_is_named(tmp_path):
         lambda: videos.read(1),
         lambda: videos.read(1, 2990, 5),
         lambda: videos.read_windows([0, 1], [0, 2990], 5),
-        lambda: IndexedVideos(videos.indices).read(1),
+        lambda: IndexedVideos(videos.parts.indices).read(1),
     ):
         with pytest.raises(
             CorruptShardError, match=r"a\.tfrecord: record .*(truncated while it was open|it has .* bytes)"

@@ -1,12 +1,13 @@
 """Windows of whole videos with video labels: what the models are pre-trained on."""
 
-import zlib
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from yt8m_assets.data.dataset.batches import Batch, BatchStream, multi_hot, shuffled_order, spread_windows
 from yt8m_assets.data.dataset.memory import MemoryVideos
+from yt8m_assets.data.dataset.parts import content_checksum
 from yt8m_assets.data.dataset.videos import Videos
 from yt8m_assets.errors import ConfigError, DataError, VocabularyError
 
@@ -66,7 +67,6 @@ class PretrainingDataset(BatchStream):
 
     def identity(self) -> dict[str, Any]:
         """Seed, sizes, and a checksum of the videos' ids and lengths."""
-        content = zlib.crc32("\n".join(self.videos.video_ids).encode(), zlib.crc32(self.videos.num_frames.tobytes()))
         apart = {"windows": "apart"} if self.windows_per_video > 1 else {}  # they once followed each other
         return {
             **apart,
@@ -76,8 +76,12 @@ class PretrainingDataset(BatchStream):
             "window_frames": self.window_frames,
             "windows_per_video": self.windows_per_video,
             "shuffle_buffer": self.shuffle_buffer,
-            "content": content,
+            "content": self._content,
         }
+
+    @cached_property
+    def _content(self) -> int:
+        return content_checksum(self.videos)
 
     def plan_epoch(self, generator: np.random.Generator) -> _Epoch:
         """The order of the videos and the windows' uniform draws."""

@@ -73,37 +73,46 @@ class Duplicate:
         return f"{self.video_id} in {', '.join(_name(uri) for uri in self.uris)}"
 
 
-def find_duplicates(ids: Mapping[str, Sequence[str]]) -> list[Duplicate]:
-    """Ids that occur more than once within or among shards, sorted. ids: shard URI -> its video ids."""
+def find_duplicates(ids: Mapping[str, np.ndarray | Sequence[str]]) -> list[Duplicate]:
+    """Ids that occur more than once within or among shards, sorted. ids: shard URI -> its video ids (S11 or text)."""
     if not ids:
         return []
-    flat = np.concatenate([np.asarray(values, "S11") for values in ids.values()])
-    names, counts = np.unique(flat, return_counts=True)
-    repeated = {name.decode() for name in names[counts > 1].tolist()}
-    places: dict[str, list[str]] = {name: [] for name in repeated}
-    if repeated:
-        for uri, values in ids.items():
-            for name in values:
-                if name in places:
-                    places[name].append(uri)
-    return [Duplicate(name, tuple(places[name])) for name in sorted(places)]
+    names, counts = np.unique(
+        np.concatenate([np.asarray(values, "S11") for values in ids.values()]), return_counts=True
+    )
+    return _placed(names[counts > 1], ids.items())
 
 
-def find_leaks(training: Mapping[str, Sequence[str]], held_out: Mapping[str, Sequence[str]]) -> list[Duplicate]:
-    """Ids on both sides of the hold-out, sorted, each with the shards it is in."""
-    known = {name for values in held_out.values() for name in values}  # the smaller side
-    shared = {name for values in training.values() for name in values if name in known}
-    places: dict[str, list[str]] = {name: [] for name in shared}
-    if shared:
-        for side in (training, held_out):
-            for uri, values in side.items():
-                for name in values:
-                    if name in places:
-                        places[name].append(uri)
-    return [Duplicate(name, tuple(places[name])) for name in sorted(places)]
+def find_leaks(
+    training: Iterable[tuple[str, np.ndarray | Sequence[str]]], held_out: Mapping[str, np.ndarray | Sequence[str]]
+) -> list[Duplicate]:
+    """Ids on both sides of the hold-out, sorted, each with the shards it is in; of shards and their video ids."""
+    if not held_out:
+        return []
+    known = np.unique(np.concatenate([np.asarray(values, "S11") for values in held_out.values()]))  # the smaller side
+    leaking = [(uri, found) for uri, ids in training if len(found := _among(np.asarray(ids, "S11"), known))]
+    shared = np.unique(np.concatenate([np.empty(0, "S11"), *(found for _, found in leaking)]))
+    return _placed(shared, [*leaking, *held_out.items()])
 
 
-def require_disjoint(training: Mapping[str, Sequence[str]], held_out: Mapping[str, Sequence[str]]) -> None:
+def _among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Those of the ids that are known; both S11, `known` sorted."""
+    return ids[known[known.searchsorted(ids).clip(max=len(known) - 1)] == ids] if len(known) else ids[:0]
+
+
+def _placed(names: np.ndarray, ids: Iterable[tuple[str, np.ndarray | Sequence[str]]]) -> list[Duplicate]:
+    """Names (S11, sorted) with the shards they are in."""
+    places: dict[bytes, list[str]] = {name: [] for name in names.tolist()}
+    if places:
+        for uri, values in ids:
+            for name in _among(np.asarray(values, "S11"), names).tolist():
+                places[name].append(uri)
+    return [Duplicate(name.decode(), tuple(uris)) for name, uris in places.items()]
+
+
+def require_disjoint(
+    training: Iterable[tuple[str, np.ndarray | Sequence[str]]], held_out: Mapping[str, np.ndarray | Sequence[str]]
+) -> None:
     """Raise DataError naming the videos when one is on both sides of the hold-out."""
     leaks = find_leaks(training, held_out)
     if leaks:
@@ -114,7 +123,7 @@ def require_disjoint(training: Mapping[str, Sequence[str]], held_out: Mapping[st
         )
 
 
-def require_unique(ids: Mapping[str, Sequence[str]]) -> None:
+def require_unique(ids: Mapping[str, np.ndarray | Sequence[str]]) -> None:
     """Raise DataError naming the videos that occur twice."""
     duplicates = find_duplicates(ids)
     if duplicates:

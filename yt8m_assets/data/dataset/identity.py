@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from yt8m_assets.data.dataset.shards import Listed
 from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, atomic_write
 from yt8m_assets.storage.files import is_settled
@@ -47,7 +48,7 @@ class Identities:
         """Remember (URI, version, checksum) of shards that were read."""
         before = dict(self._known)
         for uri, version, checksum in found:
-            if _is_settled(version):
+            if is_settled_version(version):
                 self._known[uri] = [version, checksum]
         if self._known != before:
             self._write()
@@ -57,39 +58,38 @@ class Identities:
             temporary.write_text(json.dumps(self._known, sort_keys=True))
 
 
-def forget_shard(uri: str, indexes: Path) -> None:
-    """Recognise a shard no more, nor use its index in the folder `indexes` of a cache: it is not what was seen before.
+def forget_shard(uri: str, cache_path: Path) -> None:
+    """Recognise a shard no more: it is not what was seen before.
 
     Size and time of change said it was; a copy that keeps times, of another file of that size, is taken for the same.
     """
-    from yt8m_assets.data.dataset.index import index_path
-
-    index_path(uri, indexes).unlink(missing_ok=True)
-    Identities(indexes.parent).drop(uri)
+    Identities(cache_path).drop(uri)
 
 
-def _is_settled(version: str) -> bool:
+def is_settled_version(version: str) -> bool:
+    """Whether a version tells contents apart: a file that was changed just now may change again without another."""
     changed = version.partition("mtime_ns:")[2]
     return not changed or is_settled(int(changed))
 
 
-def content_checksums(store: ArtifactStore, listing: Mapping[str, str]) -> dict[str, str]:
-    """URI -> checksum of the content of listed shards (URI -> version).
+def content_checksums(store: ArtifactStore, listing: Mapping[str, Listed]) -> dict[str, str]:
+    """URI -> checksum of the content of listed shards.
 
     A local shard that nobody has seen is looked through, a page a record. One in a bucket is not fetched for it: its
     version stands for it, which is no content that was ever published.
     """
     identities = Identities(store.cache_path)
+    versions = {uri: listed.version for uri, listed in listing.items()}
     found = {
-        uri: checksum for uri, version in listing.items() if (checksum := identities.get(uri, version)) is not None
+        uri: checksum for uri, version in versions.items() if (checksum := identities.get(uri, version)) is not None
     }
-    if len(found) < len(listing):
+    if len(found) < len(versions):
         published = published_versions(store)
-        found |= {uri: published[v] for uri, v in listing.items() if uri not in found and v in published}
-    unknown = [uri for uri in listing if uri not in found]
-    looked_at = {uri: _look_through(uri) for uri in unknown if "mtime_ns:" in listing[uri]}
-    identities.note((uri, listing[uri], checksum) for uri, checksum in looked_at.items())
-    return {uri: found.get(uri) or looked_at.get(uri) or listing[uri] for uri in listing}
+        found |= {uri: published[v] for uri, v in versions.items() if uri not in found and v in published}
+    unknown = [uri for uri in versions if uri not in found]
+    looked_at = {uri: _look_through(uri) for uri in unknown if listing[uri].mtime_ns is not None}
+    identities.note((uri, versions[uri], checksum) for uri, checksum in looked_at.items())
+    return {uri: found.get(uri) or looked_at.get(uri) or version for uri, version in versions.items()}
 
 
 def _look_through(uri: str) -> str:

@@ -1,30 +1,27 @@
-"""The sidecar index of a shard: where every record and its frames lie, so that a window is read without the rest.
+"""The index of a shard: where every record and its frames lie, so that a window is read without the rest.
 
 40 bytes a video plus its id. An index belongs to a shard's content: it carries the checksum of the shard's framing
-(every record's length and checksums), and is rebuilt when that differs; each record's own checksum says later that it
-is the one that was indexed.
+(every record's length and checksums); each record's own checksum says later that it is the one that was indexed.
+`packed` is what is published of it.
 """
 
 import json
-import logging
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from crc32c import crc32c
 
 from yt8m_assets.data.dataset.reading import RELEASED, Reading
-from yt8m_assets.data.dataset.shards import local_stat
 from yt8m_assets.data.records.framing import OVERHEAD_BYTES, ShardFile, framing_crc
 from yt8m_assets.data.records.parsing import RecordParser
 from yt8m_assets.data.records.reader import QuarantinedRecord, ReadReport, iterate_records, segments_beyond_end
 from yt8m_assets.errors import SchemaMismatchError
-from yt8m_assets.storage import atomic_write, sha256_text
-from yt8m_assets.storage.files import is_settled
 
-logger = logging.getLogger(__name__)
-VERSION = 3
+if TYPE_CHECKING:
+    from yt8m_assets.storage.remote import RemoteStat
+
+VERSION = 4
 _MAGIC = b"YT8MIDX1"
 NOT_LOCATED = 0xFFFFFFFF
 """`rgb_start` of a record whose encoding is not the canonical one: it is read through protobuf."""
@@ -90,15 +87,20 @@ class ShardIndex:
     """S11 [N]: video ids."""
     quarantined: tuple[QuarantinedRecord, ...] = ()
     """Records that were set aside."""
-    stored_mtime_ns: int | None = None
-    """Of a local shard, when it was changed last: that the index fits is seen without reading the shard."""
-    stored_crc32c: int | None = None
-    """Of a shard in a bucket, the store's checksum: that the index fits is seen without fetching the shard."""
+    described: "RemoteStat | None" = None
+    """What the store said of a shard in a bucket, so that opening it asks nothing; not kept with the index."""
 
-    @property
-    def video_ids(self) -> list[str]:
-        """The ids as text."""
-        return [name.decode() for name in self.ids.tolist()]
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def num_frames(self) -> np.ndarray:
+        """uint32 [N]: frames of each video."""
+        found: np.ndarray = self.records["num_frames"]
+        return found
+
+    def load(self) -> "ShardIndex":
+        """Itself: it is in memory."""
+        return self
 
     def tell(self, report: ReadReport) -> None:
         """Report what reading the shard met."""
@@ -108,11 +110,6 @@ class ShardIndex:
         report.num_empty_shards += not self.num_records
         report.num_records += len(self.records)
         report.num_segments_beyond_end += self.num_segments_beyond_end
-
-    def without(self, video_ids: np.ndarray) -> "ShardIndex":
-        """The index without some videos (S11 [n]); its counts stay those of the shard."""
-        kept = ~np.isin(self.ids, video_ids)
-        return self if kept.all() else replace(self, records=self.records[kept], ids=self.ids[kept])
 
     def to_bytes(self) -> bytes:
         """Magic, JSON header, records, ids, and a crc32c of it all."""
@@ -151,19 +148,23 @@ _HEADER_FIELDS = (
     "num_labels",
     "num_ratings",
     "num_segments_beyond_end",
-    "stored_mtime_ns",
-    "stored_crc32c",
 )
 
 
-def build_index(uri: str, reading: Reading = RELEASED, report: ReadReport | None = None) -> ShardIndex:
+def build_index(
+    uri: str,
+    reading: Reading = RELEASED,
+    report: ReadReport | None = None,
+    described: "RemoteStat | None" = None,
+) -> ShardIndex:
     """Read a shard once, checking everything, and note where its records lie. Errors as `read_shard`.
 
+    described: what a listing said of it.
     Raises SchemaMismatchError for a video-level record whatever `reading.on_corrupt` says: only its kind is wrong.
     """
     report = reading.new_report() if report is None else report
     before = len(report.quarantined)
-    parser, file = RecordParser(uri, reading.feature_sizes), ShardFile(uri, reading.copies)
+    parser, file = RecordParser(uri, reading.feature_sizes), ShardFile(uri, reading.copies, described)
     rows: list[tuple[int, ...]] = []
     ids: list[str] = []
     labels = ratings = beyond = 0
@@ -203,72 +204,5 @@ def build_index(uri: str, reading: Reading = RELEASED, report: ReadReport | None
         records=np.array(rows, RECORD),
         ids=np.array(ids, "S11"),
         quarantined=quarantined,
+        described=described,
     )
-
-
-def index_path(uri: str, cache_path: Path) -> Path:
-    """Where the index of a shard lies in a cache folder."""
-    name = uri.rsplit("/", 1)[-1]
-    return cache_path / f"{name}-{sha256_text(uri)[:16]}.index"
-
-
-def load_index(uri: str, reading: Reading = RELEASED, report: ReadReport | None = None) -> ShardIndex:
-    """The index of a shard: from the index folder while it fits the shard's content, else built (and kept there).
-
-    An index that lists damaged records is used under "quarantine" only (and reported again); under "raise" the shard
-    is read anew, which raises.
-    """
-    report = reading.new_report() if report is None else report
-    if reading.index_folder is None:
-        return build_index(uri, reading, report)
-    path = index_path(uri, reading.index_folder)
-    try:
-        index = ShardIndex.from_bytes(path.read_bytes())
-    except FileNotFoundError:
-        index = None
-    except (ValueError, KeyError, TypeError) as error:
-        logger.warning("%s: the index is %s; it is built again", path, error)
-        index = None
-    if index is not None and _fits(index, uri, reading):
-        index.tell(report)
-        return index
-    stored = stored_version(uri)  # first: a shard that is replaced while it is read does not fit the next time
-    changed_ns = settled_mtime_ns(uri) if stored is None else None
-    index = build_index(uri, reading, report)
-    index = replace(index, stored_crc32c=stored[1] if stored else None, stored_mtime_ns=changed_ns)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(index.to_bytes())
-    return index
-
-
-def stored_version(uri: str) -> tuple[int, int | None] | None:
-    """Size and checksum of a shard in a bucket as the store has them; None for a local file."""
-    if "://" not in uri or uri.startswith("file://"):
-        return None
-    from yt8m_assets.storage.remote import stat
-
-    described = stat(uri)
-    return described.size, described.crc32c
-
-
-def settled_mtime_ns(uri: str) -> int | None:
-    """When a local shard was changed last; None just after that, when it may change again without another time."""
-    changed = local_stat(uri).st_mtime_ns
-    return changed if is_settled(changed) else None
-
-
-def _fits(index: ShardIndex, uri: str, reading: Reading) -> bool:
-    if index.uri != uri or index.feature_sizes != tuple(reading.feature_sizes):
-        return False
-    if index.quarantined and reading.on_corrupt == "raise":
-        return False
-    if index.stored_crc32c is not None:
-        return stored_version(uri) == (index.size, index.stored_crc32c)
-    if index.stored_mtime_ns is not None:
-        found = local_stat(uri)
-        if (found.st_size, found.st_mtime_ns) == (index.size, index.stored_mtime_ns):
-            return True
-    if index.quarantined:
-        return False  # a record that was repaired has the framing that the damaged one had
-    file = ShardFile(uri, reading.copies)
-    return index.size == file.size and index.checksum == f"framing-crc32c:{framing_crc(file)[1]:08x}"

@@ -10,7 +10,7 @@ from itertools import takewhile
 import numpy as np
 
 from yt8m_assets.data.dataset.folds import Duplicate, find_duplicates
-from yt8m_assets.data.dataset.shards import expand_patterns, shard_size
+from yt8m_assets.data.dataset.shards import expand_patterns, look_at
 from yt8m_assets.data.records.examples import FEATURE_SIZES
 from yt8m_assets.data.records.parsing import RecordParser
 from yt8m_assets.data.records.reader import ReadReport, iterate_records, segments_beyond_end
@@ -124,7 +124,7 @@ def inspect(
 def _inspect_shard(
     uri: str, report: InspectionReport, reading: ReadReport, feature_sizes: tuple[int, int]
 ) -> list[str]:
-    summary = ShardSummary(uri, shard_size(uri))
+    summary = ShardSummary(uri, look_at(uri).size)
     damaged_before = len(reading.quarantined)
     parser = RecordParser(uri, feature_sizes)
     ids = []

@@ -2,9 +2,11 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from yt8m_assets.data.dataset.packed import PackedShard
 from yt8m_assets.data.dataset.reading import RELEASED, Reading
 from yt8m_assets.data.dataset.scan import scan_shards
 from yt8m_assets.data.dataset.videos import IndexedVideos, Videos
@@ -17,7 +19,8 @@ class MemoryVideos:
     """Videos held in memory as uint8: one array of all frames, one row a second."""
 
     def __init__(self, source: Videos, progress: Progress | None = None) -> None:
-        self.video_ids, self.num_frames = list(source.video_ids), source.num_frames.copy()
+        self.video_ids: Sequence[str] = list(source.video_ids)
+        self.num_frames = source.num_frames.copy()
         self._places = [source.where(number) for number in range(len(source))]
         self.shard_uris = list(source.shard_uris)
         self.shard_sizes, self.feature_size = source.shard_sizes.copy(), source.feature_size
@@ -73,36 +76,32 @@ _MAX_SHARED = 3
 
 
 def load_videos(
-    uris: Sequence[str],
+    shards: Sequence[str | PackedShard],
     reading: Reading = RELEASED,
     *,
     memory_budget: int = 0,
     report: ReadReport | None = None,
     progress: Progress | None = None,
-    excluded_ids: Sequence[str] = (),
-    only_ids: Sequence[str] | None = None,
 ) -> Videos:
     """The videos of shards, in memory where their frames fit `memory_budget` bytes, else read on demand.
 
-    excluded_ids: videos to leave out, as if their records (and a shard that holds no others) were not there; only_ids:
-    leave out all but these.
-    What is in memory is shared by later calls of this process for the same content, within the budget.
+    shards: as a published index has them, with which nothing is read but what is asked for; or all by their URIs, which
+    are indexed first. What is in memory is shared by later calls of this process for the same content, within the
+    budget. Raises what reading raises; DataError when there are shards and all are empty.
     """
     report = reading.new_report() if report is None else report
-    indices = scan_shards(uris, reading, report=report, progress=progress)
-    if excluded_ids or only_ids is not None:
-        left = [index.without(np.array(sorted(excluded_ids), "S11")) for index in indices]
-        if only_ids is not None:
-            left = [index.without(index.ids[~np.isin(index.ids, np.array(sorted(only_ids), "S11"))]) for index in left]
-        indices = [
-            kept for index, kept in zip(indices, left, strict=True) if len(kept.records) or not len(index.records)
-        ]
+    indices: list[Any] = [shard for shard in shards if isinstance(shard, PackedShard)]
+    if len(indices) < len(shards):
+        indices = scan_shards([str(shard) for shard in shards], reading, report=report, progress=progress)
+    else:
+        for index in indices:
+            index.tell(report)
     videos = IndexedVideos(indices, reading, report)
     needed = int(videos.num_frames.sum()) * videos.feature_size
     if needed > memory_budget:
         return videos
-    content = tuple((index.uri, index.checksum) for index in indices)
-    key = (content, reading, frozenset(excluded_ids), only_ids and frozenset(only_ids))
+    content = tuple((index.uri, index.checksum, getattr(index, "held_out", None)) for index in indices)
+    key = (content, reading)
     if key not in _shared:
         while _shared and (
             len(_shared) >= _MAX_SHARED or needed + sum(held.frames.nbytes for held in _shared.values()) > memory_budget

@@ -21,8 +21,8 @@ class Reading:
     """"quarantine" sets damaged records aside into the report, "raise" stops at the first."""
     max_quarantined: int = 100
     """Records that may be set aside."""
-    index_folder: Path | None = None
-    """Where the shards' indexes are kept; None: each is made anew."""
+    cache_path: Path | None = None
+    """The cache whose notes recognise shards (see `identity`): one that turns out to be another is struck out there."""
     copies: ShardCache | None = None
     """Where copies of shards in buckets are kept; None: in the home folder."""
 

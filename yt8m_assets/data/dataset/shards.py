@@ -7,22 +7,45 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.errors import DataError, MissingDataError
+
+if TYPE_CHECKING:
+    from yt8m_assets.storage.remote import RemoteStat
 
 SCHEMA = 2
 
 
-def list_shards(patterns: str | Sequence[str]) -> dict[str, str]:
-    """URI -> version of the shards that patterns (local or gs:// globs, or plain names) match: sorted, each once.
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """What a listing says of a shard."""
 
-    Local URIs are absolute and normalised; what exists by its literal name is meant literally, a `[` included. A
-    version is the size in bytes and, in a bucket, the store's crc32c, here the time of the last change: while it stays,
-    so does the content (see `identity`). One listing for each gs:// pattern, however many shards it matches. Raises
-    MissingDataError naming the pattern that matches nothing, and what its folder holds.
+    size: int
+    """Bytes."""
+    mtime_ns: int | None = None
+    """Of a local one, the time of its last change."""
+    described: "RemoteStat | None" = None
+    """Of one in a bucket, all that the store said."""
+
+    @property
+    def version(self) -> str:
+        """The size and, in a bucket, the store's crc32c, here the time of the last change: while it stays, so does the
+        content (see `identity`)."""
+        if self.described is None:
+            return f"{self.size} mtime_ns:{self.mtime_ns}"
+        crc = self.described.crc32c
+        return str(self.size) if crc is None else f"{self.size} crc32c:{crc:08x}"
+
+
+def list_shards(patterns: str | Sequence[str]) -> dict[str, Listed]:
+    """URI -> what a listing says of each shard that patterns (local or gs:// globs, or plain names) match; sorted.
+
+    Local URIs are absolute and normalised; what exists by its literal name is meant literally, a `[` included. One
+    listing for each gs:// pattern, however many shards it matches. Raises MissingDataError naming the pattern that
+    matches nothing, and what its folder holds.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Listed] = {}
     for pattern in dict.fromkeys([patterns] if isinstance(patterns, str) else patterns):
         matches = _list(pattern)
         if not matches:
@@ -36,18 +59,18 @@ def expand_patterns(patterns: str | Sequence[str]) -> list[str]:
     return list(list_shards(patterns))
 
 
-def _list(pattern: str) -> dict[str, str]:
+def _list(pattern: str) -> dict[str, Listed]:
     if "://" in pattern and not pattern.startswith("file://"):
         from yt8m_assets.storage.remote import glob_uris
 
-        return {uri: _version(found.size, found.crc32c) for uri, found in glob_uris(pattern).items()}
+        return {uri: Listed(size=found.size, described=found) for uri, found in glob_uris(pattern).items()}
     names = map(os.path.abspath, glob.glob(_literal_start(pattern.removeprefix("file://")), recursive=True))
     found = {name: local_stat(name) for name in names}  # one look at each: there may be thousands, far away
-    return {name: _local_version(seen) for name, seen in found.items() if stat.S_ISREG(seen.st_mode)}
-
-
-def _local_version(found: os.stat_result) -> str:
-    return f"{found.st_size} mtime_ns:{found.st_mtime_ns}"
+    return {
+        name: Listed(size=seen.st_size, mtime_ns=seen.st_mtime_ns)
+        for name, seen in found.items()
+        if stat.S_ISREG(seen.st_mode)
+    }
 
 
 def _literal_start(pattern: str) -> str:
@@ -55,10 +78,6 @@ def _literal_start(pattern: str) -> str:
     path = Path(pattern)
     literal = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
     return os.path.join(glob.escape(str(literal)), *path.parts[len(literal.parts) :])
-
-
-def _version(size: int, crc32c: int | None) -> str:
-    return str(size) if crc32c is None else f"{size} crc32c:{crc32c:08x}"
 
 
 def shard_names(uris: Iterable[str]) -> dict[str, str]:
@@ -97,13 +116,15 @@ def _folder_listing(pattern: str) -> str:
     return f"{folder} holds {', '.join(names[:5])}{more}"
 
 
-def shard_size(uri: str) -> int:
-    """Bytes of a shard. Raises MissingDataError where it does not exist."""
+def look_at(uri: str) -> Listed:
+    """What a listing would say of one shard. Raises MissingDataError where it does not exist."""
     if "://" in uri and not uri.startswith("file://"):
         from yt8m_assets.storage import remote
 
-        return remote.stat(uri).size
-    return local_stat(uri).st_size
+        found = remote.stat(uri)
+        return Listed(size=found.size, described=found)
+    seen = local_stat(uri)
+    return Listed(size=seen.st_size, mtime_ns=seen.st_mtime_ns)
 
 
 def local_stat(uri: str) -> os.stat_result:
@@ -126,6 +147,8 @@ class ShardInfo:
     """What identifies it among the shards of its asset (see `shard_names`)."""
     uri: str = ""
     """Local path or gs:// URI where it lies now; never published, for data may be moved."""
+    described: "RemoteStat | None" = None
+    """What the listing said of one in a bucket; never published."""
     size: int
     """Bytes."""
     checksum: str
@@ -159,9 +182,11 @@ class ShardManifest:
     notes: dict[str, Any] = field(default_factory=dict)
     """Anything else worth keeping, as JSON values."""
 
-    def located(self, uris: Mapping[str, str]) -> "ShardManifest":
-        """The same with the places where the shards lie; `uris`: name -> URI of every one."""
-        return replace(self, shards=tuple(replace(shard, uri=uris[shard.name]) for shard in self.shards))
+    def located(self, uris: Mapping[str, str], listing: Mapping[str, Listed]) -> "ShardManifest":
+        """The same with the places where the shards lie; `uris`: name -> URI of every one, `listing`: URI -> Listed."""
+        places = ((shard, uris[shard.name]) for shard in self.shards)
+        found = (replace(shard, uri=uri, described=listing[uri].described) for shard, uri in places)
+        return replace(self, shards=tuple(found))
 
     def uris(self, held_out: bool | None = None) -> list[str]:
         """URIs of all shards, or of those on one side of the hold-out."""
@@ -175,7 +200,10 @@ class ShardManifest:
         """Text with sorted keys: equal manifests give equal text."""
         content = {
             "schema": SCHEMA,
-            "shards": [{name: v for name, v in asdict(shard).items() if name != "uri"} for shard in self.shards],
+            "shards": [
+                {name: value for name, value in asdict(shard).items() if name not in ("uri", "described")}
+                for shard in self.shards
+            ],
             "quarantined": list(self.quarantined),
             "notes": self.notes,
         }

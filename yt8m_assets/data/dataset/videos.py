@@ -7,9 +7,11 @@ from typing import Protocol
 import numpy as np
 
 from yt8m_assets.data.dataset.identity import forget_shard
-from yt8m_assets.data.dataset.index import NOT_LOCATED, ShardIndex
+from yt8m_assets.data.dataset.index import ShardIndex
+from yt8m_assets.data.dataset.packed import PackedShard
+from yt8m_assets.data.dataset.parts import IndexParts, VideoIds
 from yt8m_assets.data.dataset.reading import RELEASED, Reading
-from yt8m_assets.data.records.examples import FEATURE_NAMES, FEATURE_SIZES
+from yt8m_assets.data.records.examples import FEATURE_SIZES
 from yt8m_assets.data.records.framing import HEADER_BYTES, OVERHEAD_BYTES, ShardFile, read_data
 from yt8m_assets.data.records.parsing import NO_LABELS, RecordParser
 from yt8m_assets.data.records.reader import ReadReport
@@ -27,10 +29,10 @@ _OPEN_FILES = 64
 class Videos(Protocol):
     """N videos of M shards, numbered in shard order."""
 
-    video_ids: list[str]
+    video_ids: Sequence[str]
     """Id of each."""
     num_frames: np.ndarray
-    """int64 [N]: frames that are used, at most `max_frames`; those of a damaged video cannot be read."""
+    """int32 [N]: frames that are used, at most `max_frames`; those of a damaged video cannot be read."""
     shard_uris: list[str]
     """Each shard."""
     shard_sizes: np.ndarray
@@ -64,38 +66,38 @@ class IndexedVideos:
 
     def __init__(
         self,
-        indices: Sequence[ShardIndex],
+        indices: Sequence[ShardIndex | PackedShard],
         reading: Reading = RELEASED,
         report: ReadReport | None = None,
     ) -> None:
-        self.indices, self.reading = list(indices), reading
+        self.parts, self.reading = IndexParts(indices), reading
         self.report = reading.new_report() if report is None else report
-        self.feature_sizes = self.indices[0].feature_sizes if self.indices else FEATURE_SIZES
+        self.feature_sizes = indices[0].feature_sizes if indices else FEATURE_SIZES
         self.feature_size = sum(self.feature_sizes)
-        self.video_ids = [name for index in self.indices for name in index.video_ids]
-        self.shard_uris = [index.uri for index in self.indices]
-        self.shard_sizes = np.array([len(index.records) for index in self.indices], np.int64)
-        self._first = np.concatenate([[0], np.cumsum(self.shard_sizes)])
-        self.num_frames = np.minimum(self._column("num_frames"), reading.max_frames)
-        self._verified = np.zeros(len(self.video_ids), bool)
-        self._damaged = np.zeros(len(self.video_ids), bool)
-        self._shard = np.repeat(np.arange(len(self.indices), dtype=np.int32), self.shard_sizes)
-        self._located = self._column("rgb_start") != NOT_LOCATED
-        self._lists = [
-            (self._absolute(f"{name}_start"), size, frame_header(size))
-            for name, size in zip(FEATURE_NAMES, self.feature_sizes, strict=True)
-            if size
-        ]
-        self._files: OrderedDict[int, ShardFile] = OrderedDict()
+        self.shard_uris, self.shard_sizes = [index.uri for index in indices], self.parts.sizes
+        self._damaged = np.zeros(len(self.parts), bool)
         self._marks: dict[int, object] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """What each process has for itself."""
+        self.video_ids: Sequence[str] = VideoIds(self.parts)
+        self.num_frames = self.parts.num_frames(self.reading.max_frames)
+        self._verified = np.zeros(len(self), bool)
+        self._files: OrderedDict[int, ShardFile] = OrderedDict()
         self._parsers: dict[int, RecordParser] = {}
 
     def __len__(self) -> int:
-        return len(self.video_ids)
+        return len(self.parts)
 
     def __getstate__(self) -> dict[str, object]:
-        """Open files stay with their process, and each process verifies for itself."""
-        return self.__dict__ | {"_files": OrderedDict(), "_parsers": {}, "_verified": np.zeros_like(self._verified)}
+        """Open files stay with their process, each verifies for itself, and reads the index from its files."""
+        own = ("video_ids", "num_frames", "_verified", "_files", "_parsers")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._begin()
 
     def damaged(self, numbers: np.ndarray) -> np.ndarray:
         """bool [B]: which videos (int64 [B]) cannot be read. Under "raise" none: reading them raises."""
@@ -106,8 +108,8 @@ class IndexedVideos:
 
         Raises CorruptShardError when a checksum or a frame's header is not what the index found.
         """
-        number = int(number)
-        read = self._file(self._shard.item(number)).read  # first: a file opened anew is verified anew
+        shard, row = self.parts.locate(int(number))
+        read = self._file(shard).read  # first: a file opened anew is verified anew
         if not self._verified.item(number):
             self._verify_one(number)
         if self._damaged.item(number):
@@ -118,12 +120,13 @@ class IndexedVideos:
             count = self.num_frames.item(number) - first
         if not count:
             return np.empty((0, self.feature_size), np.uint8)
-        if not self._located.item(number):
+        part = self.parts[shard]
+        if not part.located.item(row):
             return self._parsed_frames(number)[first : first + count]
         frames, column = np.empty((count, self.feature_size), np.uint8), 0
-        for starts, size, header in self._lists:
+        for starts, size, header in part.lists:
             stride = len(header) + size
-            content = read(starts.item(number) + first * stride, count * stride)
+            content = read(starts.item(row) + first * stride, count * stride)
             if len(content) < count * stride:
                 raise self._fault(number, _SHORT)
             if not content.startswith(header):
@@ -136,20 +139,26 @@ class IndexedVideos:
     def read_windows(self, numbers: Sequence[int], firsts: Sequence[int], count: int) -> np.ndarray:
         """uint8 [B, count, F]: window b is frames [firsts[b], firsts[b] + count) of video numbers[b], all inside."""
         frames, chosen = np.empty((len(numbers), count, self.feature_size), np.uint8), np.asarray(numbers, np.int64)
-        shards = self._shard[chosen].tolist()
+        of_shard = self.parts.first.searchsorted(chosen, side="right") - 1
+        shards, places = of_shard.tolist(), (chosen - self.parts.first[of_shard]).tolist()
         reads = {shard: self._file(shard).read for shard in set(shards)}
         if self._verify(chosen).any():
             raise self._fault(int(chosen[self._damaged[chosen]][0]), _SET_ASIDE)
-        located = self._located[chosen]
+        parts = {shard: self.parts[shard] for shard in reads}
+        located = np.array([parts[s].located.item(p) for s, p in zip(shards, places, strict=True)], bool)
         for row in np.flatnonzero(~located).tolist():
             frames[row] = self._parsed_frames(numbers[row])[firsts[row] : firsts[row] + count]
         rows = np.flatnonzero(located)
         listed = rows.tolist()
         column = 0
-        for starts, size, header in self._lists:
+        for feature, size in enumerate(size for size in self.feature_sizes if size):
+            header = frame_header(size)
             stride = len(header) + size
-            places = (starts[chosen[rows]] + np.asarray(firsts, np.int64)[rows] * stride).tolist()
-            contents = [reads[shards[row]](place, count * stride) for row, place in zip(listed, places, strict=True)]
+            starts = {shard: part.lists[feature][0] for shard, part in parts.items()}
+            contents = [
+                reads[shards[row]](starts[shards[row]].item(places[row]) + int(firsts[row]) * stride, count * stride)
+                for row in listed
+            ]
             joined = b"".join(contents)
             if len(joined) != len(rows) * count * stride:
                 row = next(row for row, content in zip(listed, contents, strict=True) if len(content) < count * stride)
@@ -165,16 +174,17 @@ class IndexedVideos:
 
     def annotations(self, number: int) -> tuple[np.ndarray, SegmentLabels | None]:
         """Labels (int64 [L]) and ratings of a video."""
-        content, (shard, row) = None, self._locate(number)
+        content, (shard, row) = None, self.parts.locate(int(number))
         file = self._file(shard)
         if not self._verified.item(number):
             content = self._verify_one(number)
         if self._damaged.item(number):
             return NO_LABELS, None
-        if not self._located.item(number):
+        part = self.parts[shard]
+        if not part.located.item(row):
             video = self._parse(number)
             return video.labels, video.segments
-        record = self.indices[shard].records[row]
+        record = part.index.records[row]
         start, length = int(record["context_start"]), int(record["context_length"])
         if content is None:
             context = file.read(int(record["offset"]) + HEADER_BYTES + start, length)
@@ -190,7 +200,7 @@ class IndexedVideos:
 
     def where(self, number: int) -> str:
         """Shard and id of a video, for error messages."""
-        return f"{self.indices[self._locate(number)[0]].uri}: video {self.video_ids[number]}"
+        return f"{self.parts.indices[self.parts.locate(number)[0]].uri}: video {self.video_ids[number]}"
 
     def __iter__(self) -> Iterator[Video]:
         for number, video_id in enumerate(self.video_ids):
@@ -198,33 +208,19 @@ class IndexedVideos:
             if not self._damaged.item(number):
                 yield Video(video_id, self.read(number), labels, segments)
 
-    def _absolute(self, name: str) -> np.ndarray:
-        """int64 [N]: the byte of its shard at which each video's list starts."""
-        return self._column("offset") + HEADER_BYTES + self._column(name)
-
-    def _column(self, name: str) -> np.ndarray:
-        """int64 [N]: a column of all indices."""
-        return np.concatenate(
-            [np.empty(0, np.int64), *(index.records[name].astype(np.int64) for index in self.indices)]
-        )
-
-    def _locate(self, number: int) -> tuple[int, int]:
-        shard = self._shard.item(number)
-        return shard, int(number - self._first[shard])
-
     def _file(self, shard: int) -> ShardFile:
         file = self._files.get(shard)
         if file is None:
-            index = self.indices[shard]
+            index = self.parts.indices[shard]
             try:
-                file = ShardFile(index.uri, self.reading.copies)
+                file = ShardFile(index.uri, self.reading.copies, index.described)
             except MissingDataError as error:
                 raise MissingDataError(f"{index.uri}: the shard was there when it was indexed and is gone") from error
             if file.size != index.size:
                 reason = f"it has {file.size:,} bytes, {index.size:,} when it was indexed; {_REBUILD}"
                 raise CorruptShardError(index.uri, 0, 0, reason)
             if self._marks.setdefault(shard, file.mark) != file.mark:  # replaced since: nothing of it was verified
-                self._verified[self._first[shard] : self._first[shard + 1]] = False
+                self._verified[self.parts.first[shard] : self.parts.first[shard + 1]] = False
                 self._marks[shard] = file.mark
             self._files[shard] = file
             if len(self._files) > _OPEN_FILES:
@@ -235,18 +231,18 @@ class IndexedVideos:
 
     def _parser(self, shard: int) -> RecordParser:
         if shard not in self._parsers:
-            self._parsers[shard] = RecordParser(self.indices[shard].uri, self.feature_sizes)
+            self._parsers[shard] = RecordParser(self.parts.indices[shard].uri, self.feature_sizes)
         return self._parsers[shard]
 
     def _fault(self, number: int, reason: str) -> CorruptShardError:
-        shard, row = self._locate(number)
-        record = self.indices[shard].records[row]
-        return CorruptShardError(self.indices[shard].uri, int(record["offset"]), int(record["number"]), reason)
+        shard, row = self.parts.locate(number)
+        record = self.parts[shard].index.records[row]
+        return CorruptShardError(self.parts.indices[shard].uri, int(record["offset"]), int(record["number"]), reason)
 
     def _changed(self, number: int) -> CorruptShardError:
         """The error of a shard that is not the indexed one; the next run does not recognise it."""
-        if self.reading.index_folder is not None:
-            forget_shard(self.indices[self._shard.item(number)].uri, self.reading.index_folder)
+        if self.reading.cache_path is not None:
+            forget_shard(self.parts.indices[self.parts.locate(number)[0]].uri, self.reading.cache_path)
         return self._fault(number, _CHANGED)
 
     def _verify(self, numbers: np.ndarray) -> np.ndarray:
@@ -258,8 +254,8 @@ class IndexedVideos:
 
     def _verify_one(self, number: int) -> memoryview | None:
         """The data of a record, verified; None where it was set aside. Raises CorruptShardError."""
-        shard, row = self._locate(number)
-        record, file = self.indices[shard].records[row], self._file(shard)
+        shard, row = self.parts.locate(number)
+        record, file = self.parts[shard].index.records[row], self._file(shard)
         offset, length = int(record["offset"]), int(record["length"])
         try:
             content, checksum = read_data(file, offset, length, int(record["number"]))
@@ -280,15 +276,8 @@ class IndexedVideos:
         return frames[: self.num_frames.item(number)]
 
     def _parse(self, number: int) -> Video:
-        shard, row = self._locate(number)
-        record = self.indices[shard].records[row]
+        shard, row = self.parts.locate(number)
+        record = self.parts[shard].index.records[row]
         place = int(record["offset"]), int(record["number"])
         content, _ = read_data(self._file(shard), place[0], int(record["length"]), place[1])
         return self._parser(shard).parse(content, *place)
-
-
-def ids_by_shard(videos: Videos) -> dict[str, list[str]]:
-    """Shard -> the ids of its videos."""
-    ends = np.cumsum(videos.shard_sizes).tolist()
-    starts = [0, *ends]
-    return {uri: videos.video_ids[starts[n] : ends[n]] for n, uri in enumerate(videos.shard_uris)}
