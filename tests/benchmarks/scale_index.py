@@ -156,18 +156,30 @@ def publish_everything(recipe: Recipe, store: ArtifactStore) -> int:
     return len(nodes)
 
 
-def status(folder: Path, latency_ms: float = 60.0) -> float:
-    """Seconds of `yt8m status` of the challenge over a bucket, on a machine that has seen nothing yet."""
+def _status(folder: Path, latency_ms: float) -> tuple[float, int]:
+    """Seconds and requests of `yt8m status` of the challenge over a bucket."""
     write_data(folder / "data", 4, 4, 20)
     with slow_bucket() as bucket:
         data = recipe_over(bucket.load(folder / "data", "yt/data"), num_steps=1, window=8).data
         recipe = replace(load_recipe("challenge"), data=data)
         assert publish_everything(recipe, ArtifactStore("gs://yt/store", folder / "first machine")) == 101
         bucket.pace(latency_ms)
+        bucket.reset()
         store = ArtifactStore("gs://yt/store", folder / "second machine")
         began = time.perf_counter()
         table, *rest = status_report(recipe, store)
         seconds = time.perf_counter() - began
         assert not rest, rest
         assert table.row_count > 9
-    return seconds
+        counts = bucket.counts()
+    return seconds, counts.asked + counts.reads
+
+
+def status(folder: Path, latency_ms: float = 60.0) -> float:
+    """Seconds of `yt8m status` of the challenge over a bucket, on a machine that has seen nothing yet."""
+    return _status(folder, latency_ms)[0]
+
+
+def status_requests(folder: Path) -> float:
+    """Requests of it beyond one for each manifest."""
+    return _status(folder, 0)[1] - 101

@@ -63,7 +63,7 @@ class Lineage:
     """The state of a recipe's nodes in a store; each is looked up once, until `forget`."""
 
     def __init__(self, recipe: Recipe, store: ArtifactStore) -> None:
-        self.recipe, self.store = recipe, store
+        self.recipe, self.store = recipe, store.at_a_glance()
         self._current: dict[Node, Manifest | None] = {}
         self._configs: dict[Node, dict[str, Any]] = {}
 
@@ -71,6 +71,7 @@ class Lineage:
         """Look again: something may have been published, or data changed."""
         self._current.clear()
         self._configs.clear()
+        self.store = self.store.at_a_glance()
 
     def config(self, node: Node) -> dict[str, Any]:
         """What of recipe and named files determines the node. Raises DataError where such a file cannot be read."""

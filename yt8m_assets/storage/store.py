@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from yt8m_assets.errors import CorruptArtifactError, MissingArtifactError, PartitionBusyError, StorageError
+from yt8m_assets.storage.backend import RemoteBackend
 from yt8m_assets.storage.cache import Cache
 from yt8m_assets.storage.files import is_write_error
 from yt8m_assets.storage.generations import KEEP_GENERATIONS, Generations
+from yt8m_assets.storage.glance import GlancedBackend
 from yt8m_assets.storage.manifest import (
     REPORT_FOLDER,
     Manifest,
@@ -119,6 +121,14 @@ class ArtifactStore(Generations):
         """The same store for a new attempt at some artifacts: `find` does not see them."""
         store = copy.copy(self)
         store.remade = frozenset(keys)
+        return store
+
+    def at_a_glance(self) -> "ArtifactStore":
+        """The same store for who asks much of it at one time: of a bucket, each asset's folder is listed once."""
+        if not isinstance(self.backend, RemoteBackend):
+            return self
+        store = copy.copy(self)
+        store.backend = GlancedBackend(self.backend)
         return store
 
     def taking_outdated(self) -> "ArtifactStore":

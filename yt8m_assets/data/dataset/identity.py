@@ -84,7 +84,7 @@ def content_checksums(store: ArtifactStore, listing: Mapping[str, Listed]) -> di
         uri: checksum for uri, version in versions.items() if (checksum := identities.get(uri, version)) is not None
     }
     if len(found) < len(versions):
-        published = published_versions(store)
+        published = published_versions(store, {v for uri, v in versions.items() if uri not in found})
         found |= {uri: published[v] for uri, v in versions.items() if uri not in found and v in published}
     unknown = [uri for uri in versions if uri not in found]
     looked_at = {uri: _look_through(uri) for uri in unknown if listing[uri].mtime_ns is not None}
@@ -98,11 +98,14 @@ def _look_through(uri: str) -> str:
     return framing_checksum(uri)
 
 
-def published_versions(store: ArtifactStore) -> dict[str, str]:
-    """Version with the store's crc32c -> checksum, of every kept list: what other machines have read."""
+def published_versions(store: ArtifactStore, wanted: set[str]) -> dict[str, str]:
+    """Version with the store's crc32c -> checksum, of kept lists until all that are wanted are found: what other
+    machines have read."""
     found: dict[str, str] = {}
     for asset in SHARD_ASSETS:
         for manifest in store.generations(asset):
+            if wanted <= found.keys():
+                return found
             if VERSIONS_FILE in manifest.files:
                 try:
                     found |= json.loads((store.fetch(manifest, (VERSIONS_FILE,)) / VERSIONS_FILE).read_text())

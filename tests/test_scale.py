@@ -1,0 +1,22 @@
+"""Small versions of the bars of `make bench-scale`: the same measurements, in seconds."""
+
+from pathlib import Path
+
+from tests.benchmarks import scale_index
+from tests.benchmarks.bench_scale import ROWS
+
+
+def test_an_empty_machine_reads_the_index_and_the_first_window(tmp_path: Path) -> None:
+    assert ROWS["first_step"].met(scale_index.first_step(tmp_path, latency_ms=0, num_frames=100))
+
+
+def test_a_shard_costs_few_requests_besides_its_reads(tmp_path: Path) -> None:
+    assert ROWS["requests"].met(scale_index.requests(tmp_path, 4, 8))
+
+
+def test_of_a_list_that_is_made_again_the_replaced_shard_alone_is_read(tmp_path: Path) -> None:
+    assert ROWS["replaced_shard"].met(scale_index.replaced_shard(tmp_path, 8))
+
+
+def test_a_plan_over_a_bucket_asks_little(tmp_path: Path) -> None:
+    assert scale_index.status_requests(tmp_path) <= 60
