@@ -33,12 +33,14 @@ def test_memory_tracking_records_and_resumes():
     tracking = MemoryTracking()
     with pytest.raises(RuntimeError), tracking.run("name", kind="pretraining", params={"a": 1}) as run:
         run.log_metrics({"train/loss": 1.0}, 0)
+        run.log_metrics({"train/loss": 7.0, "train/rate": 2.0}, 0)
         raise RuntimeError("interrupted")
     assert tracking.runs[0].status == "FAILED"
     with tracking.run("name", kind="pretraining", params={"a": 1}, resume=run.state()) as again:
         again.log_metrics({"train/loss": 9.0}, 0)
         again.log_metrics({"train/loss": 0.5}, 1)
     assert tracking.runs[0].series("train/loss") == [(0, 1.0), (1, 0.5)]
+    assert tracking.runs[0].series("train/rate") == [(0, 2.0)]
     assert (tracking.runs[0].status, tracking.runs[0].attempt) == ("FINISHED", 2)
     with tracking.run("name", kind="pretraining", params={"a": 2}, resume=run.state()):
         pass

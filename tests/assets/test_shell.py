@@ -36,13 +36,20 @@ def test_numbers_are_short_also_in_lists_and_tables(value: float, shown: float) 
 def test_metadata_says_what_a_person_wants_first(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path))
     numbers = {"map": 0.5, "steps": 3, "mlflow_url": "http://127.0.0.1:5000/#/x", "candidates": {"a": 1}, "best": None}
-    numbers |= {"gain_of_tta": -0.1234567, "start_map": 0.4, "weights": "ema", "seconds": 1234567.8, "imported": True}
+    numbers |= {
+        "count": 7,
+        "gain_of_tta": -0.1234567,
+        "start_map": 0.4,
+        "weights": "ema",
+        "seconds": 1234567.8,
+        "imported": True,
+    }
     manifest = publish(store, "thing", {"a.txt": b"a", "report/curve.png": PNG, "report/page.html": b"<p>"}, numbers)
     shown = manifest_metadata(store, StageResult(manifest))
-    quality = ["map_at_100000", "start_map", "gain_of_tta", "seconds", "steps"]
-    assert list(shown)[:10] == [*quality, "mlflow_url", "weights", "best", "candidates", "imported"]
-    assert list(shown)[10] == "plot: curve"
-    assert [shown[name] for name in quality] == [0.5, 0.4, -0.123457, 1234570.0, 3]
+    quality = ["map_at_100000", "start_map", "gain_of_tta", "count", "seconds", "steps"]
+    assert list(shown)[:11] == [*quality, "mlflow_url", "weights", "best", "candidates", "imported"]
+    assert list(shown)[11] == "plot: curve"
+    assert [shown[name] for name in quality] == [0.5, 0.4, -0.123457, 7, 1234570.0, 3]
     assert shown["mlflow_url"] == dg.MetadataValue.url("http://127.0.0.1:5000/#/x")
     assert shown["candidates"] == dg.MetadataValue.json({"a": 1})
     assert shown["imported"] is True
@@ -119,6 +126,17 @@ def test_what_was_there_already_is_said_in_the_log(tmp_path: Path, reused: bool)
         assert result.success
         said = [entry.user_message for entry in instance.all_logs(result.run_id)]
     assert ("thing: up to date, nothing done" in said) == reused
+
+
+def test_tables_show_their_columns_and_how_many_rows_they_have(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    tables = {"submission.csv": b"Class,Segments\n1,a:0 b:5\n2,\n", "ranking.parquet": b"no table"}
+    manifests = {name: publish(store, name.partition(".")[0], {name: content}, {}) for name, content in tables.items()}
+    shown = manifest_metadata(store, StageResult(manifests["submission.csv"]))
+    assert shown["dagster/row_count"] == 2
+    assert [column.name for column in shown["dagster/column_schema"].columns] == ["Class", "Segments"]
+    shown = manifest_metadata(store, StageResult(manifests["ranking.parquet"]))
+    assert not [name for name in shown if name.startswith("dagster/") and name != "dagster/uri"]
 
 
 def test_a_damaged_plot_is_said_and_fails_nothing(tmp_path: Path) -> None:

@@ -101,9 +101,13 @@ def test_what_is_not_a_ranking_is_named(tmp_path, damage):
     ("field", "value", "complaint"),
     [
         ("class_ids", [3, 3, 9, 11], "strictly ascending"),
+        ("class_ids", [3, 9, 5, 11], "strictly ascending"),
+        ("offsets", [0, 1, 4, 3, 6], "do not delimit"),
+        ("offsets", [1, 1, 4, 4, 6], "do not delimit"),
         ("offsets", [0, 1, 4, 4], "do not delimit"),
         ("segment", [0, 1], "2 segments, 6 scores"),
         ("segment", [0, 1, 2, 0, 1, 3], "outside the table of 3"),
+        ("segment", [0, 1, 2, 0, 1, -1], "outside the table of 3"),
     ],
 )
 def test_contradicting_arrays_are_refused(field, value, complaint):

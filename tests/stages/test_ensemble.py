@@ -142,11 +142,15 @@ def test_models_are_fused_class_by_class_as_in_memory(ranked_graph):
 def test_submission_is_valid_and_is_the_fusion_of_the_test_rankings(ranked_graph):
     recipe, store = ranked_graph
     search(ranked_graph)
-    result = make_submission(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={})
+    tracking = MemoryTracking()
+    result = make_submission(recipe, store, tracking=tracking, progress=QUIET, run_tags={})
     path = store.fetch(result.manifest) / "submission.csv"
     classes = read_segment_classes(recipe, store).tolist()
     assert validate_submission(path, classes) == []
     found = read_weights(store.fetch(store.require("ensemble_weights")))
+    params = tracking.runs[0].params
+    assert float(params["w0"]) == found["w0"]
+    assert {key: float(params[f"weight/{key}"]) for key in found["weights"]} == found["weights"]
     rankings = readers(ranked_graph, "test")
     expected = fuse(list(rankings.values()), [found["weights"][key] for key in rankings], found["w0"]).to_dict()
     lines = path.read_text().splitlines()

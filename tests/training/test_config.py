@@ -1,4 +1,5 @@
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 
@@ -49,27 +50,47 @@ def test_every_option_and_its_default_is_known_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "good", "bad"),
     [
-        ("batch_size", 0),
-        ("learning_rate", -1.0),
-        ("num_steps", -1),
-        ("evaluate_every", 0),
-        ("evaluation_videos", -1),
-        ("checkpoint_seconds", 0.0),
-        ("decay_rate", 1.5),
-        ("label_smoothing", 1.0),
-        ("schedule", "linear"),
-        ("clip", "value"),
-        ("optimizer", "sgd"),
-        ("label_weighting", "some"),
-        ("precision", "float16"),
-        ("ema_decay", 1.0),
+        ("num_steps", 0, -1),
+        ("batch_size", 1, 0),
+        ("learning_rate", 1e-9, 0.0),
+        ("decay_examples", 1, 0),
+        ("clip_norm", 1e-9, 0.0),
+        ("checkpoint_every", 1, 0),
+        ("log_every", 1, 0),
+        ("windows_per_video", 1, 0),
+        ("shuffle_buffer", 1, 0),
+        ("accumulation", 1, 0),
+        ("num_processes", 1, 0),
+        ("warmup_steps", 0, -1),
+        ("weight_decay", 0.0, -1e-9),
+        ("regularization_weight", 0.0, -1e-9),
+        ("swa_last", 0, -1),
+        ("evaluation_videos", 0, -1),
+        ("window_frames", 1, 0),
+        ("window_frames", None, -1),
+        ("evaluate_every", 1, 0),
+        ("early_stopping", 1, 0),
+        ("checkpoint_seconds", 1e-9, 0.0),
+        ("decay_rate", 1, 1.5),
+        ("decay_rate", 1e-9, 0.0),
+        ("label_smoothing", 0.0, -1e-9),
+        ("label_smoothing", 0.999, 1.0),
+        ("ema_decay", 1e-9, 0.0),
+        ("ema_decay", 0.999, 1.0),
+        ("ema_decay", None, 1.5),
+        ("schedule", "staircase", "linear"),
+        ("clip", "none", "value"),
+        ("optimizer", "adam", "sgd"),
+        ("label_weighting", "rated", "some"),
+        ("precision", "bfloat16", "float16"),
     ],
 )
-def test_a_bad_value_is_refused_by_the_fields_name(field: str, value: object) -> None:
+def test_a_value_out_of_bounds_is_refused_by_the_fields_name(field: str, good: Any, bad: Any) -> None:
+    assert getattr(replace(CONFIG, **{field: good}), field) == good
     with pytest.raises(ConfigError, match=rf"training\.{field} = "):
-        replace(CONFIG, **{field: value})  # type: ignore[arg-type]
+        replace(CONFIG, **{field: bad})
 
 
 def test_a_batch_must_split_over_ranks_and_pieces() -> None:

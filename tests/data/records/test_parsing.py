@@ -50,6 +50,10 @@ def assemble(context, *lists) -> bytes:
     return field(1, b"".join(context)) + field(2, b"".join(lists))
 
 
+def frames_of(frames: np.ndarray) -> bytes:
+    return b"".join(field(1, bytes_feature(row.tobytes())) for row in frames)
+
+
 def unpacked_int64(values) -> bytes:
     return field(3, b"".join(b"\x08" + varint(int(value)) for value in values))
 
@@ -79,6 +83,9 @@ ODD = {
         CONTEXT, flist("rgb", VIDEO.frames[:, :8], lambda row: bytes_feature(row.tobytes()) + UNKNOWN), AUDIO),
     "value before key": assemble(
         CONTEXT, field(1, field(2, RGB[RGB.index(b"rgb") + 5:]) + field(1, b"rgb")), AUDIO),
+    "a list's frames in two pieces": assemble(
+        CONTEXT, field(1, field(1, b"rgb") + field(2, frames_of(VIDEO.frames[:2, :8]))
+                       + field(2, frames_of(VIDEO.frames[2:, :8]))), AUDIO),
     "unpacked labels": assemble(
         [entry for entry in CONTEXT if b"\x06labels" not in entry] + [map_entry("labels", unpacked_int64([3, 300]))],
         RGB, AUDIO),
