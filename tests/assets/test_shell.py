@@ -33,6 +33,15 @@ def test_numbers_are_short_also_in_lists_and_tables(value: float, shown: float) 
     assert metadata_value({"a": [value, "x"]}) == dg.MetadataValue.json({"a": [shown, "x"]})
 
 
+def test_texts_are_shown_as_what_they_are() -> None:
+    table = "| a | b |\n| - | - |\n| 1 | 2 |"
+    assert metadata_value(table) == dg.MetadataValue.md(table)
+    for text in ("a | b", "| no table", "two\n| lines"):
+        assert metadata_value(text) == text
+    assert metadata_value("https://host/path") == dg.MetadataValue.url("https://host/path")
+    assert metadata_value(None) == dg.MetadataValue.null()
+
+
 def test_metadata_says_what_a_person_wants_first(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path))
     numbers = {"map": 0.5, "steps": 3, "mlflow_url": "http://127.0.0.1:5000/#/x", "candidates": {"a": 1}, "best": None}

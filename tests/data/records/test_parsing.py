@@ -83,9 +83,9 @@ ODD = {
         CONTEXT, flist("rgb", VIDEO.frames[:, :8], lambda row: bytes_feature(row.tobytes()) + UNKNOWN), AUDIO),
     "value before key": assemble(
         CONTEXT, field(1, field(2, RGB[RGB.index(b"rgb") + 5:]) + field(1, b"rgb")), AUDIO),
-    "a list's frames in two pieces": assemble(
-        CONTEXT, field(1, field(1, b"rgb") + field(2, frames_of(VIDEO.frames[:2, :8]))
-                       + field(2, frames_of(VIDEO.frames[2:, :8]))), AUDIO),
+    "frames of both lists in two pieces": assemble(CONTEXT, *(
+        field(1, field(1, name) + field(2, frames_of(frames[:2])) + field(2, frames_of(frames[2:])))
+        for name, frames in ((b"rgb", VIDEO.frames[:, :8]), (b"audio", VIDEO.frames[:, 8:])))),
     "unpacked labels": assemble(
         [entry for entry in CONTEXT if b"\x06labels" not in entry] + [map_entry("labels", unpacked_int64([3, 300]))],
         RGB, AUDIO),
@@ -138,6 +138,17 @@ def test_the_fast_path_never_disagrees_with_protobuf(data):
             -1, size
         )
         assert np.array_equal(parser.locator.frames(memoryview(bytes(record)), layout)[:, columns], expected)
+
+
+def test_any_stretch_of_a_located_records_frames_is_copied_alone():
+    parser, view = RecordParser("shard", SIZES), memoryview(encode(VIDEO))
+    layout = parser.locator.locate(view)
+    assert layout is not None
+    for first in range(len(VIDEO.frames) + 1):
+        assert np.array_equal(parser.locator.frames(view, layout, first), VIDEO.frames[first:])
+        for count in range(len(VIDEO.frames) - first + 1):
+            stretch = parser.locator.frames(view, layout, first, count)
+            assert np.array_equal(stretch, VIDEO.frames[first : first + count])
 
 
 def test_a_video_without_frames_and_without_labels():
