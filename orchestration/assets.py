@@ -18,7 +18,7 @@ def build_assets(
     recipe: Recipe, backfill: str = "single_run", step_tags: StepTags = untagged
 ) -> list[dg.AssetsDefinition]:
     """The assets of the four groups, in lineage order."""
-    first = (*build_data_assets(recipe, step_tags), *build_model_assets(recipe, step_tags))
+    first = (*build_data_assets(recipe, step_tags), *build_model_assets(recipe, backfill, step_tags))
     last = (*build_prediction_assets(recipe, backfill, step_tags), *build_ensemble_assets(recipe, step_tags))
     return [*first, *last]
 

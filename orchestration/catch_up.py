@@ -14,7 +14,7 @@ from yt8m_assets.tracking import Tracking
 DAY = 24 * 3600
 
 
-def catch_up_job(recipe: Recipe, step_tags: Mapping[str, Any]) -> dg.JobDefinition:
+def catch_up_job(recipe: Recipe, step_tags: Mapping[str, Any], backfill: str = "single_run") -> dg.JobDefinition:
     """The job; `step_tags` are those of a step that trains, for its runs are made in its own process."""
 
     @dg.op(
@@ -30,7 +30,7 @@ def catch_up_job(recipe: Recipe, step_tags: Mapping[str, Any]) -> dg.JobDefiniti
     ) -> None:
         from orchestration.driver import Driver
 
-        driver = Driver(recipe, store, tracking, context.instance, progress.open(context.log))
+        driver = Driver(recipe, store, tracking, context.instance, progress.open(context.log), backfill)
         with stage_errors(context):
             outcome = driver.materialize()
         counts = {"made": outcome.num_made, "found": outcome.num_found, "up_to_date": outcome.num_current}

@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(error: BaseException) -> int:
     """One message on stderr; returns the exit code."""
-    from yt8m_assets.errors import Yt8mError
+    from yt8m_assets.errors import Yt8mError, with_notes
 
     if isinstance(error, KeyboardInterrupt):
         sys.stderr.write("\nyt8m: interrupted; the same command continues where it stopped\n")
@@ -173,7 +173,7 @@ def report(error: BaseException) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
         return EXIT_ERROR
     if isinstance(error, Yt8mError):
-        text = str(error)
+        text = with_notes(error, str(error))
     elif isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     else:

@@ -36,7 +36,7 @@ def build_definitions(
 
     tags = step_tags(executor, hints_for(recipe, deployment), deployment)
     steps = executor_for(executor, deployment)
-    jobs = [catch_up_job(recipe, tags("finetuned_model")), *build_asset_jobs(recipe)]
+    jobs = [catch_up_job(recipe, tags("finetuned_model"), backfill), *build_asset_jobs(recipe)]
     jobs += [ablation_job(recipe, tags("ablate")), doctor_job(recipe, tags("finetuned_model"))]
     assets = automated(build_assets(recipe, backfill, tags), recipe, resources)
     return dg.Definitions(

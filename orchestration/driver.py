@@ -60,7 +60,13 @@ class Driver:
     """One recipe over one state: plans, and runs what is needed."""
 
     def __init__(
-        self, recipe: Recipe, store: ArtifactStore, tracking: Tracking, instance: dg.DagsterInstance, progress: Progress
+        self,
+        recipe: Recipe,
+        store: ArtifactStore,
+        tracking: Tracking,
+        instance: dg.DagsterInstance,
+        progress: Progress,
+        backfill: str = "single_run",
     ) -> None:
         self.recipe, self.store, self.instance, self.progress = recipe, store, instance, progress
         resources = {"store": store, "tracking": tracking, "progress": FixedProgress(progress)}
@@ -68,6 +74,7 @@ class Driver:
             warnings.simplefilter("ignore")
             assets, checks, jobs = build_assets(recipe), build_checks(recipe), build_asset_jobs(recipe)
             self.definitions = dg.Definitions(assets=assets, asset_checks=checks, jobs=jobs, resources=resources)
+        self.backfill = backfill
         self.lineage = Lineage(recipe, store)
         self.records = Records(instance, recipe)
         self.tags: dict[str, str] = {}
@@ -127,7 +134,7 @@ class Driver:
         suspects = self.records.unproven(self._blocking_checks())
         runs: list[str] = []
         num_current = num_made = 0
-        for group in groups(self.recipe, required):
+        for group in groups(self.recipe, required, self.backfill):
             self.lineage.forget()
             for record in self.records.renewed(self.lineage, group):
                 self.instance.report_runless_asset_event(record)
@@ -135,9 +142,11 @@ class Driver:
             outdated = with_dependents(self.recipe, group, outdated)
             num_current += len(group) - len(outdated)
             before = {node: self._newest(node) for node in outdated}
-            for step in steps(self.recipe, [node for node in group if node in outdated]):
+            force = bool(self.forced.intersection(group))
+            idle = set() if force else set(group) - outdated
+            for step in steps(self.recipe, [node for node in group if node in outdated], idle):
                 self.progress.log(f"-- {step.title}")
-                runs.append(self.run(step, force=bool(self.forced.intersection(group))))
+                runs.append(self.run(step, force=force))
             num_made += sum(self._newest(node) != number for node, number in before.items())
         return Outcome(num_nodes=len(required), num_current=num_current, num_made=num_made, runs=tuple(runs))
 
@@ -195,7 +204,7 @@ def open_driver(recipe: Recipe, state: State, settings: Settings, progress: Prog
     instance = driver_instance(state)
     tidy(instance)
     wait_aloud(instance, progress.log)
-    return Driver(recipe, settings.open_store(), settings.open_tracking(), instance, progress)
+    return Driver(recipe, settings.open_store(), settings.open_tracking(), instance, progress, settings.backfill)
 
 
 def materialize(

@@ -1,6 +1,6 @@
 """What a pass over the graph must do: nodes in lineage order, in groups that one Dagster run can take."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -64,11 +64,15 @@ def trains(step: Step) -> bool:
     return any(asset in ASSETS and ASSETS[asset].training for asset in step.assets)
 
 
-def groups(recipe: Recipe, required: Sequence[Node]) -> list[list[Node]]:
-    """The required nodes in the order in which they are made; a group's nodes share their kind of partitions."""
+def groups(recipe: Recipe, required: Sequence[Node], backfill: str = "single_run") -> list[list[Node]]:
+    """The required nodes in the order in which they are made; a group's nodes share their kind of partitions.
+
+    `backfill` "per_partition": models are trained one after another.
+    """
     found = []
     for assets in together():
-        split = [[key] for key in recipe.model_keys] if ASSETS[assets[0]].training else [recipe.model_keys]
+        apart = ASSETS[assets[0]].training and backfill == "per_partition"
+        split = [[key] for key in recipe.model_keys] if apart else [recipe.model_keys]
         found += [
             [node for node in required if node.asset in assets and (node.model is None or node.model in keys)]
             for keys in split
@@ -85,12 +89,17 @@ def with_dependents(recipe: Recipe, group: Sequence[Node], outdated: set[Node]) 
     return result
 
 
-def steps(recipe: Recipe, todo: Sequence[Node]) -> list[Step]:
-    """The runs that make some nodes of one group: as few as contiguous ranges of partitions allow."""
+def steps(recipe: Recipe, todo: Sequence[Node], idle: Collection[Node] = ()) -> list[Step]:
+    """The runs that make some nodes of one group: as few as contiguous ranges of partitions allow.
+
+    `idle` nodes are up to date; a run of trainings may take them in, which costs nothing.
+    """
     if not todo:
         return []
     if todo[0].model is None:
         return [Step(assets=tuple(node.asset for node in todo))]
+    if ASSETS[todo[0].asset].training:
+        return _trainings(recipe, todo, idle)
     wanted: dict[str, set[str]] = {}
     for node in todo:
         wanted.setdefault(asset_of(recipe, node), set()).add(str(partition_key(node)))
@@ -105,6 +114,19 @@ def steps(recipe: Recipe, todo: Sequence[Node]) -> list[Step]:
         for stretch in _contiguous(keys, keys_of(recipe, assets[0]) or ())
         for run in ([stretch] if todo[0].shift is None else _runs_of_cells(stretch))
     ]
+
+
+def _trainings(recipe: Recipe, todo: Sequence[Node], idle: Collection[Node]) -> list[Step]:
+    """Runs of models that are trained together: what lies between two of them may be up to date."""
+    assets = tuple(asset for asset in ASSETS if any(node.asset == asset for node in todo))
+    wanted = {node.model for node in todo}
+    stretches: list[list[str]] = [[]]
+    for key in recipe.model_keys:
+        if key in wanted:
+            stretches[-1].append(key)
+        elif not all(Node(asset, key) in idle for asset in assets):
+            stretches.append([])
+    return [Step(assets=assets, first=keys[0], last=keys[-1]) for keys in stretches if keys]
 
 
 def _runs_of_cells(keys: Sequence[str]) -> list[list[str]]:

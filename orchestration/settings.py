@@ -17,7 +17,7 @@ from yt8m_assets.tracking import EXPERIMENT, MlflowTracking, public_uri
 EXECUTORS = ("in_process", "multiprocess", "k8s", "vertex")
 """How Dagster may run steps: see `orchestration.executors`."""
 BACKFILLS = ("single_run", "per_partition")
-"""How a backfill of predictions or rankings becomes runs: as few as Dagster can describe, or one for each partition."""
+"""How a backfill of models, predictions or rankings becomes runs: as few as can be, or one for each partition."""
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """Schemes of tracking URIs that name a database; `yt8m ui` serves its pages."""
@@ -46,7 +46,7 @@ class Settings:
     executor: str
     """YT8M_EXECUTOR: how Dagster runs steps."""
     backfill: str
-    """YT8M_BACKFILL: whether backfilled predictions and rankings share runs, and so passes over the data."""
+    """YT8M_BACKFILL: whether backfilled models, predictions and rankings share runs, and so passes over the data."""
     experiment: str = EXPERIMENT
     """MLFLOW_EXPERIMENT_NAME: the experiment that holds every run."""
     keep_generations: int = KEEP_GENERATIONS

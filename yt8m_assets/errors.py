@@ -9,6 +9,11 @@ class Yt8mError(Exception):
     """Base of every error this project raises on purpose."""
 
 
+def with_notes(error: BaseException, text: str) -> str:
+    """A text about an error, and its notes: what else failed beside it."""
+    return "\n".join([text, *getattr(error, "__notes__", ())])
+
+
 class TransientError(Yt8mError):
     """A passing fault (time-out, throttling, reset): the same call may succeed later."""
 

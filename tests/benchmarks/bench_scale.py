@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.benchmarks import scale_index
+from tests.benchmarks import scale_index, scale_pass
 
 Measure = Callable[[Path], float]
 
@@ -51,6 +51,13 @@ ROWS: dict[str, Row] = {
         bar=1.0,
         measure=scale_index.replaced_shard,
     ),
+    "pass": Row(
+        what="nine demo-width models in one pass / nine passes: seconds, reading 3/4 of a model's run",
+        bar=0.35,
+        measure=scale_pass.from_a_bucket,
+    ),
+    "pass_warm": Row(what="the same, everything on the disk", bar=1.02, measure=scale_pass.warm),
+    "pass_bytes": Row(what="bytes the pass reads / bytes of one training", bar=1.02, measure=scale_pass.bytes_read),
     "status": Row(what="status over a bucket store, 101 nodes, 60 ms: seconds", bar=3.0, measure=scale_index.status),
 }
 

@@ -35,6 +35,7 @@ def make_batch(batch_size: int, num_classes: int) -> Batch:
         label_weights=None,
         video_ids=tuple(f"v{number:05d}" for number in range(batch_size)),
         starts=torch.zeros(batch_size, dtype=torch.int64),
+        frame_index=torch.arange(5).expand(batch_size, 5),
     )
 
 

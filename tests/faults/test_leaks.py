@@ -25,7 +25,7 @@ from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import NullRun
 from yt8m_assets.training.distributed import Team
 from yt8m_assets.training.interruption import StopRequest
-from yt8m_assets.training.job import TrainingJob, run_job
+from yt8m_assets.training.job import TrainingJob, run_alone
 from yt8m_assets.training.trainer import Trainer
 
 
@@ -84,7 +84,7 @@ def test_the_hold_out_goes_by_video_id_and_is_counted(recipe: Recipe, store: Art
 
 def test_what_is_trained_on_and_scored_on_are_the_two_sides(recipe: Recipe, store: ArtifactStore) -> None:
     job, expected = job_of(recipe, store), held_out_ids(recipe, store)
-    source: Any = job.data.stream(job.config, job.seed, Team())
+    source: Any = job.data.stream(job.config, job.spec.build(), Team())  # type: ignore[arg-type]
     trained = set(source.videos.video_ids)
     assert len(trained) == 60
     assert not trained & expected
@@ -121,7 +121,7 @@ def test_a_job_run_directly_refuses_them_too(recipe: Recipe, store: ArtifactStor
     everything = tuple(dataclasses.replace(shard, held_out=None) for shard in job.data.shards)
     job = dataclasses.replace(job, data=dataclasses.replace(job.data, shards=everything))
     with pytest.raises(DataError, match="12 videos are both held out and trained on"):
-        run_job(job, tmp_path / "out", tracked=NullRun(), task=Counter(), stop=StopRequest())
+        run_alone(job, tmp_path / "out", team=Team(), tracked=NullRun(), task=Counter(), stop=StopRequest())
 
 
 def test_other_held_out_videos_make_the_shards_of_pretraining_stale(recipe: Recipe, store: ArtifactStore) -> None:

@@ -137,6 +137,7 @@ def test_f03_rates_after_an_interruption_are_of_the_steps_since_and_of_the_time_
     clock = SimpleNamespace(perf_counter=lambda: seconds[0], monotonic=time.monotonic)
     monkeypatch.setattr(Stepper, "run", ticking)
     monkeypatch.setattr(trainer_module, "time", clock)
+    monkeypatch.setattr("yt8m_assets.training.passes.time", clock)
     tracking = MemoryTracking()
     metadata = run_pretraining(recipe, open_store(folder), tracking=tracking).manifest.metadata
     series = tracking.runs[0].series("train/examples_per_second")

@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from orchestration.assets import build_assets
 from orchestration.definitions import build_definitions
 from orchestration.resources import build_resources
 from orchestration.settings import Settings
@@ -63,7 +64,7 @@ def test_dagsters_lineage_is_ours(tmp_path: Path) -> None:
 def test_partitions_and_policies(tmp_path: Path) -> None:
     recipe = load_recipe("challenge")
     graph = definitions(tmp_path, recipe).resolve_asset_graph()
-    most = {"_model": 1, "_predictions": 10, "_ranking": None}
+    most = {"_model": None, "_predictions": 10, "_ranking": None}
     for asset in (*ASSETS, *OPTIONAL.values()):
         node = graph.get(dg.AssetKey(asset))
         keys = node.partitions_def.get_partition_keys() if node.partitions_def else [None]
@@ -74,6 +75,9 @@ def test_partitions_and_policies(tmp_path: Path) -> None:
             assert node.backfill_policy.max_partitions_per_run == limit
         pools = {"gpu"} if asset.endswith(("_model", "_predictions")) else set()
         assert {pool for pool in [graph.assets_def_for_key(node.key).op.pool] if pool} == pools
+    for alone in build_assets(recipe, "per_partition"):
+        policy = alone.backfill_policy
+        assert alone.partitions_def is None or (policy and policy.max_partitions_per_run) == 1
 
 
 def test_dagsters_lineage_is_ours_partition_by_partition(tmp_path: Path) -> None:

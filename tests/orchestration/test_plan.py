@@ -42,14 +42,29 @@ def test_runs_cover_what_is_required_once_and_nothing_else(name: str) -> None:
     assert sorted(made, key=str) == sorted(required, key=str)
 
 
-def test_nine_models_take_fifteen_runs_and_no_run_holds_too_many_cells() -> None:
+def test_nine_models_take_seven_runs_and_no_run_holds_too_many_cells() -> None:
     recipe = load_recipe("challenge")
     runs = [step for group in groups(recipe, required_nodes(recipe)) for step in steps(recipe, group)]
-    assert len(runs) == 1 + 9 + 3 + 1 + 1
+    assert len(runs) == 1 + 1 + 3 + 1 + 1
     cells = [step for step in runs if step.assets == ("oof_predictions", "test_predictions")]
     assert [len(covered(recipe, step)) for step in cells] == [2 * 9, 2 * 10, 2 * 10]
     models = [{node.model for node in covered(recipe, step)} for step in cells]
     assert sum(map(len, models)) == 9, "a model's cells are scored in one run: in two, their last bits would differ"
+
+
+def test_models_are_trained_in_one_run_past_what_is_up_to_date_and_one_by_one_where_asked() -> None:
+    recipe = load_recipe("challenge")
+    keys, training = recipe.model_keys, ("pretrained_model", "finetuned_model")
+    todo = [Node(asset, key) for asset in training for key in (keys[1], keys[4])]
+    idle = {Node(asset, key) for asset in training for key in keys} - set(todo)
+    assert steps(recipe, todo, idle) == [Step(assets=training, first=keys[1], last=keys[4])]
+    idle.remove(Node("finetuned_model", keys[2]))
+    runs = steps(recipe, todo, idle)
+    assert [(step.first, step.last) for step in runs] == [(keys[1], keys[1]), (keys[4], keys[4])]
+    runs = steps(recipe, [*todo, Node("finetuned_model", keys[0])], idle)
+    assert [(step.first, step.last) for step in runs] == [(keys[0], keys[1]), (keys[4], keys[4])]
+    one_by_one = groups(recipe, required_nodes(recipe, until="finetuned_model"), "per_partition")
+    assert [{node.model for node in group} for group in one_by_one] == [{None}, *({key} for key in keys)]
 
 
 def test_a_shift_of_all_models_is_one_run() -> None:
@@ -97,7 +112,7 @@ def test_unknown_names_are_told_with_the_known_ones() -> None:
 def test_what_is_made_from_something_outdated_is_redone() -> None:
     recipe = tiny_recipe()
     group = groups(recipe, required_nodes(recipe))[1]
-    assert [node.asset for node in group] == ["pretrained_model", "finetuned_model"]
-    assert with_dependents(recipe, group, {group[0]}) == set(group)
-    assert with_dependents(recipe, group, {group[1]}) == {group[1]}
+    assert [node.asset for node in group] == ["pretrained_model"] * 2 + ["finetuned_model"] * 2
+    assert with_dependents(recipe, group, {group[0]}) == {group[0], group[2]}
+    assert with_dependents(recipe, group, {group[3]}) == {group[3]}
     assert with_dependents(recipe, group, set()) == set()

@@ -20,6 +20,7 @@ from yt8m_assets.training.distributed import Team
 from yt8m_assets.training.interruption import StopRequest, TrainingPreempted
 from yt8m_assets.training.job import TrainingJob, prepare_trainer, publish
 from yt8m_assets.training.loss import Objective
+from yt8m_assets.training.passes import run_pass
 from yt8m_assets.training.trainer import Trainer
 
 
@@ -82,7 +83,7 @@ def trained(
         update()
 
     ema.update = update_buffers_too  # type: ignore[method-assign]
-    trainer.run()
+    assert list(run_pass({"mix": trainer.run()}, trainer.stop, Team().device)) == [("mix", None)]
     return job, trainer
 
 

@@ -4,6 +4,7 @@ Rewrite tests/golden/training_curves.json on purpose only: `python -m tests.trai
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.loss import Objective
 from yt8m_assets.training.model_files import ModelSpec
 from yt8m_assets.training.optimizer import Optimizer, Schedule
-from yt8m_assets.training.randomness import isolated_randomness
+from yt8m_assets.training.randomness import derive_seed, isolated_randomness
 from yt8m_assets.training.step import Stepper
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "training_curves.json"
@@ -59,8 +60,13 @@ def train(key: str) -> list[float]:
         seed=9,
     )
     schedule, batch = Schedule(config=CONFIG), make_batch(9)
+    losses = []
     with isolated_randomness(torch.device("cpu"), 0):
-        return [float(stepper.run(batch, step, schedule.learning_rate(step))) for step in range(CONFIG.num_steps)]
+        for step in range(CONFIG.num_steps):
+            generator = torch.Generator().manual_seed(derive_seed(9, "frames", step))
+            drawn = replace(batch, frame_index=model.sample_frame_index(batch.num_frames, generator))
+            losses.append(float(stepper.run(drawn, step, schedule.learning_rate(step))))
+    return losses
 
 
 @pytest.mark.parametrize("key", list_models())

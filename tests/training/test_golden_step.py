@@ -16,15 +16,6 @@ from yt8m_assets.training.step import Stepper
 CONFIG = TrainingConfig(num_steps=3, batch_size=3)
 
 
-class GoldenStepper(Stepper):
-    """Uses the golden's draws of frames."""
-
-    index: torch.Tensor | None = None
-
-    def draw_frames(self, num_frames: torch.Tensor, step: int) -> torch.Tensor | None:
-        return self.index
-
-
 def golden_batch(golden: Golden, run: str) -> Batch:
     info = golden.info["runs"][run]
     raw = recipe.raw_bytes(info["raw_seed"], 3, info["T"], golden.info["rgb_dim"] + golden.info["audio_dim"])
@@ -39,6 +30,7 @@ def golden_batch(golden: Golden, run: str) -> Batch:
         label_weights=torch.zeros_like(golden.labels(run)),  # not used under label_weighting="all"
         video_ids=("a", "b", "c"),
         starts=torch.zeros(3, dtype=torch.int64),
+        frame_index=golden.inputs(run)[2],
     )
 
 
@@ -48,8 +40,7 @@ def test_three_steps_are_the_originals(case: str, run: str) -> None:
     golden = Golden(case)
     model = golden.load(golden.build(**({"dropout": 0.0} if "netvlad" not in case else no_dropout(case))), run)
     optimizer = Optimizer(dict(model.named_parameters()), CONFIG)
-    stepper = GoldenStepper(Objective(model, CONFIG), optimizer, CONFIG, device=torch.device("cpu"), seed=0)
-    stepper.index = golden.inputs(run)[2]
+    stepper = Stepper(Objective(model, CONFIG), optimizer, CONFIG, device=torch.device("cpu"), seed=0)
     schedule = Schedule(config=CONFIG)
     batch = golden_batch(golden, run)
     expected = golden.arrays[f"{run}/label_loss_steps"]

@@ -22,17 +22,6 @@ def make_stepper(config: TrainingConfig = CONFIG, rank: int = 0, **overrides: fl
     return Stepper(Objective(model, config), optimizer, config, device=torch.device("cpu"), seed=1, rank=rank)
 
 
-def test_frames_are_drawn_alike_however_the_batch_is_split() -> None:
-    lengths = torch.tensor([5, 9, 3, 30, 12, 7, 1, 20])
-    whole = make_stepper().draw_frames(lengths, 4)
-    config = replace(CONFIG, num_processes=2)
-    parts = [make_stepper(config, rank).draw_frames(lengths[rank * 4 : rank * 4 + 4], 4) for rank in range(2)]
-    assert whole is not None
-    assert whole.shape == (8, 6)
-    assert torch.equal(torch.cat([part for part in parts if part is not None]), whole)
-    assert not torch.equal(make_stepper().draw_frames(lengths, 5), whole)  # type: ignore[arg-type]
-
-
 def test_a_step_depends_on_its_number_and_not_on_the_steps_before() -> None:
     first, second = make_stepper(), make_stepper()
     first.run(BATCHES[0], 0, 0.0)
@@ -50,9 +39,8 @@ def test_rated_weighting_changes_the_objective() -> None:
 def test_a_loss_of_the_branches_own_is_added_where_asked_for() -> None:
     def total(weight: float) -> tuple[float, float]:
         stepper = make_stepper(branch_loss_weight=weight, dropout=0.0, l2=0.1)
-        parts = [
-            stepper.forward(BATCHES[0], stepper.draw_frames(BATCHES[0].num_frames, 0), 1.0, share) for share in (1, 0)
-        ]
+        batch = replace(BATCHES[0], frame_index=torch.arange(6).repeat(8, 1) % 5)
+        parts = [stepper.forward(batch, 1.0, share) for share in (1, 0)]
         return float(parts[0][0].detach()), float(parts[0][0].detach() - parts[1][0].detach())
 
     plain, penalty = total(0.0)

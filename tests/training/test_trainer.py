@@ -284,19 +284,19 @@ def test_the_mean_since_the_last_point_continues_over_an_interruption() -> None:
     assert PendingValues(torch.stack([expected, expected])).get() == [float(expected)] * 2
 
 
-def test_rates_count_waiting_for_data() -> None:
-    def slow():  # type: ignore[no-untyped-def]
-        for batch in BATCHES:
-            time.sleep(0.05)
-            yield batch
-
-    watch, batches = Stopwatch(seconds_before=100.0), slow()
-    for _ in range(2):
-        watch.wait_for(batches)
+def test_rates_count_waiting_for_data_and_not_the_models_beside() -> None:
+    watch = Stopwatch(seconds_before=100.0)
+    for batch in BATCHES[:2]:
+        waiting = watch.wait_for(None)  # type: ignore[arg-type]
+        next(waiting)
+        time.sleep(0.1)  # of which another model's step takes half
+        with pytest.raises(StopIteration) as fed:
+            waiting.send((batch, 0.05))
+        assert fed.value.value is batch
         watch.steps += 1
     rates = watch.rates(batch_size=8)
     assert rates["train/data_wait_share"] > 0.8
-    assert rates["train/step_seconds"] >= 0.05
+    assert 0.05 <= rates["train/step_seconds"] < 0.1
     assert rates["train/examples_per_second"] == pytest.approx(8 / rates["train/step_seconds"])
     assert 100.1 <= watch.seconds < 110
     watch.restart()

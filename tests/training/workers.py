@@ -6,14 +6,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tests.training.support import MIX, make_recipe, open_store
+from tests.training.support import BERT, MIX, make_recipe, open_store
 from yt8m_assets.errors import PartitionBusyError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import ModelRecipe
@@ -115,6 +115,42 @@ def train_stage_of(
 ) -> None:
     """`train_stage` of the tiny Mix model, with arguments that can be sent to a process."""
     train_stage(folder, shards, replace(MIX, pretraining=pretraining, finetuning=finetuning), stage, tracking)
+
+
+def train_pass(folder: Path, shards: Path, models: Sequence[ModelRecipe]) -> None:
+    """Pre-train models together, to the end."""
+    import torch
+
+    from yt8m_assets.stages.training import train_models
+    from yt8m_assets.tracking import NullTracking
+
+    torch.set_num_threads(1)
+    options: Any = {"tracking": NullTracking(), "progress": NullProgress(), "run_tags": {}}
+    recipe = make_recipe(shards, *models, memory_budget=1)
+    for _ in range(100):
+        try:
+            list(train_models(recipe, open_store(folder), "pretrained_model", recipe.model_keys, **options))
+            return
+        except PartitionBusyError:
+            time.sleep(0.05)
+
+
+def start_pass(folder: Path, shards: Path, changes: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Start `train_pass` in a child process: the tiny models of both kinds, with other fields of their training."""
+    process = CONTEXT.Process(target=_pass_of, args=(folder, shards, changes))
+    process.start()
+    return process
+
+
+def pass_models(changes: Mapping[str, Mapping[str, Any]]) -> list[ModelRecipe]:
+    """MIX and BERT under the names of `changes`, by their first letter."""
+    kinds = {"m": MIX, "b": BERT}
+    rows = [(name, kinds[name[0]], fields) for name, fields in changes.items()]
+    return [replace(row, key=name, pretraining=replace(row.pretraining, **fields)) for name, row, fields in rows]
+
+
+def _pass_of(folder: Path, shards: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    train_pass(folder, shards, pass_models(changes))
 
 
 def start(folder: Path, shards: Path, model: ModelRecipe, stage: str, tracking: FileTracking) -> Any:

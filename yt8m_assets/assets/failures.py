@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from yt8m_assets.errors import ParentMismatchError, TransientError
+from yt8m_assets.errors import ParentMismatchError, TransientError, with_notes
 
 DRIVER_TAG = ".dagster/yt8m_driver"
 """Tag of the runs that the command line executes in its own process: who was asked to stop must not go on there.
@@ -57,4 +57,5 @@ def stage_errors(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> I
         if isinstance(error, TransientError) and (not asked_to_stop or wanted(context)):
             raise
         way = f", or run with the tag {OUTDATED_TAG}: true" if isinstance(error, ParentMismatchError) else ""
-        raise dg.Failure(description=f"{type(error).__name__}: {error}{way}", allow_retries=False) from error
+        text = with_notes(error, f"{type(error).__name__}: {error}{way}")
+        raise dg.Failure(description=text, allow_retries=False) from error

@@ -6,11 +6,11 @@ from typing import Any
 import dagster as dg
 
 from yt8m_assets.assets.failures import asked_for, stage_errors
-from yt8m_assets.assets.results import materializations
+from yt8m_assets.assets.results import everything_published, published
 from yt8m_assets.assets.shell import ProgressSource, StepTags, asset_options, attempt, run_tags, untagged
-from yt8m_assets.partitions import beta_accepted
+from yt8m_assets.partitions import backfill_policy, beta_accepted
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.storage import ArtifactStore, StageResult
+from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import Tracking
 
 FALLBACK_TAG = "yt8m/allow_fallback"
@@ -21,49 +21,45 @@ AFRESH_TAG = "yt8m/start_afresh"
 
 
 @beta_accepted()
-def build_model_assets(recipe: Recipe, step_tags: StepTags = untagged) -> list[dg.AssetsDefinition]:
-    """The two assets of the models group, partitioned by model."""
+def build_model_assets(
+    recipe: Recipe, backfill: str = "single_run", step_tags: StepTags = untagged
+) -> list[dg.AssetsDefinition]:
+    """The two assets of the models group, partitioned by model; `backfill` is a policy's name."""
+    texts = {
+        "pretrained_model": "A frame-level model trained on the video labels of the pre-training shards; an "
+        "interrupted run continues.\n\nOne run over several models reads the data once for all of them, and publishes "
+        "each as soon as it is trained; with YT8M_BACKFILL=per_partition every model gets a run of its own.",
+        "finetuned_model": "The pre-trained model after training on segment ratings: the checkpoint with the best "
+        "hold-out MAP.",
+    }
+    policy = backfill_policy(backfill)
     return [
-        _trained_model(
-            recipe,
-            step_tags,
-            "pretrained_model",
-            "A frame-level model trained on the video labels of the pre-training shards; an interrupted run continues.",
-        ),
-        _trained_model(
-            recipe,
-            step_tags,
-            "finetuned_model",
-            "The pre-trained model after training on segment ratings: the checkpoint with the best hold-out MAP.",
-        ),
+        _trained_model(recipe, asset_options(recipe, step_tags, name, description=text, backfill_policy=policy))
+        for name, text in texts.items()
     ]
 
 
-def _trained_model(recipe: Recipe, step_tags: StepTags, name: str, description: str) -> dg.AssetsDefinition:
-    options = {"description": description, "backfill_policy": dg.BackfillPolicy.multi_run(1)}
-
-    @dg.asset(**asset_options(recipe, step_tags, name, **options))
+def _trained_model(recipe: Recipe, declared: dict[str, Any]) -> dg.AssetsDefinition:
+    @dg.asset(**declared)
     def trained_model(
         context: dg.AssetExecutionContext,
         store: dg.ResourceParam[ArtifactStore],
         tracking: dg.ResourceParam[Tracking],
         progress: dg.ResourceParam[ProgressSource],
     ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
-        from yt8m_assets.stages.training import finetune, pretrain
+        from yt8m_assets.stages.training import train_models
 
-        train = pretrain if name == "pretrained_model" else finetune
-        results: dict[str, StageResult] = {}
-        shown = progress.open(context.log)
+        options: Any = {
+            "tracking": tracking,
+            "progress": progress.open(context.log),
+            "run_tags": lambda key: run_tags(context, key),
+            "allow_fallback": asked_for(context.run, FALLBACK_TAG),
+            "start_afresh": asked_for(context.run, AFRESH_TAG),
+        }
         with stage_errors(context):
-            for key in context.partition_keys:
-                options: Any = {
-                    "run_tags": run_tags(context, key),
-                    "allow_fallback": asked_for(context.run, FALLBACK_TAG),
-                    "start_afresh": asked_for(context.run, AFRESH_TAG),
-                }
-                results[key] = train(
-                    recipe, attempt(context, recipe, store), key, tracking=tracking, progress=shown, **options
-                )
-        yield from materializations(context, recipe, store, results)
+            used = attempt(context, recipe, store)
+            for key, result in train_models(recipe, used, declared["name"], context.partition_keys, **options):
+                yield from published(context, recipe, store, {key: result})
+        yield everything_published()
 
     return trained_model

@@ -1,9 +1,14 @@
-"""Which errors mean that memory ran out, on a GPU or on the host: torch and CUDA's libraries say it in many ways."""
+"""How much memory a process may still take, and which errors mean that it ran out, on a GPU or on the host."""
 
 from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
 
 from yt8m_assets.errors import OutOfMemoryError
 
+CGROUP = Path("/sys/fs/cgroup")
+"""The memory controller of this process's container: version 2, or version 1 below `memory`."""
 _SAYINGS = (
     "out of memory",  # torch, CUDA ("CUDA error: out of memory"), NCCL, HIP
     "_alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED and their sisters
@@ -32,3 +37,19 @@ def explain_memory(error: BaseException, what: str, remedies: Sequence[str]) -> 
     advice = f"{', '.join(others)} or {last}" if others else last
     reason = str(error).strip().splitlines()[0] if str(error).strip() else "no detail"
     return OutOfMemoryError(f"out of memory {what} ({reason}): {advice}")
+
+
+def free_bytes(cgroup: Path = CGROUP) -> int:
+    """Bytes that the machine has left, or the container where its limit leaves less."""
+    free = psutil.virtual_memory().available
+    for limit, used, statistics, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        try:
+            allowed, taken = (int((cgroup / name).read_text()) for name in (limit, used))
+            kinds = dict(line.split() for line in (cgroup / statistics).read_text().splitlines())
+        except (OSError, ValueError):  # no such controller, or "max": no limit
+            continue
+        free = min(free, allowed - taken + int(kinds.get(cached, 0)))  # copies of files give way
+    return max(free, 0)

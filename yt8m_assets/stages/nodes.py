@@ -105,6 +105,7 @@ _RECORD = ("data.num_classes", "data.feature_sizes", "data.max_frames")
 _MODEL = Asset(
     group="models",
     axes=("model",),
+    code_version="2",
     config=("model.architecture", "model.overrides", *_RECORD, _training, "seed"),
     kinds=frozenset({"pytorch", "mlflow"}),
     machine="gpu",

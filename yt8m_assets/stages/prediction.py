@@ -111,9 +111,9 @@ def _raise_first(nodes: Mapping[Cell, Node], outcome: _Outcome) -> None:
     ordered = sorted(outcome.errors.items(), key=lambda item: isinstance(item[1], TransientError))
     failed = "; ".join(f"{nodes[cell].key}: {error}" for cell, error in ordered)
     error = ordered[0][1]
-    error.add_note(
-        f"failed: {failed}. Published: {', '.join(nodes[cell].key for cell in outcome.results) or 'nothing'}"
-    )
+    published = ", ".join(nodes[cell].key for cell in outcome.results)
+    if published or len(ordered) > 1:
+        error.add_note(f"failed: {failed}. Published: {published or 'nothing'}")
     raise error
 
 

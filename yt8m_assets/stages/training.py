@@ -1,9 +1,9 @@
 """The training stages of the graph: `pretrain` and `finetune`."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Required, TypedDict, Unpack
+from typing import Required, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -11,38 +11,32 @@ from torch import nn
 
 from yt8m_assets.data.dataset.shards import ShardManifest
 from yt8m_assets.device.hardware import check_gpu, find_hardware
-from yt8m_assets.evaluation.picking import whole_scores
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import read_shards
+from yt8m_assets.stages.failures import raise_worst
 from yt8m_assets.stages.indexing import read_index, read_video_ids
-from yt8m_assets.stages.lineage import Inputs, current_manifest, resolve_inputs
+from yt8m_assets.stages.lineage import Inputs, Lineage, current_manifest
 from yt8m_assets.stages.nodes import Node, plain
-from yt8m_assets.storage import ArtifactStore, Manifest, Publication, StageResult
-from yt8m_assets.tracking import TrackedRun, Tracking
+from yt8m_assets.stages.passes import plan_passes, training_config
+from yt8m_assets.stages.training_report import describe_start, flatten, publish_report
+from yt8m_assets.storage import ArtifactStore, Manifest, StageResult
+from yt8m_assets.tracking import Tracking
 from yt8m_assets.training.checkpoint import CheckpointStore
 from yt8m_assets.training.data import TrainingData
-from yt8m_assets.training.interruption import stop_on_signals
+from yt8m_assets.training.distributed import Team
+from yt8m_assets.training.footprint import cut_to_memory
+from yt8m_assets.training.interruption import StopRequest, stop_on_signals
 from yt8m_assets.training.job import TrainingJob, run_job
 from yt8m_assets.training.model_files import MODEL, WEIGHTS, ModelSpec, read_model
+from yt8m_assets.training.passes import run_pass
 from yt8m_assets.training.randomness import derive_seed
-from yt8m_assets.training.report import write_report
+from yt8m_assets.training.trainer import Training
 
 logger = logging.getLogger(__name__)
 
-REPORTED = (
-    "steps",
-    "parameters",
-    "seconds",
-    "examples_per_second",
-    "evaluation_seconds",
-    "evaluation_share",
-    "resumed_from_step",
-    "weights",
-    "candidates",
-    "best_step",
-)
-"""What of a run's summary becomes metadata of the artifact."""
+RunTags = Mapping[str, str] | Callable[[str], Mapping[str, str]]
+"""Tags of the tracked runs, or what gives a model's."""
 
 
 class Options(TypedDict, total=False):
@@ -50,7 +44,7 @@ class Options(TypedDict, total=False):
 
     tracking: Required[Tracking]
     progress: Required[Progress]
-    run_tags: Required[Mapping[str, str]]
+    run_tags: Required[RunTags]
     allow_fallback: bool
     start_afresh: bool
 
@@ -65,7 +59,7 @@ def pretrain(recipe: Recipe, store: ArtifactStore, model_key: str, **options: Un
     checkpoints of another configuration lie there, unless `start_afresh` throws them away; CorruptArtifactError when
     the newest checkpoint is damaged, unless `allow_fallback` continues from an older one.
     """
-    return _train(recipe, store, Node("pretrained_model", model_key), **options)
+    return _only(train_models(recipe, store, "pretrained_model", [model_key], **options))
 
 
 def finetune(recipe: Recipe, store: ArtifactStore, model_key: str, **options: Unpack[Options]) -> StageResult:
@@ -73,7 +67,64 @@ def finetune(recipe: Recipe, store: ArtifactStore, model_key: str, **options: Un
 
     Best checkpoint, EMA and SWA (where configured) compete; the metadata says which won. Errors as `pretrain`.
     """
-    return _train(recipe, store, Node("finetuned_model", model_key), **options)
+    return _only(train_models(recipe, store, "finetuned_model", [model_key], **options))
+
+
+def train_models(
+    recipe: Recipe, store: ArtifactStore, asset: str, model_keys: Sequence[str], **options: Unpack[Options]
+) -> Iterator[tuple[str, StageResult]]:
+    """Train models, those that can read the data together in one pass; yields each as soon as it is published.
+
+    What is up to date is left as it is. If a model fails the others go on; when they are through, its error is raised,
+    with a note of all that failed. An interrupted pass is continued: models that lag behind are trained first.
+    """
+    errors: dict[str, Exception] = {}
+    due: dict[str, Inputs] = {}
+    published: list[str] = []
+    lineage = Lineage(recipe, store)
+    for key in model_keys:
+        try:
+            inputs = lineage.inputs(Node(asset, recipe.model(key).key))
+        except Exception as error:  # noqa: BLE001 - raised at the end, when the other models are through
+            errors[key] = error
+            continue
+        if inputs.published is None:
+            due[key] = inputs
+            continue
+        # Of a run that ended between publishing and here; not of another recipe's, which is interrupted or under way.
+        checkpoints_of(store, inputs).discard()
+        published.append(key)
+        yield key, StageResult(inputs.published, reused=True)
+    for keys in _passes(recipe, asset, list(due), options["progress"]):
+        with stop_on_signals() as stop:
+            trainings = {key: _train(recipe, store, due[key], stop, **options) for key in keys}
+            deterministic = training_config(recipe, asset, keys[0]).deterministic
+            for key, outcome in run_pass(trainings, stop, Team().device, deterministic):
+                if isinstance(outcome, Exception):
+                    errors[key] = outcome
+                else:
+                    published.append(key)
+                    yield key, outcome
+        if stop.requested:
+            break
+    raise_worst(errors, published)
+    if due and stop.requested:  # too late for a training to save and end
+        stop.pass_on()
+
+
+def _passes(recipe: Recipe, asset: str, model_keys: Sequence[str], progress: Progress) -> Iterator[list[str]]:
+    """The passes of some models, cut to the memory that there is before the next begins."""
+    for keys in plan_passes(recipe, asset, model_keys):
+        settings = {key: (model_spec(recipe, key), training_config(recipe, asset, key)) for key in keys}
+        groups, text = cut_to_memory(settings, Team().device)
+        if text:
+            progress.log(text)
+        yield from groups
+
+
+def _only(results: Iterator[tuple[str, StageResult]]) -> StageResult:
+    ((_, result),) = results
+    return result
 
 
 def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallback: bool) -> TrainingJob:
@@ -88,7 +139,7 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
         name=row.key,
         finetunes=finetunes,
         spec=model_spec(recipe, row.key),
-        config=row.finetuning if finetunes else row.pretraining,
+        config=training_config(recipe, node.asset, row.key),
         data=TrainingData(
             rated=finetunes,
             reading=recipe.data.reading(store.cache),
@@ -99,6 +150,7 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
             holdout_shards=read_index(store, manifest, scored, held_out=True),
             held_out=held_out_ids(recipe, store, manifest),
             digest=manifest.digest,
+            seed=derive_seed(recipe.seed, node.asset, "order"),
         ),
         seed=derive_seed(recipe.seed, row.key, node.asset),
         checkpoints=checkpoints_of(store, inputs),
@@ -152,19 +204,16 @@ def load_model(store: ArtifactStore, manifest: Manifest, device: torch.device | 
 def _train(
     recipe: Recipe,
     store: ArtifactStore,
-    node: Node,
+    inputs: Inputs,
+    stop: StopRequest,
     *,
     tracking: Tracking,
     progress: Progress,
-    run_tags: Mapping[str, str],
+    run_tags: RunTags,
     allow_fallback: bool = False,
     start_afresh: bool = False,
-) -> StageResult:
-    inputs = resolve_inputs(recipe, store, node)
-    if inputs.published is not None:
-        # Of a run that ended between publishing and here; not of another recipe's, which is interrupted or under way.
-        checkpoints_of(store, inputs).discard()
-        return StageResult(inputs.published, reused=True)
+) -> Training[StageResult]:
+    node = inputs.node
     with store.publish(node.key, **inputs.publish_arguments()) as publication:
         job = make_job(recipe, store, inputs, allow_fallback)
         job.checkpoints.refuse_others(start_afresh)
@@ -174,7 +223,7 @@ def _train(
         newest = job.checkpoints.peek()
         kind, title = "finetuning" if job.finetunes else "pretraining", recipe.model(job.name).title
         tags = {
-            **run_tags,
+            **(run_tags(job.name) if callable(run_tags) else run_tags),
             "asset": node.asset,
             "partition": job.name,
             "recipe": recipe.name,
@@ -199,50 +248,7 @@ def _train(
             for asset, context in (used if job.finetunes else {"pretraining_shards": "training"}).items():
                 parent = inputs.parent(asset)
                 tracked.log_dataset(parent.key, digest=parent.digest, source_uri=store.uri(parent), context=context)
-            with stop_on_signals() as stop:
-                summary = run_job(job, publication.path, tracked=tracked, task=task, stop=stop)
-            _publish_report(recipe, job, summary, publication, tracked)
+            summary = yield from run_job(job, publication.path, tracked=tracked, task=task, stop=stop)
+            publish_report(recipe, job, summary, publication, tracked)
     job.checkpoints.discard()
     return publication.result
-
-
-def describe_start(recipe: Recipe, job: TrainingJob, newest: Mapping[str, Any] | None, tracked: TrackedRun) -> str:
-    """What a person who opens the log of a training in progress wants to know."""
-    config = job.config
-    done = f", goes on after step {newest['loop']['step']}" if newest else ""
-    where = f"MLflow run {tracked.url or tracked.run_id}" if tracked.run_id else "not tracked"
-    return f"{config.num_steps} steps of {config.batch_size} examples{done}; recipe {recipe.name}; {where}"
-
-
-def _publish_report(
-    recipe: Recipe, job: TrainingJob, summary: dict[str, Any], publication: Publication, tracked: TrackedRun
-) -> None:
-    """Pictures, metadata, and the model's entry in the registry."""
-    title = recipe.model(job.name).title
-    for path in write_report(publication.report_path, summary, title):
-        tracked.log_artifact(path, "report")
-    metadata = {name: summary[name] for name in REPORTED}
-    metadata |= whole_scores(summary["scores"])
-    metadata |= {f"start_{name}": value for name, value in whole_scores(summary["start"] or {}).items()}
-    tracked.log_dict(metadata, "summary.json")
-    metadata |= {"mlflow_run_id": tracked.run_id, "mlflow_url": tracked.url}
-    if job.finetunes:
-        score = summary["scores"]["map"]
-        text = f"{title}: hold-out MAP@100000 {score:.4f} ({summary['weights']})"
-        name = f"yt8m-{recipe.name}-{job.name}"  # champions of two recipes were never compared: their hold-outs differ
-        version = tracked.register_model(name, publication.path, metric=score, description=text)
-        metadata["registered_version"] = version
-        tracked.set_tags({"weights": summary["weights"]})
-    tracked.keep(publication.path)
-    publication.metadata.update(metadata)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names; other values as they are."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

@@ -77,9 +77,9 @@ def measure_statistics(stepper: Stepper, source: BatchStream, first_step: int, s
                         raise EvaluationInterrupted
                     batch = next(batches)
                     seed_defaults(stepper.device, derive_seed(stepper.seed, "dropout", number, stepper.rank))
-                    for part, index in stepper.split(batch, stepper.draw_frames(batch.num_frames, number)):
+                    for part in stepper.split(batch):
                         count()
-                        stepper.forward(part, index, 1.0, 0.0, run=stepper.objective)
+                        stepper.forward(part, 1.0, 0.0, run=stepper.objective)
         finally:
             model.train(training)
             source.load_state_dict(position)

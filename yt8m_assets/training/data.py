@@ -7,9 +7,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
+from models.base import FrameModel
 from yt8m_assets.data.dataset.batches import BatchStream
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
 from yt8m_assets.data.dataset.folds import require_disjoint
@@ -18,12 +20,15 @@ from yt8m_assets.data.dataset.packed import PackedShard
 from yt8m_assets.data.dataset.parts import ids_by_shard
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.segments import SegmentDataset, SegmentTable
+from yt8m_assets.data.dataset.videos import Videos
+from yt8m_assets.data.dataset.views import View
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.distributed import Team
-from yt8m_assets.training.randomness import derive_seed
 
 _tables: OrderedDict[tuple[object, ...], SegmentTable] = OrderedDict()
 _MAX_TABLES = 2
+_videos: WeakValueDictionary[tuple[object, ...], Videos] = WeakValueDictionary()
+"""What is open by a training of this process: another one beside it reads from the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,34 +53,49 @@ class TrainingData:
     """Shard -> ids (S11 [n]) of every held-out video: training on one of them is refused."""
     digest: str
     """Digest of the shards' artifact."""
+    seed: int
+    """Seed of order and draws: the same for every model that is trained on these shards."""
 
-    def stream(self, config: TrainingConfig, seed: int, team: Team) -> BatchStream:
-        """One rank's stream; frames in memory are shared by the models of this process.
+    def stream(self, config: TrainingConfig, model: FrameModel, team: Team) -> BatchStream:
+        """One rank's stream of what a model uses of the examples; what is read is shared by the models of this process.
 
         Raises DataError naming the videos when one of them is held out.
         """
         options: Any = {
             "batch_size": config.batch_size // team.size,
-            "seed": derive_seed(seed, "order") % 2**32,
+            "seed": self.seed % 2**32,
             "rank": team.rank,
             "num_ranks": team.size,
             "num_workers": self.num_workers,
             "pin_memory": team.device.type == "cuda",
         }
+        window = None if self.rated else config.window_frames
+        view = View(window_frames=window, sampling=model.sampling, num_draws=model.num_sampled_frames)
+        options["views"] = (view,)
         if self.rated:
             table = self.segments(self.shards)
             require_disjoint([("the rated shards to train on", sorted(set(table.video_ids)))], self.held_out)
             return SegmentDataset(table, **options)
-        videos = load_videos(self.shards, self.reading, memory_budget=self.memory_budget)
-        require_disjoint(ids_by_shard(videos), self.held_out)
         return PretrainingDataset(
-            videos,
+            self.videos(),
             num_classes=self.num_classes,
-            window_frames=config.window_frames,
             shuffle_buffer=config.shuffle_buffer,
             windows_per_video=config.windows_per_video,
             **options,
         )
+
+    def videos(self) -> Videos:
+        """The videos to train on, the same object for all models that train at the same time.
+
+        Raises DataError naming those that are held out.
+        """
+        key = (self.digest, self.shards, self.memory_budget, self.reading)
+        videos: Videos | None = _videos.get(key)
+        if videos is None:
+            videos = load_videos(self.shards, self.reading, memory_budget=self.memory_budget)
+            require_disjoint(ids_by_shard(videos), self.held_out)
+            _videos[key] = videos
+        return videos
 
     def holdout_videos(self, config: TrainingConfig) -> PretrainingDataset:
         """Held-out videos to evaluate on, in batches as large as those of training, read from their files each time."""

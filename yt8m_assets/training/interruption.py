@@ -34,10 +34,16 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self.signal_number = 0
 
     def set(self, signal_number: int = 0, frame: FrameType | None = None) -> None:
         """Ask; the signal handler."""
-        self.requested = True
+        self.requested, self.signal_number = True, signal_number
+
+    def pass_on(self) -> None:
+        """Send this process the signal again, when nothing is left that it could end and its old handler is back."""
+        if self.signal_number:
+            signal.raise_signal(signal.Signals(self.signal_number))
 
 
 @contextmanager

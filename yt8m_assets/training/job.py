@@ -3,17 +3,16 @@
 import contextlib
 import json
 import logging
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from models.base import FrameModel
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import Task
 from yt8m_assets.tracking import TrackedRun
@@ -36,10 +35,11 @@ from yt8m_assets.training.model_files import (
     write_model,
 )
 from yt8m_assets.training.optimizer import Optimizer, Schedule
-from yt8m_assets.training.randomness import derive_seed, isolated_randomness
+from yt8m_assets.training.passes import run_pass
+from yt8m_assets.training.randomness import derive_seed
 from yt8m_assets.training.recompute import recompute_activations
 from yt8m_assets.training.step import Stepper
-from yt8m_assets.training.trainer import Trainer
+from yt8m_assets.training.trainer import Trainer, Training
 from yt8m_assets.training.validate import Scores, Validator, scores_of
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class TrainingJob:
     data: TrainingData
     """What is read."""
     seed: int
-    """Seed of this run's draws, different for every recipe seed, model and stage."""
+    """Seed of weights and dropout, different for every recipe seed, model and stage; of the data's draws: `data`."""
     checkpoints: CheckpointStore
     """Where this run keeps its checkpoints."""
     initial_path: Path | None = None
@@ -71,33 +71,44 @@ class TrainingJob:
 
 def run_job(
     job: TrainingJob, output_path: Path, *, tracked: TrackedRun, task: Task, stop: StopRequest
-) -> dict[str, Any]:
+) -> Training[dict[str, Any]]:
     """Train, on as many processes as the job says; write the model's files to `output_path`; a JSON summary of the run.
 
     Continues from the job's newest checkpoint. Raises what `Trainer.run` and `run_on_ranks` raise.
     """
     if job.config.num_processes == 1:
-        return train(job, output_path, team=Team(), tracked=tracked, task=task, stop=stop)
-    work = partial(train, job, output_path)
+        return (yield from train(job, output_path, team=Team(), tracked=tracked, task=task, stop=stop))
+    work = partial(run_alone, job, output_path)
     saved_step = job.checkpoints.newest_step
     return run_on_ranks(work, job.config.num_processes, tracked=tracked, task=task, saved_step=saved_step)
 
 
-def train(
+def run_alone(
     job: TrainingJob, output_path: Path, *, team: Team, tracked: TrackedRun, task: Task, stop: StopRequest
 ) -> dict[str, Any]:
+    """`run_job` of nothing else in this process, one of a team."""
+    training = train(job, output_path, team=team, tracked=tracked, task=task, stop=stop)
+    ((_, outcome),) = run_pass({job.name: training}, stop, team.device, job.config.deterministic)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def train(
+    job: TrainingJob, output_path: Path, *, team: Team, tracked: TrackedRun, task: Task, stop: StopRequest
+) -> Training[dict[str, Any]]:
     """`run_job` in this process, one of a team; only rank 0 writes files and has a summary."""
-    with isolated_randomness(team.device, job.seed), deterministic_algorithms(job.config.deterministic):
-        trainer = prepare_trainer(job, team, tracked, task, stop)
+    trainer = prepare_trainer(job, team, tracked, task, stop)
+    with contextlib.closing(trainer.writer):
         checkpoint = job.checkpoints.latest(job.allow_fallback)
         if checkpoint is not None:
             trainer.restore(checkpoint, job.allow_fallback)
         resumed_from = trainer.state.step
         if resumed_from:
             task.resume(resumed_from)
-        with contextlib.closing(trainer.writer):
-            trainer.run()
-            return publish(job, trainer, output_path) | {"resumed_from_step": resumed_from} if team.leads else {}
+        yield from trainer.run()
+        yield None
+        return publish(job, trainer, output_path) | {"resumed_from_step": resumed_from} if team.leads else {}
 
 
 def prepare_trainer(job: TrainingJob, team: Team, tracked: TrackedRun, task: Task, stop: StopRequest) -> Trainer:
@@ -105,7 +116,7 @@ def prepare_trainer(job: TrainingJob, team: Team, tracked: TrackedRun, task: Tas
     config, device = job.config, team.device
     if not job.finetunes and config.swa_last:
         raise ConfigError(f"pretraining.swa_last = {config.swa_last}: averages evaluated points: a fine-tuning option")
-    model = job.spec.build(derive_seed(job.seed, "weights"))
+    model = cast(FrameModel, job.spec.build(derive_seed(job.seed, "weights")))
     before, earlier = job.initial_path, {"examples": 0, "optimizer_steps": 0}
     if before is not None:
         load_weights(model, read_tensors(before / WEIGHTS), before / WEIGHTS)
@@ -125,7 +136,7 @@ def prepare_trainer(job: TrainingJob, team: Team, tracked: TrackedRun, task: Tas
     stepper = Stepper(objective, optimizer, config, **options)
     averages = {"ema": WeightAverage(model, config.ema_decay)} if config.ema_decay is not None else {}
     averages |= {"swa": WeightAverage(model, None)} if config.swa_last else {}
-    source, writer = job.data.stream(config, job.seed, team), CheckpointWriter(job.checkpoints)
+    source, writer = job.data.stream(config, model, team), CheckpointWriter(job.checkpoints)
     parts: Any = {"stepper": stepper, "source": source, "writer": writer}
     people: Any = {"stop": stop, "tracked": tracked, "task": task}
     evaluate = holdout_evaluation(job, device) if team.leads else None
@@ -211,18 +222,3 @@ def summarise(trainer: Trainer, winner: str, candidates: Mapping[str, Scores | N
 def num_parameters(model: nn.Module) -> int:
     """Trainable numbers of a model."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-@contextmanager
-def deterministic_algorithms(enabled: bool) -> Iterator[None]:
-    """Ask torch for deterministic algorithms inside the block, if enabled."""
-    if not enabled:  # even asking torch for the default imports its compiler, which takes seconds
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA's matrix products would be refused
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)

@@ -1,4 +1,4 @@
-"""One optimiser step: draws, micro-batches, backward, clipping, the finite check, the update."""
+"""One optimiser step: micro-batches, backward, clipping, the finite check, the update."""
 
 import contextlib
 from collections import deque
@@ -41,7 +41,6 @@ class Stepper:
         self.model = objective.model
         self.module = wrapped or objective
         self.compiled = Compiled(self.module, enabled=config.compile, what="training")
-        self.generator = torch.Generator()
         self.statistics = list(objective.buffers())
         self.blocked = torch.zeros((), device=device)
         self.evidence = torch.zeros(2, device=device)
@@ -70,12 +69,11 @@ class Stepper:
 
     def differentiate(self, batch: Batch, step: int, before: list[Tensor]) -> Tensor:
         """Loss and gradients of a step. Where the compiler fails, at any point, the step is made anew without it."""
-        frame_index = self.draw_frames(batch.num_frames, step)
         while True:
             seed_defaults(self.device, derive_seed(self.seed, "dropout", step, self.rank))
             self.optimizer.zero_gradients()
             try:
-                return self.accumulate(batch, frame_index)
+                return self.accumulate(batch)
             except Exception as error:
                 self.restore_statistics(before)
                 if not self.compiled.give_up(error):
@@ -87,49 +85,36 @@ class Stepper:
         for value, old in zip(self.statistics, before, strict=True):
             value.copy_(old)
 
-    def draw_frames(self, num_frames: Tensor, step: int) -> Tensor | None:
-        """Draw this rank's frame positions: the same ones however the global batch is split over ranks."""
-        share = num_frames.shape[0]
-        everywhere = torch.ones(self.config.batch_size, dtype=num_frames.dtype)
-        start = self.rank * share
-        everywhere[start : start + share] = num_frames
-        self.generator.manual_seed(derive_seed(self.seed, "frames", step))
-        index = self.objective.model.sample_frame_index(everywhere, self.generator)  # type: ignore[operator]
-        return None if index is None else index[start : start + share]
-
-    def accumulate(self, batch: Batch, frame_index: Tensor | None) -> Tensor:
+    def accumulate(self, batch: Batch) -> Tensor:
         """Forward and backward over the micro-batches; gradients add up to those of the whole batch."""
         pieces = self.config.accumulation
         total_loss = torch.zeros((), device=self.device)
-        for number, (part, index) in enumerate(self.split(batch, frame_index), start=1):
+        for number, part in enumerate(self.split(batch), start=1):
             last = number == pieces
             with contextlib.nullcontext() if last else no_sync(self.module):
-                total, label_loss = self.forward(part, index, 1 / pieces, 1.0 if last else 0.0)
+                total, label_loss = self.forward(part, 1 / pieces, 1.0 if last else 0.0)
                 total.backward()
             total_loss += label_loss / pieces
         return total_loss
 
-    def split(self, batch: Batch, frame_index: Tensor | None) -> Iterator[tuple[Batch, Tensor | None]]:
-        """The micro-batches of a batch and the frames they draw, on the device."""
-        size = batch.num_frames.shape[0] // self.config.accumulation
+    def split(self, batch: Batch) -> Iterator[Batch]:
+        """The micro-batches of a batch, on the device."""
+        size = len(batch) // self.config.accumulation
         for first in range(0, size * self.config.accumulation, size):
-            rows = slice(first, first + size)
-            index = None if frame_index is None else frame_index[rows].to(self.device, non_blocking=True)
-            yield batch.rows(rows).to(self.device, non_blocking=True), index
+            yield batch.rows(slice(first, first + size)).to(self.device, non_blocking=True)
 
     def forward(
         self,
         part: Batch,
-        index: Tensor | None,
         share: float,
         l2_share: float,
         run: Callable[..., tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The objective under autocast, compiled where asked for and possible, or what is given as `run`."""
-        arguments = (part.frames, part.valid, part.num_frames, part.labels, part.label_weights, index, share, l2_share)
+        tensors = (part.frames, part.valid, part.num_frames, part.labels, part.label_weights, part.frame_index)
         half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            return (run or self.compiled.attempt)(*arguments)
+            return (run or self.compiled.attempt)(*tensors, share, l2_share)
 
     @torch.no_grad()
     def judge(self, step: int, loss: Tensor, norms: Tensor, before: list[Tensor]) -> None:

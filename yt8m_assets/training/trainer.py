@@ -1,14 +1,14 @@
 """The training loop, for pre-training and fine-tuning alike.
 
-Everything comes in: stepper, data, validator, checkpoints, tracker. The state of a run is the weights, the optimiser's
-moments, the averages, the data position, `TrainerState` and the validator's `Findings`; with these a run continues bit
-for bit, because every random draw is a function of seed and step (randomness.py).
+Everything comes in: stepper, data, validator, checkpoints, tracker. The loop asks for each batch by a `yield`, so that
+several trainings go on side by side, each example read once for all of them (passes.py). The state of a run is the
+weights, the optimiser's moments, the averages, the data position, `TrainerState` and the validator's `Findings`; with
+these a run continues bit for bit, because every random draw is a function of seed and step (randomness.py).
 """
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -28,6 +28,12 @@ from yt8m_assets.training.validate import Findings, Validator
 
 logger = logging.getLogger(__name__)
 State = TypeVar("State")
+Result = TypeVar("Result")
+Training = Generator[BatchStream | None, tuple[Batch | None, float], Result]
+"""A training that yields the stream whose next batch it wants, and is sent that and the seconds that making it took.
+
+It is sent no batch where a stop is asked for, and yields no stream where it needs none any more.
+"""
 
 
 @dataclass(kw_only=True)
@@ -116,8 +122,8 @@ class Trainer:
         if wait:
             self.writer.wait()
 
-    def run(self) -> None:
-        """Train to the last step, or to an early stop.
+    def run(self) -> "Training[None]":
+        """Train to the last step, or to an early stop; yields `source` wherever the batch at its position is wanted.
 
         Raises TrainingPreempted after saving when asked to stop, NonFiniteError before a step that would spoil the
         weights.
@@ -127,14 +133,16 @@ class Trainer:
         self.watch = Stopwatch(state.train_seconds)
         self.stepper.model.train()
         finished = self.agree(self.validate(self.validator.begin), saves=False)
-        with contextlib.closing(iter(self.source)) as batches:  # type: ignore[type-var]
-            self.watch.restart()
-            while state.step < config.num_steps and not finished:
-                batch = self.watch.wait_for(batches)
-                loss = self.stepper.run(batch, state.step, self.schedule.learning_rate(state.step))
-                state.step += 1
-                self.after_step(loss)
-                finished = self.agree(self.validate(self.validator.after_step), saves=self.save_due())
+        self.watch.restart()
+        while state.step < config.num_steps and not finished:
+            batch = yield from self.watch.wait_for(self.source)
+            if batch is None:
+                self.agree(finished, saves=False)
+                continue
+            loss = self.stepper.run(batch, state.step, self.schedule.learning_rate(state.step))
+            state.step += 1
+            self.after_step(loss)
+            finished = self.agree(self.validate(self.validator.after_step), saves=self.save_due())
         if state.step < config.num_steps:
             logger.info("stopped at step %d: no better score in %s evaluations", state.step, config.early_stopping)
         self.flush()
@@ -259,11 +267,12 @@ class Stopwatch:
         self.began += seconds
         self.started += seconds
 
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; the time it takes counts as waiting for data."""
-        started = time.perf_counter()
-        batch = next(batches)
-        self.waited += time.perf_counter() - started
+    def wait_for(self, source: BatchStream) -> "Training[Batch | None]":
+        """The next batch, None where a stop is asked for; making it counts as waiting for data, all else not at all."""
+        asked = time.perf_counter()
+        batch, seconds = yield source
+        self.skip(time.perf_counter() - asked - seconds)
+        self.waited += seconds
         return batch
 
     def rates(self, batch_size: int) -> dict[str, float]:

@@ -9,11 +9,13 @@ from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.ratings import collect_ratings
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.segments import SegmentDataset, SegmentTable
+from yt8m_assets.data.dataset.views import View
 from yt8m_assets.data.dataset.windows import dequantise
 from yt8m_assets.errors import VocabularyError
 
 SEGMENTS = str(GOLDEN / "frame_segment_labels.tfrecord")
 TINY = Reading(feature_sizes=SIZES)
+FEW, MANY = View(sampling="frames", num_draws=3), View(sampling="frames", num_draws=40)
 
 
 @pytest.mark.parametrize("budget", [0, 1 << 24])
@@ -117,3 +119,19 @@ def test_a_class_that_is_not_rated_is_named(tmp_path):
         tiny(tmp_path, segment_classes=np.array([1, 3]))
     with pytest.raises(VocabularyError, match="video cccc: segment_labels: class 3 lies outside the vocabulary of 3"):
         tiny(tmp_path, num_classes=3)
+
+
+@pytest.mark.parametrize("views", [(FEW,), (FEW, MANY, View())])
+def test_views_take_their_frames_of_a_segment(views):
+    table = SegmentTable(load_videos([SEGMENTS]), num_classes=3862, memory_budget=1 << 24)
+    plain = next(iter(SegmentDataset(table, batch_size=9, seed=2)))
+    batch = SegmentDataset(table, batch_size=9, seed=2, views=views).batch_at(0)
+    parts = [batch] if len(views) == 1 else [part.take(batch.batch) for part in batch.parts]
+    assert not plain.valid.all()  # one segment lies past its video's end
+    for view, part in zip(views, parts, strict=True):
+        uniforms = SegmentDataset(table, batch_size=9, seed=2, views=views)._uniforms(0)
+        look = view.look(plain.num_frames.numpy(), np.zeros(9, np.int64), uniforms)
+        assert np.array_equal(part.frames.numpy(), np.take_along_axis(plain.frames.numpy(), look.rows[:, :, None], 1))
+        assert np.array_equal(part.valid.numpy(), np.take_along_axis(plain.valid.numpy(), look.rows, 1))
+        assert part.starts.tolist() == plain.starts.tolist()
+        assert part.frames.shape[1] == (3 if view is FEW else 5)

@@ -4,14 +4,16 @@ Everything a stream yields is a pure function of its seed and of a position, cou
 ranks. So a state is one number, any number of workers gives the same batches, and ranks never share an example.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from yt8m_assets.data.dataset.loading import iterate_batches
+from yt8m_assets.data.dataset.views import Look, Place, View
 from yt8m_assets.errors import CheckpointMismatchError, ConfigError
 
 if TYPE_CHECKING:
@@ -36,13 +38,11 @@ class Batch:
     """Id of each example's video."""
     starts: "torch.Tensor"
     """int64 [B]: the second at which the window starts."""
+    frame_index: "torch.Tensor | None" = None
+    """int64 [B, N]: the rows that the model looks at, with repetition; None: the model's own rule."""
 
     def __len__(self) -> int:
         return len(self.video_ids)
-
-    def _map(self, change: Any) -> "Batch":
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return Batch(**{name: change(v) if hasattr(v, "dtype") else v for name, v in values.items()})
 
     def rows(self, rows: slice) -> "Batch":
         """Some of its examples."""
@@ -52,11 +52,78 @@ class Batch:
 
     def to(self, device: "torch.device | str", non_blocking: bool = False) -> "Batch":
         """The same batch on a device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return _mapped(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, from where it is copied to a GPU in the background."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return _mapped(self, lambda tensor: tensor.pin_memory())
+
+
+SEEN = ("valid", "num_frames", "starts", "frame_index")
+"""What of a batch each view has of its own, beside the frames."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one of several views takes of a batch."""
+
+    valid: "torch.Tensor"
+    num_frames: "torch.Tensor"
+    starts: "torch.Tensor"
+    frame_index: "torch.Tensor | None"
+    place: "torch.Tensor | slice | None"
+    """Where its frames are among those of all views: rows int64 [B, N], columns, or None for all of them."""
+
+    @classmethod
+    def of(cls, look: Look, place: Place) -> "Part":
+        """The tensors of a look."""
+        import torch
+
+        def tensor(array: Any) -> Any:
+            return torch.from_numpy(np.ascontiguousarray(array)) if isinstance(array, np.ndarray) else array
+
+        own = {name: tensor(getattr(look, name)) for name in SEEN}
+        return cls(**own, place=tensor(place))
+
+    def take(self, batch: Batch) -> Batch:
+        """The view's own batch, as a reader of this view alone would give it; frames are taken where they are."""
+        import torch
+
+        frames = batch.frames
+        if isinstance(self.place, slice):
+            frames = frames[:, self.place].contiguous()
+        elif self.place is not None:
+            first = frames.shape[1] * torch.arange(len(frames), device=frames.device)
+            rows = (first[:, None] + self.place).flatten()
+            frames = frames.flatten(0, 1).index_select(0, rows).unflatten(0, self.place.shape)
+        return replace(batch, frames=frames, **{name: getattr(self, name) for name in SEEN})
+
+
+@dataclass(frozen=True, eq=False)
+class JointBatch:
+    """Examples as several views need them: each frame once, and the part of each view."""
+
+    batch: Batch
+    """Frames uint8 [B, R, F] of all views; its `valid` and the like are those of the first."""
+    parts: tuple[Part, ...]
+    """Of each view, in their order."""
+
+    def to(self, device: "torch.device | str", non_blocking: bool = False) -> "JointBatch":
+        """The same batch on a device."""
+        return _mapped(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "JointBatch":
+        """The same batch in page-locked memory."""
+        return _mapped(self, lambda tensor: tensor.pin_memory())
+
+
+def _mapped(value: Any, change: Any) -> Any:
+    """A batch, or a part of one, with every tensor changed."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{field.name: _mapped(getattr(value, field.name), change) for field in fields(value)})
+    if isinstance(value, tuple):
+        return tuple(_mapped(item, change) for item in value)
+    return change(value) if hasattr(value, "dtype") else value
 
 
 def shuffled_order(shard_sizes: np.ndarray, window: int, generator: np.random.Generator) -> np.ndarray:
@@ -93,7 +160,16 @@ class BatchStream(ABC):
     """
 
     def __init__(
-        self, *, num_examples: int, batch_size: int, seed: int, rank: int, num_ranks: int, num_workers: int, pin: bool
+        self,
+        *,
+        num_examples: int,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        num_ranks: int,
+        num_workers: int,
+        pin: bool,
+        views: tuple[View, ...],
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size = {batch_size}: must be at least 1")
@@ -103,6 +179,7 @@ class BatchStream(ABC):
             raise ConfigError(f"num_examples = {num_examples}: the shards hold nothing to train on")
         self.num_examples, self.batch_size, self.seed = num_examples, batch_size, seed
         self.rank, self.num_ranks, self.num_workers, self.pin_memory = rank, num_ranks, num_workers, pin
+        self.views = views
         self.position = 0
         """Examples yielded so far, over all ranks."""
         self._epochs: dict[int, Any] = {}
@@ -112,8 +189,8 @@ class BatchStream(ABC):
         """Draw an epoch: whatever `make_batch` needs, the same for every rank and worker."""
 
     @abstractmethod
-    def make_batch(self, entries: list[tuple[Any, int]]) -> Batch:
-        """The batch of (plan, number within the epoch) pairs."""
+    def make_batch(self, entries: list[tuple[Any, int]], uniforms: np.ndarray) -> Batch | JointBatch:
+        """The batch of (plan, number within the epoch) pairs, and the views' uniform numbers, float32 [M, B]."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -129,11 +206,26 @@ class BatchStream(ABC):
         """Examples that all ranks take together per batch."""
         return self.batch_size * self.num_ranks
 
-    def batch_at(self, position: int) -> Batch:
-        """This rank's batch of the round that starts at a global position."""
+    def batch_at(self, position: int) -> Any:
+        """This rank's Batch of the round that starts at a global position; a JointBatch for several views."""
         first = position + self.rank * self.batch_size
         places = [divmod(place, self.num_examples) for place in range(first, first + self.batch_size)]
-        return self.make_batch([(self._plan(epoch), number) for epoch, number in places])
+        own = slice(first - position, first - position + self.batch_size)
+        entries = [(self._plan(epoch), number) for epoch, number in places]
+        return self.make_batch(entries, self._uniforms(position)[:, own])
+
+    def _uniforms(self, position: int) -> np.ndarray:
+        """float32 [M, stride]: what the views draw with in a round; the first rows are the same for any M."""
+        number = max((view.num_uniforms for view in self.views), default=0)
+        generator = np.random.default_rng([self.seed, position, 1])
+        return generator.random((number, self.stride), dtype=np.float32)
+
+    def joined(self, others: Sequence["BatchStream"]) -> "BatchStream":
+        """A stream at the same position that reads for all the streams: they differ in nothing but their views."""
+        joint = copy.copy(self)
+        joint.views = tuple(dict.fromkeys(view for stream in (self, *others) for view in stream.views))
+        joint._epochs = dict(self._epochs)
+        return joint
 
     def _plan(self, epoch: int) -> Any:
         if epoch not in self._epochs:
@@ -142,7 +234,7 @@ class BatchStream(ABC):
             self._epochs[epoch] = self.plan_epoch(np.random.default_rng([self.seed, epoch]))
         return self._epochs[epoch]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         return iterate_batches(self)
 
     def state_dict(self) -> dict[str, Any]:

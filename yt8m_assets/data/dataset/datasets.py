@@ -1,15 +1,29 @@
 """Windows of whole videos with video labels: what the models are pre-trained on."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from yt8m_assets.data.dataset.batches import Batch, BatchStream, multi_hot, shuffled_order, spread_windows
+from yt8m_assets.data.dataset.batches import (
+    Batch,
+    BatchStream,
+    JointBatch,
+    Part,
+    multi_hot,
+    shuffled_order,
+    spread_windows,
+)
 from yt8m_assets.data.dataset.memory import MemoryVideos
 from yt8m_assets.data.dataset.parts import content_checksum
 from yt8m_assets.data.dataset.videos import Videos
+from yt8m_assets.data.dataset.views import Look, View, union, window_starts
 from yt8m_assets.errors import ConfigError, DataError, VocabularyError
+
+FEW = 16
+"""A video of this many times the frames that are drawn from it is read frame by frame, not as a whole."""
 
 
 class _Epoch(NamedTuple):
@@ -28,7 +42,8 @@ class PretrainingDataset(BatchStream):
 
     window_frames = n draws n contiguous frames, the start uniform in [0, max(num_frames - n, 0)]; a shorter video
     repeats its last frame (SPEC section 2, "random sequence"). None gives whole videos, padded to the longest of the
-    batch. Deterministic in seed and epoch whatever the number of workers; see `BatchStream` for ranks and states.
+    batch. `views` says more than that: what of its window a model draws, or what several models do. Deterministic in
+    seed and epoch whatever the number of workers; see `BatchStream` for ranks and states.
     A record that is found damaged only now is set aside under "quarantine", and the next sound video stands for it.
     Raises VocabularyError when a label lies outside the vocabulary, and what reading raises.
     """
@@ -39,7 +54,8 @@ class PretrainingDataset(BatchStream):
         *,
         num_classes: int,
         batch_size: int,
-        window_frames: int | None,
+        window_frames: int | None = None,
+        views: Sequence[View] = (),
         seed: int = 0,
         shuffle_buffer: int = 16384,
         windows_per_video: int = 1,
@@ -53,7 +69,7 @@ class PretrainingDataset(BatchStream):
         if windows_per_video < 1:
             raise ConfigError(f"windows_per_video = {windows_per_video}: must be at least 1")
         self.videos = videos
-        self.num_classes, self.window_frames = num_classes, window_frames
+        self.num_classes = num_classes
         self.shuffle_buffer, self.windows_per_video = shuffle_buffer, windows_per_video
         super().__init__(
             num_examples=len(videos) * windows_per_video,
@@ -63,6 +79,7 @@ class PretrainingDataset(BatchStream):
             num_ranks=num_ranks,
             num_workers=0 if isinstance(videos, MemoryVideos) else num_workers,  # memory needs no processes
             pin=pin_memory,
+            views=tuple(views) or (View(window_frames=window_frames),),
         )
 
     def identity(self) -> dict[str, Any]:
@@ -73,7 +90,7 @@ class PretrainingDataset(BatchStream):
             "kind": "pretraining",
             "seed": self.seed,
             "num_examples": self.num_examples,
-            "window_frames": self.window_frames,
+            "views": [asdict(view) for view in self.views],
             "windows_per_video": self.windows_per_video,
             "shuffle_buffer": self.shuffle_buffer,
             "content": self._content,
@@ -90,30 +107,29 @@ class PretrainingDataset(BatchStream):
             order = order[spread_windows(len(order), self.windows_per_video, self.shuffle_buffer)]
         return _Epoch(order, generator.random(self.num_examples, dtype=np.float32))
 
-    def make_batch(self, entries: list[tuple[Any, int]]) -> Batch:
-        """Read the entries' windows or whole videos."""
-        numbers = self._sound([int(plan.order[place]) for plan, place in entries])
+    def make_batch(self, entries: list[tuple[Any, int]], uniforms: np.ndarray) -> Batch | JointBatch:
+        """Read what the views use of the entries' videos, each frame once."""
+        numbers = np.array(self._sound([int(plan.order[place]) for plan, place in entries]), np.int64)
         lengths = self.videos.num_frames[numbers]
-        if self.window_frames is None:
-            frames, valid = self._whole_videos(numbers, lengths)
-            starts = np.zeros(len(numbers), np.int64)
-        else:
-            uniforms = np.array([plan.uniforms[place] for plan, place in entries], np.float32)
-            span = np.maximum(lengths - self.window_frames, 0)
-            starts = np.minimum((uniforms * (span + 1).astype(np.float32)).astype(np.int64), span)
-            frames, valid = self._windows(numbers, lengths, starts)
-        return self._batch(numbers, frames, valid, starts)
+        where = np.array([plan.uniforms[place] for plan, place in entries], np.float32)
+        looks = [view.look(lengths, window_starts(view.window_frames, lengths, where), uniforms) for view in self.views]
+        if len(looks) == 1:
+            return self._batch(numbers, self._read(numbers, lengths, looks[0].rows, looks[0].valid), looks[0])
+        longest = max(int(lengths.max()), 1)
+        rows, valid, places = union(looks, lengths, longest)
+        batch = self._batch(numbers, self._read(numbers, lengths, rows, valid), looks[0])
+        return JointBatch(batch, tuple(Part.of(look, place) for look, place in zip(looks, places, strict=True)))
 
     def examples(self, numbers: np.ndarray) -> Batch:
         """Some videos (int64 [B]) for evaluation, the same rows each time: whole, or the window in their middle."""
         numbers = np.array(self._sound(numbers.tolist()), np.int64)
-        lengths = self.videos.num_frames[numbers]
-        if self.window_frames is None:
-            frames, valid = self._whole_videos(numbers.tolist(), lengths)
-            return self._batch(numbers.tolist(), frames, valid, np.zeros(len(numbers), np.int64))
-        starts = np.maximum(lengths - self.window_frames, 0) // 2
-        frames, valid = self._windows(numbers.tolist(), lengths, starts)
-        return self._batch(numbers.tolist(), frames, valid, starts)
+        lengths, size = self.videos.num_frames[numbers], self.views[0].window_frames
+        look = View(window_frames=size).look(
+            lengths,
+            0 * lengths if size is None else np.maximum(lengths - size, 0) // 2,
+            np.empty((0, len(numbers)), np.float32),
+        )
+        return self._batch(numbers, self._read(numbers, lengths, look.rows, look.valid), look)
 
     def _sound(self, numbers: list[int]) -> list[int]:
         """The numbers, damaged videos replaced by the next sound one. Raises DataError when there is none."""
@@ -125,38 +141,38 @@ class PretrainingDataset(BatchStream):
                 numbers[row] = (numbers[row] + 1) % len(self.videos)
         raise DataError(f"{self.videos.where(numbers[0])}: damaged, as is every other video; fetch the shards again")
 
-    def _windows(self, numbers: list[int], lengths: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        size = self.window_frames or 0
-        frames = np.zeros((len(numbers), size, self.videos.feature_size), np.uint8)
-        valid = np.repeat(lengths[:, None] > 0, size, axis=1)
-        inside = np.flatnonzero(lengths >= size)
-        frames[inside] = self.videos.read_windows([numbers[row] for row in inside], starts[inside].tolist(), size)
-        for row in np.flatnonzero((lengths < size) & (lengths > 0)).tolist():
-            length = int(lengths[row])
-            frames[row, :length] = self.videos.read(numbers[row], 0, length)
-            frames[row, length:] = frames[row, length - 1]
-        return frames, valid
+    def _read(self, numbers: np.ndarray, lengths: np.ndarray, rows: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """uint8 [B, R, F]: frames `rows` (int64 [B, R]) of each video as far as they are valid, zeros after those."""
+        count = rows.shape[1]
+        frames = np.zeros((*rows.shape, self.videos.feature_size), np.uint8)
+        there = valid[:, 0]
+        runs = there & (count < lengths) & (np.diff(rows, axis=1) == 1).all(axis=1)
+        few = there & ~runs & (FEW * count <= lengths)
+        if runs.any():
+            frames[runs] = self.videos.read_windows(numbers[runs].tolist(), rows[runs, 0].tolist(), count)
+        if few.any():
+            single = self.videos.read_windows(np.repeat(numbers[few], count).tolist(), rows[few].ravel().tolist(), 1)
+            frames[few] = single.reshape(-1, *frames.shape[1:])
+        for row in np.flatnonzero(there & ~runs & ~few).tolist():
+            video, wanted = self.videos.read(int(numbers[row])), rows[row, valid[row]]
+            everything = np.array_equal(wanted, np.arange(len(video)))
+            frames[row, : len(wanted)] = video if everything else video[wanted]
+        return frames
 
-    def _whole_videos(self, numbers: list[int], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        longest = max(int(lengths.max()), 1)
-        frames = np.zeros((len(numbers), longest, self.videos.feature_size), np.uint8)
-        for row, (number, length) in enumerate(zip(numbers, lengths.tolist(), strict=True)):
-            frames[row, :length] = self.videos.read(number)
-        return frames, np.arange(longest)[None, :] < lengths[:, None]
-
-    def _batch(self, numbers: list[int], frames: np.ndarray, valid: np.ndarray, starts: np.ndarray) -> Batch:
+    def _batch(self, numbers: np.ndarray, frames: np.ndarray, look: Look) -> Batch:
         import torch
 
-        labels = [self._labels(number) for number in numbers]
-        return Batch(
+        labels = [self._labels(number) for number in numbers.tolist()]
+        batch = Batch(
             frames=torch.from_numpy(frames),
-            valid=torch.from_numpy(valid),
-            num_frames=torch.from_numpy(valid.sum(axis=1, dtype=np.int64)),
+            valid=torch.from_numpy(look.valid),
+            num_frames=torch.from_numpy(look.num_frames),
             labels=torch.from_numpy(multi_hot(labels, None, self.num_classes)),
             label_weights=None,
-            video_ids=tuple(self.videos.video_ids[number] for number in numbers),
-            starts=torch.from_numpy(starts),
+            video_ids=tuple(self.videos.video_ids[number] for number in numbers.tolist()),
+            starts=torch.from_numpy(look.starts),
         )
+        return Part.of(look, None).take(batch)
 
     def _labels(self, number: int) -> np.ndarray:
         labels, _ = self.videos.annotations(number)

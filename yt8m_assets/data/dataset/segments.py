@@ -1,13 +1,16 @@
 """Rated segments: what the models are fine-tuned on and measured by."""
 
 import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yt8m_assets.data.dataset.batches import Batch, BatchStream, multi_hot
+from yt8m_assets.data.dataset.batches import Batch, BatchStream, JointBatch, Part, multi_hot
 from yt8m_assets.data.dataset.ratings import SegmentRatings, collect_ratings
 from yt8m_assets.data.dataset.videos import Videos
+from yt8m_assets.data.dataset.views import View
 from yt8m_assets.data.dataset.windows import SEGMENT_FRAMES
 from yt8m_assets.progress import NullProgress, Progress
 
@@ -145,6 +148,7 @@ class SegmentDataset(BatchStream):
         num_ranks: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
+        views: Sequence[View] = (),
     ) -> None:
         self.table = table
         super().__init__(
@@ -155,17 +159,28 @@ class SegmentDataset(BatchStream):
             num_ranks=num_ranks,
             num_workers=0 if table.in_memory else num_workers,
             pin=pin_memory,
+            views=tuple(views) or (View(),),
         )
 
     def identity(self) -> dict[str, Any]:
-        """Seed, size, and a checksum of the segments' ids."""
+        """Seed, size, views, and a checksum of the segments' ids."""
         content = zlib.crc32("\n".join(self.table.segment_ids).encode())
-        return {"kind": "segments", "seed": self.seed, "num_examples": self.num_examples, "content": content}
+        views = [asdict(view) for view in self.views]
+        about = {"kind": "segments", "seed": self.seed, "num_examples": self.num_examples, "views": views}
+        return {**about, "content": content}
 
     def plan_epoch(self, generator: np.random.Generator) -> np.ndarray:
         """A uniform permutation."""
         return generator.permutation(self.num_examples)
 
-    def make_batch(self, entries: list[tuple[Any, int]]) -> Batch:
-        """The batch of the drawn segments."""
-        return self.table.batch(np.array([plan[place] for plan, place in entries], np.int64))
+    def make_batch(self, entries: list[tuple[Any, int]], uniforms: np.ndarray) -> Batch | JointBatch:
+        """The batch of the drawn segments, and what the views take of their frames."""
+        batch = self.table.batch(np.array([plan[place] for plan, place in entries], np.int64))
+        valid, lengths, starts = (tensor.numpy() for tensor in (batch.valid, batch.num_frames, batch.starts))
+        parts = []
+        for view in self.views:
+            look = view.look(lengths, np.zeros_like(lengths), uniforms)
+            there = np.take_along_axis(valid, look.rows, axis=1)
+            place = None if look.rows.shape == valid.shape else look.rows
+            parts.append(Part.of(look._replace(valid=there, starts=starts), place))
+        return parts[0].take(batch) if len(parts) == 1 else JointBatch(batch, tuple(parts))
