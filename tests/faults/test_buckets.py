@@ -300,8 +300,9 @@ def test_f38_a_copy_that_rotted_on_this_disk_is_fetched_again(store, tmp_path, p
     assert copy.read_bytes() == SHARD
     copy.write_bytes(rotten)
     assert build_index(uri, reading).ids.tolist() == [b"aaaa", b"bbbb"]
+    shards = pack_shards(tmp_path / "index", [uri], reading)
     copy.write_bytes(rotten)
-    videos = IndexedVideos(pack_shards(tmp_path / "index", [uri], reading))
+    videos = IndexedVideos(shards)
     assert [videos.read(number).shape[0] for number in range(2)] == [3, 2]
     repairs = 2 if place == 2 else 3  # a record read by its index needs no length
     assert sum("/download/" in path for _, path in store.requests) == 1 + repairs

@@ -11,9 +11,9 @@ from tests.data.dataset.stream_checks import check_restores_everywhere, same_bat
 from tests.data.factory import SIZES, make_video, sort_options, write_shard, write_split
 from tests.data.packing import pack_shards
 from yt8m_assets.data import read_shard
-from yt8m_assets.data.dataset.batches import shuffled_order
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
 from yt8m_assets.data.dataset.memory import MemoryVideos, _shared, load_videos
+from yt8m_assets.data.dataset.order import ShuffledOrder
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.errors import CheckpointMismatchError, ConfigError, VocabularyError
 
@@ -129,7 +129,7 @@ def test_only_the_batch_between_two_epochs_may_hold_a_video_twice_one_window_of_
 
 def test_the_order_of_single_windows_is_as_it_always_was(uris):
     sizes, generator = np.array(COUNTS), np.random.default_rng([3, 0])
-    order = shuffled_order(sizes, 6, generator)
+    order = ShuffledOrder(sizes, 6, generator)[:]
     (batch,) = take(dataset(uris, batch_size=13), 1)
     assert batch.video_ids == tuple(f"vid{number:04d}" for number in order)
 
@@ -168,12 +168,12 @@ def test_the_same_seed_gives_the_same_and_another_does_not(uris):
 
 def test_a_short_window_keeps_records_near_their_shard():
     sizes = np.full(20, 50)
-    order = shuffled_order(sizes, 100, np.random.default_rng(0))
+    order = ShuffledOrder(sizes, 100, np.random.default_rng(0))[:]
     assert sorted(order.tolist()) == list(range(1000))
     read_at_once = [len(set((order[first : first + 50] // 50).tolist())) for first in range(0, 1000, 50)]
     assert max(read_at_once) <= 5
     assert len(set(np.diff(order).tolist())) > 100
-    full = shuffled_order(sizes, 1000, np.random.default_rng(0))
+    full = ShuffledOrder(sizes, 1000, np.random.default_rng(0))[:]
     assert min(len(set((full[first : first + 50] // 50).tolist())) for first in range(0, 1000, 50)) > 10
 
 

@@ -126,32 +126,6 @@ def _mapped(value: Any, change: Any) -> Any:
     return change(value) if hasattr(value, "dtype") else value
 
 
-def shuffled_order(shard_sizes: np.ndarray, window: int, generator: np.random.Generator) -> np.ndarray:
-    """An epoch's order of all records, int64 [N]: shards in random order, then every record moved by up to `window`.
-
-    So only the shards within a window are read at a time; a window of N or more gives a uniform permutation.
-    """
-    num_records = int(shard_sizes.sum())
-    if window >= num_records:
-        return generator.permutation(num_records)
-    first = np.concatenate([[0], np.cumsum(shard_sizes)])
-    shards = generator.permutation(len(shard_sizes))
-    order = np.concatenate([np.arange(first[shard], first[shard + 1]) for shard in shards])
-    keys = np.arange(num_records) + generator.random(num_records) * window
-    return order[np.argsort(keys, kind="stable")]
-
-
-def spread_windows(num_videos: int, windows: int, buffer: int) -> np.ndarray:
-    """Which place of an epoch's order each of its examples shows, int64 [num_videos * windows].
-
-    Blocks of at least `buffer` places (all, where there are fewer) are passed `windows` times one after another, so
-    windows of a video lie a block apart and a batch that is no larger holds no video twice.
-    """
-    num_blocks = max(num_videos // max(buffer, 1), 1)
-    blocks = np.array_split(np.arange(num_videos), num_blocks)
-    return np.concatenate([np.tile(block, windows) for block in blocks])
-
-
 class BatchStream(ABC):
     """An endless iterable over shuffled epochs with `state_dict` / `load_state_dict`.
 

@@ -7,16 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from yt8m_assets.data.dataset.batches import (
-    Batch,
-    BatchStream,
-    JointBatch,
-    Part,
-    multi_hot,
-    shuffled_order,
-    spread_windows,
-)
+from yt8m_assets.data.dataset.batches import Batch, BatchStream, JointBatch, Part, multi_hot
 from yt8m_assets.data.dataset.memory import MemoryVideos
+from yt8m_assets.data.dataset.order import ShuffledOrder, SpreadOrder, Uniforms
 from yt8m_assets.data.dataset.parts import content_checksum
 from yt8m_assets.data.dataset.videos import Videos
 from yt8m_assets.data.dataset.views import Look, View, union, window_starts
@@ -29,9 +22,9 @@ FEW = 16
 class _Epoch(NamedTuple):
     """The draws of an epoch of N videos, W windows each."""
 
-    order: np.ndarray
+    order: ShuffledOrder | SpreadOrder
     """int64 [N * W]: the video of each example."""
-    uniforms: np.ndarray
+    uniforms: Uniforms
     """float32 [N * W]: where in its video each window starts."""
 
 
@@ -102,10 +95,11 @@ class PretrainingDataset(BatchStream):
 
     def plan_epoch(self, generator: np.random.Generator) -> _Epoch:
         """The order of the videos and the windows' uniform draws."""
-        order = shuffled_order(self.videos.shard_sizes, self.shuffle_buffer, generator)
-        if self.windows_per_video > 1:
-            order = order[spread_windows(len(order), self.windows_per_video, self.shuffle_buffer)]
-        return _Epoch(order, generator.random(self.num_examples, dtype=np.float32))
+        order = ShuffledOrder(self.videos.shard_sizes, self.shuffle_buffer, generator)
+        spread = (
+            SpreadOrder(order, self.windows_per_video, self.shuffle_buffer) if self.windows_per_video > 1 else order
+        )
+        return _Epoch(spread, Uniforms(self.num_examples, generator))
 
     def make_batch(self, entries: list[tuple[Any, int]], uniforms: np.ndarray) -> Batch | JointBatch:
         """Read what the views use of the entries' videos, each frame once."""
