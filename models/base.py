@@ -45,7 +45,7 @@ class FrameModel(nn.Module):
     """Base of all architectures: frames [B, T, F] of a video or segment to class probabilities [B, C].
 
     A subclass sets `Options`, `sampling`, `num_sampled_frames` and `head`, and implements `forward`. The head offers
-    `l2_penalty()` and `restrict_classes(class_ids)`, as those of models.heads do.
+    `l2_terms()` and `restrict_classes(class_ids)`, as those of models.heads do.
     """
 
     Options: ClassVar[type[Any]] = Options
@@ -59,6 +59,11 @@ class FrameModel(nn.Module):
     """Whether it looks at rgb and audio apart, so that both must be there."""
     head: Any
     num_sampled_frames: int
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "l2_penalty" in vars(cls):
+            raise TypeError(f"{cls.__name__}.l2_penalty: training adds the gradient itself; give `l2_terms` instead")
 
     def __init__(self, num_classes: int, feature_sizes: tuple[int, int], options: Any) -> None:
         super().__init__()
@@ -126,9 +131,16 @@ class FrameModel(nn.Module):
         rgb, audio = frames.split(self.feature_sizes, dim=2)
         return rgb, audio
 
+    def l2_terms(self) -> list[tuple[Tensor, float]]:
+        """The weights under an L2 term of the original's objective, and its factor (SPEC section 3)."""
+        return list(self.head.l2_terms())
+
     def l2_penalty(self) -> Tensor:
-        """Sum the L2 terms of the original's objective (SPEC section 3): a scalar."""
-        return self.head.l2_penalty()
+        """Sum the L2 terms, half of the factor times the squared weights each: a scalar.
+
+        Training adds their gradient, factor times weights, by itself.
+        """
+        return sum((0.5 * factor * weights.square().sum() for weights, factor in self.l2_terms()), torch.zeros(()))
 
     def hold_linear_weights(self, dtype: torch.dtype) -> Self:
         """Keep the linear layers' weights in `dtype`, for inference under autocast to it; returns self.

@@ -35,8 +35,8 @@ class Tiny(nn.Module):
         hidden = self.norm(frames.mean(1)) * self.scale
         return ModelOutput((hidden * self.poison).sigmoid(), torch.zeros(()))
 
-    def l2_penalty(self) -> torch.Tensor:
-        return 0.0 * self.scale.sum()
+    def l2_terms(self) -> list[tuple[torch.Tensor, float]]:
+        return []
 
 
 def tiny_stepper(**changes: Any) -> tuple[Tiny, Stepper, Batch]:

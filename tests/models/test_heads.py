@@ -1,5 +1,6 @@
 """The heads against their formulas (SPEC sections 3.2 and 3.3), written plainly."""
 
+import pytest
 import torch
 
 from models.heads import LogisticHeads, MixtureOfExpertsHead, ProbabilityGate
@@ -34,7 +35,7 @@ def test_logistic_heads_penalise_biases_too():
     with torch.no_grad():
         for value in heads.parameters():
             value.fill_(1.0)
-    assert heads.l2_penalty() == 2 * (3 * 4 + 4)
+    assert sum(factor / 2 * value.square().sum() for value, factor in heads.l2_terms()) == 2 * (3 * 4 + 4)
     assert heads(torch.ones(2, 1, 3)).flatten().tolist() == [4.0] * 8
 
 
@@ -49,3 +50,17 @@ def test_a_restricted_head_needs_no_gradient_and_copies_its_columns():
     with torch.no_grad():
         head.gates.weight.zero_()
     assert kept.gates.weight.abs().max() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_mixture_is_its_formula_class_by_class(dtype):
+    """With values that tell classes from experts; the sums in float32 at least."""
+    torch.manual_seed(0)
+    head, features = MixtureOfExpertsHead(8, 5, 2, l2=1e-6).to(dtype), torch.randn(4, 8, dtype=dtype)
+    gates, experts = head.gates(features).double(), head.experts(features).double()
+    for number in range(5):
+        weights = gates[:, 3 * number : 3 * number + 3].softmax(1)[:, :2]
+        expected = (weights * experts[:, 2 * number : 2 * number + 2].sigmoid()).sum(1)
+        found = head(features)[:, number]
+        assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)

@@ -56,9 +56,7 @@ def test_drawn_frames_alone_give_the_loss_and_gradients_of_whole_videos(key: str
     expected.backward()
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
-    total, _ = Objective(model, TrainingConfig(num_steps=1))(
-        frames, valid, num_frames, labels, None, index, l2_share=0.0
-    )
+    total, _ = Objective(model, TrainingConfig(num_steps=1))(frames, valid, num_frames, labels, None, index)
     total.backward()
     assert total.item() == pytest.approx(expected.item(), rel=1e-6)
     for name, parameter in model.named_parameters():

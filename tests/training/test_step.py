@@ -4,6 +4,8 @@ from typing import Any
 import pytest
 import torch
 
+from models import FrameModel, list_models
+from tests.models.small import small_model
 from tests.training.support import BATCHES, MIX
 from tests.training.test_evaluate import SPEC
 from yt8m_assets.data.dataset.batches import Batch
@@ -13,6 +15,7 @@ from yt8m_assets.training.optimizer import Optimizer
 from yt8m_assets.training.recompute import recompute_activations
 from yt8m_assets.training.step import Stepper
 
+CPU = torch.device("cpu")
 CONFIG = replace(MIX.pretraining, batch_size=8)
 
 
@@ -37,16 +40,12 @@ def test_rated_weighting_changes_the_objective() -> None:
 
 
 def test_a_loss_of_the_branches_own_is_added_where_asked_for() -> None:
-    def total(weight: float) -> tuple[float, float]:
-        stepper = make_stepper(branch_loss_weight=weight, dropout=0.0, l2=0.1)
+    def total(weight: float) -> float:
+        stepper = make_stepper(branch_loss_weight=weight, dropout=0.0)
         batch = replace(BATCHES[0], frame_index=torch.arange(6).repeat(8, 1) % 5)
-        parts = [stepper.forward(batch, 1.0, share) for share in (1, 0)]
-        return float(parts[0][0].detach()), float(parts[0][0].detach() - parts[1][0].detach())
+        return float(stepper.forward(batch, 1.0)[0].detach())
 
-    plain, penalty = total(0.0)
-    with_branches, _ = total(1.0)
-    assert with_branches > plain + 1
-    assert penalty > 0
+    assert total(1.0) > total(0.0) + 1
 
 
 def test_rows_of_a_batch() -> None:
@@ -69,6 +68,47 @@ def test_adding_l2_once_whatever_the_accumulation() -> None:
         gradients.append(parameter.grad)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
     assert float(gradients[0].norm()) == pytest.approx(float((10 * before).norm()), rel=0.5)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("key", list_models())
+def test_the_l2_gradient_is_the_penaltys(key: str) -> None:
+    """What is added by hand is what autograd makes of `l2_penalty`, where the loss gave a gradient and where not."""
+    model, config = small_model(key, l2=0.3), replace(CONFIG, regularization_weight=5.0)
+    parameters = dict(model.named_parameters())
+    stepper = Stepper(Objective(model, config), Optimizer(parameters, config), config, device=CPU, seed=0)
+    (5.0 * model.l2_penalty()).backward()
+    expected = {name: None if value.grad is None else value.grad.clone() for name, value in parameters.items()}
+    penalised = [name for name, gradient in expected.items() if gradient is not None]
+    assert penalised
+    model.zero_grad()
+    parameters[penalised[0]].grad = torch.ones_like(parameters[penalised[0]])
+    stepper.add_l2()
+    for name, value in parameters.items():
+        if name in penalised:
+            before = 1.0 if name == penalised[0] else 0.0
+            torch.testing.assert_close(value.grad, expected[name] + before, msg=name)  # type: ignore[operator]
+        else:
+            assert value.grad is None, name
+
+
+def test_weights_that_are_not_trained_get_no_l2_gradient() -> None:
+    model = small_model("bert_mean_l2h12", l2=0.3)
+    model.head.gates.requires_grad_(False)
+    stepper = Stepper(
+        Objective(model, CONFIG), Optimizer(dict(model.named_parameters()), CONFIG), CONFIG, device=CPU, seed=0
+    )
+    stepper.add_l2()
+    assert model.head.gates.weight.grad is None
+    torch.testing.assert_close(model.head.experts.weight.grad, 0.3 * model.head.experts.weight.detach())
+
+
+def test_a_model_with_a_penalty_of_its_own_is_refused_where_it_is_defined() -> None:
+    """Else its gradient would be missing, and nothing would say so."""
+    with pytest.raises(TypeError, match=r"Other\.l2_penalty: .* give `l2_terms` instead"):
+
+        class Other(FrameModel):
+            def l2_penalty(self) -> torch.Tensor:
+                return torch.zeros(())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports torch.jit, which it deprecates

@@ -79,7 +79,7 @@ def measure_statistics(stepper: Stepper, source: BatchStream, first_step: int, s
                     seed_defaults(stepper.device, derive_seed(stepper.seed, "dropout", number, stepper.rank))
                     for part in stepper.split(batch):
                         count()
-                        stepper.forward(part, 1.0, 0.0, run=stepper.objective)
+                        stepper.forward(part, 1.0, run=stepper.objective)
         finally:
             model.train(training)
             source.load_state_dict(position)

@@ -50,12 +50,11 @@ class Objective(nn.Module):
         label_weights: Tensor | None,
         frame_index: Tensor | None,
         share: float = 1.0,
-        l2_share: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """Total loss to differentiate and the bare cross entropy (detached), both scalars.
+        """The loss to differentiate, all but the L2 terms, and the bare cross entropy (detached), both scalars.
 
         frames uint8 [B, T, F]; valid bool [B, T]; num_frames [B]; labels and label_weights [B, C]; frame_index [B, N]
-        or None. `share` is this micro-batch's part of the step; `l2_share` the part of the L2 terms charged to it.
+        or None. `share` is this micro-batch's part of the step. The gradient of the L2 terms is added by the step.
         """
         config = self.config
         if self.model.sampling == "frames" and frame_index is not None and frame_index.shape[1] < frames.shape[1]:
@@ -74,6 +73,4 @@ class Objective(nn.Module):
             branches = output.branch_probabilities.unbind(1)
             own = torch.stack([cross_entropy(p, labels, weights, config.label_smoothing) for p in branches]).sum()
             total = total + self.model.branch_loss_weight * own * share  # type: ignore[operator]
-        if l2_share:
-            total = total + config.regularization_weight * l2_share * self.model.l2_penalty()  # type: ignore[operator]
         return total, label_loss.detach()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from yt8m_assets.data.dataset.batches import BatchStream, JointBatch
+from yt8m_assets.device.allocator import kept_pages
 from yt8m_assets.training.interruption import StopRequest
 from yt8m_assets.training.randomness import isolated_randomness
 from yt8m_assets.training.trainer import Training
@@ -34,7 +35,8 @@ def run_pass(
     a stop is asked for, each saves and ends.
     """
     pass_ = _Pass(trainings, stop, device)
-    with isolated_randomness(device, 0), deterministic_algorithms(deterministic):
+    pages = kept_pages(device.type == "cpu")
+    with isolated_randomness(device, 0), deterministic_algorithms(deterministic), pages:
         try:
             yield from pass_.run()
         finally:

@@ -3,7 +3,7 @@
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,10 @@ class Stepper:
         self.module = wrapped or objective
         self.compiled = Compiled(self.module, enabled=config.compile, what="training")
         self.statistics = list(objective.buffers())
+        self.penalised: dict[float, list[Tensor]] = {}
+        for weights, factor in self.model.l2_terms():  # type: ignore[operator]
+            if weights.requires_grad and factor:
+                self.penalised.setdefault(factor * config.regularization_weight, []).append(weights)
         self.blocked = torch.zeros((), device=device)
         self.evidence = torch.zeros(2, device=device)
         self.norms: Tensor | None = None
@@ -90,12 +94,21 @@ class Stepper:
         pieces = self.config.accumulation
         total_loss = torch.zeros((), device=self.device)
         for number, part in enumerate(self.split(batch), start=1):
-            last = number == pieces
-            with contextlib.nullcontext() if last else no_sync(self.module):
-                total, label_loss = self.forward(part, 1 / pieces, 1.0 if last else 0.0)
+            with contextlib.nullcontext() if number == pieces else no_sync(self.module):
+                total, label_loss = self.forward(part, 1 / pieces)
                 total.backward()
             total_loss += label_loss / pieces
+        self.add_l2()
         return total_loss
+
+    @torch.no_grad()
+    def add_l2(self) -> None:
+        """Add the gradient of the L2 terms, one pass; squares and sums through autograd would take six."""
+        for factor, weights in self.penalised.items():
+            for value in weights:
+                if value.grad is None:  # the loss does not reach it
+                    value.grad = torch.zeros_like(value)
+            torch._foreach_add_([cast(Tensor, value.grad) for value in weights], weights, alpha=factor)
 
     def split(self, batch: Batch) -> Iterator[Batch]:
         """The micro-batches of a batch, on the device."""
@@ -107,14 +120,13 @@ class Stepper:
         self,
         part: Batch,
         share: float,
-        l2_share: float,
         run: Callable[..., tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The objective under autocast, compiled where asked for and possible, or what is given as `run`."""
         tensors = (part.frames, part.valid, part.num_frames, part.labels, part.label_weights, part.frame_index)
         half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            return (run or self.compiled.attempt)(*tensors, share, l2_share)
+            return (run or self.compiled.attempt)(*tensors, share)
 
     @torch.no_grad()
     def judge(self, step: int, loss: Tensor, norms: Tensor, before: list[Tensor]) -> None:
