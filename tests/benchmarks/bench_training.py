@@ -28,14 +28,21 @@ from yt8m_assets.training.randomness import isolated_randomness
 from yt8m_assets.training.step import Stepper
 
 BAR = 1.7
+NUM_FRAMES = {
+    "bert_l2h12": (5, 5),
+    "bert_mean_l2h12": (5, 5),
+    "gated_netvlad_h1024c16": (5, 300),
+    "mix_nextvlad_iter300": (300, 300),
+}
+"""Frames of an example that ours gets, for its reader has drawn them, and that the peer gets."""
 ORIGINAL = {
     ("bert_l2h12", 128): 1.76,
     ("bert_mean_l2h12", 128): 0.98,
     ("gated_netvlad_h1024c16", 32): 0.9,
     ("mix_nextvlad_iter300", 8): 1.46,
 }
-"""Seconds of the original's own TensorFlow step for a model and batch size, 3862 classes, two cores of the kind that the
-figures of docs/benchmarks.md are from: measured elsewhere, for it cannot be run here."""
+"""Seconds of the original's own TensorFlow step for a model and batch size, 3862 classes, two cores of the kind that
+docs/benchmarks.md is from: measured elsewhere, for it cannot be run here."""
 
 
 def make_batch(batch_size: int, num_frames: int, num_classes: int) -> Batch:
@@ -48,7 +55,7 @@ def make_batch(batch_size: int, num_frames: int, num_classes: int) -> Batch:
         label_weights=None,
         video_ids=tuple(f"v{number:05d}" for number in range(batch_size)),
         starts=torch.zeros(batch_size, dtype=torch.int64),
-        frame_index=torch.arange(5).expand(batch_size, 5),
+        frame_index=torch.arange(num_frames).expand(batch_size, num_frames),
     )
 
 
@@ -119,10 +126,10 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    is_bert = options.model.startswith("bert")
-    batch = make_batch(options.batch_size, 5 if is_bert else 300, options.num_classes)
+    drawn, whole = NUM_FRAMES[options.model]
+    batch, videos = (make_batch(options.batch_size, count, options.num_classes) for count in (drawn, whole))
     with isolated_randomness(device, 0), kept_pages(device.type == "cpu"):
-        ours, peer = product_step(options, batch, device), naive_step(options, batch, device)
+        ours, peer = product_step(options, batch, device), naive_step(options, videos, device)
         ours(), peer()
         times = [(seconds(ours, device), seconds(peer, device)) for _ in range(options.rounds)]
     own, other = (statistics.median(column) for column in zip(*times, strict=True))
