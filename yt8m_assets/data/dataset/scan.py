@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -102,13 +103,25 @@ def _suitable_workers(pending: Mapping[str, Listed]) -> int:
     return min(len(pending), (os.cpu_count() or 1) * (2 if remote else 1))
 
 
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it is gone, which a killed pass would not tell it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 def _scan_parallel(
     pending: Mapping[str, Listed], reading: Reading, shelf: IndexShelf | None, num_workers: int, counter: _Bytes
 ) -> dict[str, ShardIndex]:
     """Index in processes; a handful is in flight at a time, and the first error stops the rest."""
     results: dict[str, ShardIndex] = {}
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_end_with_parent) as pool:
         waiting: dict[Future[ShardIndex], str] = {}
         upcoming = iter(pending.items())
         try:

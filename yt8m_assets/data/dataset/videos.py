@@ -140,12 +140,14 @@ class IndexedVideos:
         """uint8 [B, count, F]: window b is frames [firsts[b], firsts[b] + count) of video numbers[b], all inside."""
         frames, chosen = np.empty((len(numbers), count, self.feature_size), np.uint8), np.asarray(numbers, np.int64)
         of_shard = self.parts.first.searchsorted(chosen, side="right") - 1
-        shards, places = of_shard.tolist(), (chosen - self.parts.first[of_shard]).tolist()
+        shards, places = of_shard.tolist(), chosen - self.parts.first[of_shard]
         reads = {shard: self._file(shard).read for shard in set(shards)}
         if self._verify(chosen).any():
             raise self._fault(int(chosen[self._damaged[chosen]][0]), _SET_ASIDE)
-        parts = {shard: self.parts[shard] for shard in reads}
-        located = np.array([parts[s].located.item(p) for s, p in zip(shards, places, strict=True)], bool)
+        parts = [(self.parts[shard], np.flatnonzero(of_shard == shard)) for shard in reads]
+        located = np.empty(len(chosen), bool)
+        for part, mine in parts:
+            located[mine] = part.located[places[mine]]
         for row in np.flatnonzero(~located).tolist():
             frames[row] = self._parsed_frames(numbers[row])[firsts[row] : firsts[row] + count]
         rows = np.flatnonzero(located)
@@ -154,11 +156,11 @@ class IndexedVideos:
         for feature, size in enumerate(size for size in self.feature_sizes if size):
             header = frame_header(size)
             stride = len(header) + size
-            starts = {shard: part.lists[feature][0] for shard, part in parts.items()}
-            contents = [
-                reads[shards[row]](starts[shards[row]].item(places[row]) + int(firsts[row]) * stride, count * stride)
-                for row in listed
-            ]
+            starts = np.asarray(firsts, np.int64) * stride
+            for part, mine in parts:
+                starts[mine] += part.lists[feature][0][places[mine]]
+            begins = starts[rows].tolist()
+            contents = [reads[shards[row]](begin, count * stride) for row, begin in zip(listed, begins, strict=True)]
             joined = b"".join(contents)
             if len(joined) != len(rows) * count * stride:
                 row = next(row for row, content in zip(listed, contents, strict=True) if len(content) < count * stride)
