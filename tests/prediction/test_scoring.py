@@ -14,7 +14,9 @@ from tests.data.packing import pack_shards
 from yt8m_assets.data.dataset.loading import read_ahead
 from yt8m_assets.data.dataset.memory import _shared, load_videos
 from yt8m_assets.data.dataset.reading import Reading
+from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.errors import CorruptShardError, NonFiniteError, OutOfMemoryError
+from yt8m_assets.prediction import scoring
 from yt8m_assets.prediction.scoring import (
     CellScores,
     ModelCells,
@@ -184,6 +186,37 @@ def test_reading_ahead_gives_the_same_blocks_and_hands_errors_over(videos):
 
     with pytest.raises(ValueError, match="damaged shard"):
         list(read_ahead(broken(), 2))
+
+
+def test_ranking_overlaps_with_what_the_device_computes(videos, monkeypatch):
+    """On a device that does in turn what it is given: a second of computing and a second of ranking a block."""
+    clock = SimpleNamespace(host=0.0, device=0.0, blocks=0)
+
+    class Timed(Toy):
+        def forward(self, frames, num_frames):
+            clock.device, clock.blocks = max(clock.device, clock.host) + 1, clock.blocks + 1
+            return super().forward(frames, num_frames)
+
+    class Timetable(Arriving):
+        def __init__(self, values):
+            super().__init__(values)
+            self.ready = clock.device  # a copy waits for all that the device was given before it
+
+        def get(self):
+            clock.host = max(clock.host, self.ready)
+            return super().get()
+
+    update = CellScores.update
+
+    def ranked(self, *arguments):
+        clock.host += 1
+        return update(self, *arguments)
+
+    monkeypatch.setattr(scoring, "Arriving", Timetable)
+    monkeypatch.setattr(CellScores, "update", ranked)
+    run(videos, {"toy": Timed()}, shifts=(0,), batch_size=8)
+    assert clock.blocks > 3
+    assert clock.host == clock.blocks + 1
 
 
 @pytest.mark.parametrize("batch_size", [16, 10_000])

@@ -7,11 +7,12 @@ import torch
 
 from tests.faults.test_training_step import tiny_stepper
 from yt8m_assets.data.dataset.loading import read_ahead
+from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.errors import NonFiniteError
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.optimizer import clip_gradients, gradient_norms
 from yt8m_assets.training.step import Stepper
-from yt8m_assets.training.trainer import LossMeter, PendingValues
+from yt8m_assets.training.trainer import LossMeter
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -109,9 +110,9 @@ def test_numbers_on_their_way_are_read_when_they_have_arrived(monkeypatch: pytes
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch, "empty_like", pinned)
-    pending = PendingValues(elsewhere(torch.tensor([0.5, 0.25])))
+    pending = Arriving(elsewhere(torch.tensor([0.5, 0.25])))
     assert calls == ["cpu pinned True", "recorded"]
-    assert pending.get() == [0.5, 0.25]
+    assert pending.get().tolist() == [0.5, 0.25]
     assert calls[-1] == "waited"
 
 

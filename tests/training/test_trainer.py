@@ -11,6 +11,7 @@ import torch
 
 from tests.memory_tracking import MemoryTracking
 from tests.training.support import BATCHES, BERT, FINETUNING, MIX, make_recipe, prepare_store
+from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import ModelRecipe
@@ -19,7 +20,7 @@ from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.training.evaluate import HoldoutEvaluation
 from yt8m_assets.training.model_files import WEIGHTS, read_tensors
 from yt8m_assets.training.step import Stepper
-from yt8m_assets.training.trainer import LossMeter, PendingValues, Stopwatch
+from yt8m_assets.training.trainer import LossMeter, Stopwatch
 
 
 class Runs:
@@ -281,7 +282,7 @@ def test_the_mean_since_the_last_point_continues_over_an_interruption() -> None:
     assert float(expected) == float(second.take()) == pytest.approx(1.1 / 3)
     whole.add(torch.tensor(5.0))
     assert float(whole.take()) == 5.0
-    assert PendingValues(torch.stack([expected, expected])).get() == [float(expected)] * 2
+    assert Arriving(torch.stack([expected, expected])).get().tolist() == [float(expected)] * 2
 
 
 def test_rates_count_waiting_for_data_and_not_the_models_beside() -> None:

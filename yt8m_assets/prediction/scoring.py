@@ -7,7 +7,7 @@ alone is done once too, and every shift's windows are gathered from that.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from yt8m_assets.data.dataset.windows import SEGMENT_FRAMES, Edges, segment_fram
 from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.device.compilation import Compiled
 from yt8m_assets.device.memory import is_out_of_memory
+from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.errors import OutOfMemoryError, Yt8mError
 from yt8m_assets.progress import Progress
 from yt8m_assets.ranking.demotion import demote
@@ -144,6 +145,11 @@ class _Block:
     begins: np.ndarray
     past_end: np.ndarray
 
+    def pinned(self) -> "_Block":
+        """The same in page-locked memory, from where it is copied to a GPU without waiting for what that computes."""
+        tensors = {name: getattr(self, name).pin_memory() for name in ("frames", "index", "num_frames")}
+        return replace(self, **tensors)
+
 
 def read_blocks(
     videos: Videos, index: SegmentIndex, shifts: Sequence[int], options: ScoringOptions
@@ -197,8 +203,10 @@ def score_videos(
     statistics = PassStatistics(num_windows_past_end=dict.fromkeys(shifts, 0))
     num_cells = sum(len(member.cells) for member in members)
     started = time.monotonic()
-    waiting: list[tuple[list[CellScores], Tensor, _Block]] = []
+    waiting: list[tuple[list[CellScores], Arriving, _Block]] = []
     blocks = read_blocks(videos, index, shifts, options)
+    if device.type == "cuda":
+        blocks = read_ahead((block.pinned() for block in blocks), _PREFETCHED_BLOCKS)
     scorers = {
         member.key: Compiled(
             member.model.score_windows, enabled=options.compile, what=f"scoring {member.key}", dynamic=True
@@ -207,9 +215,10 @@ def score_videos(
     }
     title = f"scoring {len(members)} models, {num_cells} cells"
     with progress.task(title, int(index.first[-1]), "segments") as task, torch.inference_mode():
-        for block in read_ahead(blocks, _PREFETCHED_BLOCKS) if device.type == "cuda" else blocks:
+        for block in blocks:
             found = [
-                (live, scores, block) for live, scores in _score_block(block, shifts, members, scorers, options, device)
+                (live, Arriving(scores), block)
+                for live, scores in _score_block(block, shifts, members, scorers, options, device)
             ]
             _take(waiting, options)  # the device works on this block while the last one's scores are ranked
             waiting = found
@@ -233,8 +242,8 @@ def _score_block(
     frames = block.frames.to(device, non_blocking=True)
     features = model_inputs(frames[None], torch.ones((1, len(frames)), dtype=torch.bool, device=device))[0]
     features = torch.cat([features, features.new_zeros((1, features.shape[1]))])
-    index = block.index.to(device)
-    num_frames = block.num_frames.to(device)
+    index = block.index.to(device, non_blocking=True)
+    num_frames = block.num_frames.to(device, non_blocking=True)
     for member in members:
         live = [cell for cell in member.cells if cell.error is None]
         if not live:
@@ -272,7 +281,7 @@ def _explain(error: Exception, key: str) -> Exception:
     return error
 
 
-def _take(waiting: list[tuple[list[CellScores], Tensor, _Block]], options: ScoringOptions) -> None:
+def _take(waiting: list[tuple[list[CellScores], Arriving, _Block]], options: ScoringOptions) -> None:
     for cells, scores, block in waiting:
-        for cell, own in zip(cells, scores.cpu().numpy(), strict=True):
+        for cell, own in zip(cells, scores.get().numpy(), strict=True):
             cell.update(own, block, options.candidate_classes)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from yt8m_assets.data.dataset.batches import Batch, BatchStream
+from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.progress import Task
 from yt8m_assets.tracking import TrackedRun
 from yt8m_assets.training.checkpoint import Checkpoint, CheckpointWriter
@@ -70,7 +71,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.config, self.averages = self.stepper.config, self.validator.averages
         self.saved_at = time.monotonic()
-        self.pending: list[tuple[PendingValues, dict[str, float]]] = []
+        self.pending: list[tuple[Arriving, dict[str, float]]] = []
 
     def restore(self, checkpoint: Checkpoint, allow_fallback: bool = False) -> None:
         """Continue from a checkpoint: weights, moments, averages, data position, counters.
@@ -188,14 +189,14 @@ class Trainer:
         on_cpu = self.stepper.device.type == "cpu"
         if not on_cpu:
             self.flush()  # the previous point's, which has long arrived
-        self.pending.append((PendingValues(torch.stack([mean, self.stepper.blocked.to(mean.dtype)])), values))
+        self.pending.append((Arriving(torch.stack([mean, self.stepper.blocked.to(mean.dtype)])), values))
         if on_cpu:
             self.flush()
 
     def flush(self) -> None:
         """Report the logged points whose values are on their way. Raises NonFiniteError if a step was bad."""
         for pending, values in self.pending:
-            loss, blocked = pending.get()
+            loss, blocked = pending.get().tolist()
             if blocked:
                 self.stepper.check()
             step = int(values.pop("step"))
@@ -224,26 +225,6 @@ class LossMeter:
         self.total = torch.zeros_like(self.total)
         self.count = 0
         return mean
-
-
-class PendingValues:
-    """Numbers on their way from the device to the host: asking for them late costs no wait."""
-
-    def __init__(self, values: Tensor) -> None:
-        self.event = None
-        if values.device.type == "cuda":
-            self.host = torch.empty_like(values, device="cpu", pin_memory=True)
-            self.host.copy_(values, non_blocking=True)
-            self.event = torch.cuda.Event()
-            self.event.record()
-        else:
-            self.host = values
-
-    def get(self) -> list[float]:
-        """The numbers; waits for the copy if it is not there yet."""
-        if self.event is not None:
-            self.event.synchronize()
-        return self.host.tolist()
 
 
 class Stopwatch:
