@@ -11,7 +11,7 @@ from orchestration.cluster import DeploymentOptions, read_deployment
 from orchestration.state import State
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.storage import KEEP_GENERATIONS, ArtifactStore
-from yt8m_assets.storage.cache import Cache
+from yt8m_assets.storage.cache import CACHE, CACHE_GB, Cache
 from yt8m_assets.tracking import EXPERIMENT, MlflowTracking, public_uri
 
 EXECUTORS = ("in_process", "multiprocess", "k8s", "vertex")
@@ -34,9 +34,9 @@ class Settings:
     storage_uri: str
     """YT8M_STORAGE: root of the artifacts, a folder or gs://bucket/folder."""
     cache_path: Path
-    """Folder of verified copies and indexes, which can be made again."""
+    """YT8M_CACHE: folder of verified copies and indexes, which can be made again; by default in the state folder."""
     cache_bytes: int | None = None
-    """YT8M_CACHE_GB, in bytes: what copies of shards may take; None: 20 GiB and at most half of the free disk."""
+    """YT8M_CACHE_GB, in bytes: what copies of shards may take; None: half of the whole disk."""
     tracking_uri: str
     """MLFLOW_TRACKING_URI; may hold a password, so it is never shown."""
     artifact_location: str | None
@@ -62,7 +62,7 @@ class Settings:
         if self.keep_generations < 2:
             raise ConfigError(f"YT8M_KEEP_GENERATIONS = {self.keep_generations}: must be at least 2")
         if self.cache_bytes is not None and self.cache_bytes < 1:
-            raise ConfigError(f"YT8M_CACHE_GB = {self.cache_bytes // 2**30}: must be at least 1")
+            raise ConfigError(f"{CACHE_GB} = {self.cache_bytes // 2**30}: must be at least 1")
 
     @classmethod
     def from_environment(cls, state: State, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -74,8 +74,8 @@ class Settings:
         return cls(
             recipe=absolute_recipe(values.get("YT8M_RECIPE") or "demo"),
             storage_uri=_absolute(values.get("YT8M_STORAGE") or str(state.artifacts)),
-            cache_path=state.cache,
-            cache_bytes=_whole_number(values, "YT8M_CACHE_GB", 0) * 2**30 or None,
+            cache_path=Path(_absolute(values.get(CACHE) or str(state.cache))),
+            cache_bytes=_whole_number(values, CACHE_GB, 0) * 2**30 or None,
             tracking_uri=tracking_uri,
             artifact_location=state.mlflow_artifacts.as_uri() if from_database else None,
             mlflow_ui_url=values.get("YT8M_MLFLOW_UI_URL") or (EMBEDDED_MLFLOW_URL if from_database else served),

@@ -271,7 +271,7 @@ def test_f37_a_request_without_answer_is_ended(store):
 
 def _get(folder: Path, uri: str, barrier: threading.Barrier, found: list[bytes]) -> None:
     barrier.wait(30)
-    found.append(cache.ShardCache(path=folder).get(uri).read_bytes())
+    found.append(cache.ShardCache(path=folder, max_bytes=10**6).get(uri).read_bytes())
 
 
 def test_of_many_readers_one_fetches_a_shard_and_the_others_wait(store, tmp_path):
@@ -323,7 +323,7 @@ def test_an_object_that_a_listing_described_is_opened_without_asking_again(store
     uri = store.put("bucket/a/s.tfrecord", SHARD)
     (described,) = remote.glob_uris("gs://bucket/a/*").values()
     store.requests.clear()
-    copies = cache.ShardCache(path=tmp_path / "copies")
+    copies = cache.ShardCache(path=tmp_path / "copies", max_bytes=10**6)
     assert ShardFile(uri, copies, described).read(0, len(SHARD)) == SHARD
     assert [path for _, path in store.requests] == ["/download/storage/v1/b/bucket/o/a/s.tfrecord"]
     store.requests.clear()
@@ -335,7 +335,7 @@ def test_an_object_that_a_listing_described_is_opened_without_asking_again(store
 
 def test_f38_a_listed_objects_rotten_copy_is_fetched_again_without_asking(store, tmp_path):
     uri = store.put("bucket/a/s.tfrecord", SHARD)
-    described, copies = remote.stat(uri), cache.ShardCache(path=tmp_path / "copies")
+    described, copies = remote.stat(uri), cache.ShardCache(path=tmp_path / "copies", max_bytes=10**6)
     copy = copies.get(uri, described)
     copy.write_bytes(SHARD[:-1] + b"x")
     store.requests.clear()
@@ -350,7 +350,7 @@ def test_f38_a_listed_objects_rotten_copy_is_fetched_again_without_asking(store,
 @pytest.mark.parametrize("content", [SHARD[::-1], SHARD[:-9], b""])
 def test_an_object_that_changed_since_it_was_listed_is_no_copy_of_it(store, tmp_path, content):
     uri = store.put("bucket/a/s.tfrecord", SHARD)
-    described, copies = remote.stat(uri), cache.ShardCache(path=tmp_path / "copies")
+    described, copies = remote.stat(uri), cache.ShardCache(path=tmp_path / "copies", max_bytes=10**6)
     store.put("bucket/a/s.tfrecord", content)
     with pytest.raises(CorruptShardError, match=r"gs://bucket/a/s\.tfrecord.* has changed since .*; run again"):
         copies.get(uri, described)

@@ -9,8 +9,8 @@ from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.shards import expand_patterns, list_shards
 from yt8m_assets.data.records.framing import local_file
-from yt8m_assets.errors import ConfigError, MissingDataError, StorageError
-from yt8m_assets.storage import cache, remote
+from yt8m_assets.errors import ConfigError, MissingDataError
+from yt8m_assets.storage import remote
 
 
 @pytest.fixture
@@ -55,31 +55,10 @@ def test_a_copy_is_kept_until_the_object_changes(bucket, tmp_path):
     assert local_file("gs://yt/a/one").read_bytes() == b"other"
 
 
-def test_the_cache_stays_below_its_size(bucket, tmp_path):
-    """What was used longest ago goes first, whenever it came."""
-    small = cache.ShardCache(path=tmp_path / "small", max_bytes=2500)
-    for name in "abc":
-        bucket.pipe_file(f"yt/c/{name}", name.encode() * 1000)
-    first, second = small.get("gs://yt/c/a"), small.get("gs://yt/c/b")
-    held = second.open("rb")
-    small.get("gs://yt/c/a")
-    third = small.get("gs://yt/c/c")
-    assert [path.exists() for path in (first, second, third)] == [True, False, True]
-    assert held.read() == b"b" * 1000  # open copies stay readable
-    held.close()
-    bucket.pipe_file("yt/c/large", bytes(2501))
-    with pytest.raises(StorageError, match="2,501 bytes do not fit the cache"):
-        small.get("gs://yt/c/large")
-    bucket.pipe_file("yt/c/large", bytes(2500))
-    assert small.get("gs://yt/c/large").stat().st_size == 2500
-    assert not first.exists()
-    assert not third.exists()
-
-
 def test_a_leftover_of_a_dead_process_goes(bucket, tmp_path):
     bucket.pipe_file("yt/a/two", b"content")
     path = local_file("gs://yt/a/two")
-    leftover = path.with_name(f".{path.name}.tmp-dead")
+    leftover = path.with_name(f".{path.name}.tmp")
     leftover.write_bytes(b"half")
     path.unlink()
     assert local_file("gs://yt/a/two").read_bytes() == b"content"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models import FrameModel
+from yt8m_assets.data.dataset.ahead import walk
 from yt8m_assets.data.dataset.loading import read_ahead
 from yt8m_assets.data.dataset.videos import Videos
 from yt8m_assets.data.dataset.windows import SEGMENT_FRAMES, Edges, segment_frame_index
@@ -157,7 +158,7 @@ def read_blocks(
     """Cut the videos, in order, into blocks of about `batch_size` segments; each video is read once."""
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     begin = 0
-    for number in range(len(videos)):
+    for number in walk(videos):
         frames = videos.read(number)
         cut = [segment_frame_index(len(frames), shift, options.edges, options.max_frames) for shift in shifts]
         counts = cut[0][2]

@@ -18,7 +18,6 @@ from fsspec.asyn import sync
 
 from yt8m_assets.errors import ConfigError, CorruptShardError, MissingDataError, StorageError, Yt8mError
 from yt8m_assets.storage.connection import connect, is_zonal, of_zonal_buckets, presents_certificate, typed_error
-from yt8m_assets.storage.files import atomic_write
 from yt8m_assets.storage.ranges import RangeReader, Stop, run_all
 from yt8m_assets.storage.retry import ChangedBytesError, Patience, RetryPolicy, asked_for
 from yt8m_assets.storage.upload import SINGLE_BYTES, ResumableUpload, content_type
@@ -273,8 +272,7 @@ def list_folder(uri: str) -> list[str]:
         return []
 
 
-def fetch_to(uri: str, target: Path, described: RemoteStat | None = None) -> None:
-    """Download an object; `target` appears whole and verified, or not at all. See `RemoteFiles.get_file`."""
+def fetch_to(uri: str, target: Path, described: RemoteStat | None = None, stop: Stop | None = None) -> None:
+    """Download an object, verified. See `RemoteFiles.get_file`; on an error `target` may hold anything."""
     files, path = open_filesystem(uri)
-    with atomic_write(target) as temporary:
-        files.get_file(path, temporary, described)
+    files.get_file(path, target, described, stop)

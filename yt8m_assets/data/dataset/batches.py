@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yt8m_assets.data.dataset.ahead import ReadAhead
 from yt8m_assets.data.dataset.loading import iterate_batches
 from yt8m_assets.data.dataset.views import Look, Place, View
 from yt8m_assets.errors import CheckpointMismatchError, ConfigError
@@ -200,6 +201,10 @@ class BatchStream(ABC):
         joint.views = tuple(dict.fromkeys(view for stream in (self, *others) for view in stream.views))
         joint._epochs = dict(self._epochs)
         return joint
+
+    def ahead(self) -> ReadAhead | None:
+        """Fetching its shards before they are needed, from its position on; None where there is nothing to fetch."""
+        return None
 
     def _plan(self, epoch: int) -> Any:
         if epoch not in self._epochs:

@@ -1,12 +1,13 @@
 """Windows of whole videos with video labels: what the models are pre-trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from yt8m_assets.data.dataset.ahead import Need, ReadAhead, shard_needs
 from yt8m_assets.data.dataset.batches import Batch, BatchStream, JointBatch, Part, multi_hot
 from yt8m_assets.data.dataset.memory import MemoryVideos
 from yt8m_assets.data.dataset.order import ShuffledOrder, SpreadOrder, Uniforms
@@ -16,7 +17,8 @@ from yt8m_assets.data.dataset.views import Look, View, union, window_starts
 from yt8m_assets.errors import ConfigError, DataError, VocabularyError
 
 FEW = 16
-"""A video of this many times the frames that are drawn from it is read frame by frame, not as a whole."""
+"""A video of this many times the frames that are drawn from is read frame by frame, not as a whole."""
+_PLANNED = 2**18
 
 
 class _Epoch(NamedTuple):
@@ -100,6 +102,22 @@ class PretrainingDataset(BatchStream):
             SpreadOrder(order, self.windows_per_video, self.shuffle_buffer) if self.windows_per_video > 1 else order
         )
         return _Epoch(spread, Uniforms(self.num_examples, generator))
+
+    def ahead(self) -> ReadAhead | None:
+        """Fetching the shards of the coming shuffle window."""
+        reach = self.shuffle_buffer * self.windows_per_video
+        return self.videos.ahead(self._needs(self.position, max(4 * reach, _PLANNED)), reach=reach)
+
+    def _needs(self, position: int, step: int) -> Iterator[list[Need]]:
+        """Which shards the stream needs from a position on, so many examples at a time."""
+        ends = np.cumsum(self.videos.shard_sizes)
+        epoch, number = divmod(position, self.num_examples)
+        while True:
+            order = self.plan_epoch(np.random.default_rng([self.seed, epoch])).order
+            for start in range(number, self.num_examples, step):
+                shards = np.searchsorted(ends, order[start : start + step], side="right")
+                yield shard_needs(shards, epoch * self.num_examples + start)
+            epoch, number = epoch + 1, 0
 
     def make_batch(self, entries: list[tuple[Any, int]], uniforms: np.ndarray) -> Batch | JointBatch:
         """Read what the views use of the entries' videos, each frame once."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
+from yt8m_assets.data.dataset.ahead import ReadAhead
 from yt8m_assets.errors import WorkerCrashError
 
 PREFETCHED_BATCHES = 2
@@ -33,9 +34,29 @@ class Stream(Protocol):
         """The batch at a position."""
         ...
 
+    def ahead(self) -> ReadAhead | None:
+        """Fetching its shards before they are needed, from its position on; None where there is nothing to fetch."""
+        ...
+
 
 def iterate_batches(stream: Stream) -> Iterator[Any]:
     """Yield the stream's batches from its position on, which is advanced before each is handed out."""
+    ahead = stream.ahead()
+    return _made(stream) if ahead is None else _fetched(stream, ahead)
+
+
+def _fetched(stream: Stream, ahead: ReadAhead) -> Iterator[Any]:
+    """Here the shards of a batch are waited for, however long that takes: workers that wait for it count as hanging."""
+    batches = _made(stream)
+    try:
+        while True:
+            ahead.wait(stream.position, stream.position + stream.stride)
+            yield next(batches)
+    finally:
+        ahead.close()
+
+
+def _made(stream: Stream) -> Iterator[Any]:
     if stream.num_workers:
         return _from_workers(stream)
     if stream.pin_memory:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from yt8m_assets.data.dataset.ahead import Need, walk
 from yt8m_assets.data.dataset.packed import PackedShard
 from yt8m_assets.data.dataset.reading import RELEASED, Reading
 from yt8m_assets.data.dataset.scan import scan_shards
@@ -29,7 +30,7 @@ class MemoryVideos:
         self._damaged = np.zeros(len(self.video_ids), bool)
         self._annotations: list[tuple[np.ndarray, SegmentLabels | None]] = []
         with (progress or NullProgress()).task("loading videos", len(self.video_ids), "videos") as task:
-            for number in range(len(self.video_ids)):
+            for number in walk(source):
                 self._damaged[number] = source.damaged(np.array([number]))[0]
                 if not self._damaged[number]:
                     self.frames[self._first[number] : self._first[number + 1]] = source.read(number)
@@ -63,6 +64,9 @@ class MemoryVideos:
     def where(self, number: int) -> str:
         """Shard and id of a video, for error messages."""
         return self._places[number]
+
+    def ahead(self, needs: Iterator[Sequence[Need]], *, reach: int = 0, reach_bytes: int = 0) -> None:
+        """Nothing is to be fetched."""
 
     def __iter__(self) -> Iterator[Video]:
         for number, (video_id, (labels, segments)) in enumerate(zip(self.video_ids, self._annotations, strict=True)):

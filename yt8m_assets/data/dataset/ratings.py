@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from yt8m_assets.data.dataset.ahead import walk
 from yt8m_assets.data.dataset.datasets import check_classes
 from yt8m_assets.data.dataset.videos import Videos
 from yt8m_assets.errors import VocabularyError
@@ -44,7 +45,7 @@ def collect_ratings(
     numbers: list[int] = []
     rows: dict[tuple[int, int, int], float] = {}
     repeated = 0
-    for number in range(len(videos)):
+    for number in walk(videos):
         segments = videos.annotations(number)[1]
         if segments is None or not len(segments):
             continue

@@ -6,18 +6,20 @@ from typing import Protocol
 
 import numpy as np
 
+from yt8m_assets.data.dataset.ahead import Need, ReadAhead, Source, walk
 from yt8m_assets.data.dataset.identity import forget_shard
 from yt8m_assets.data.dataset.index import ShardIndex
 from yt8m_assets.data.dataset.packed import PackedShard
 from yt8m_assets.data.dataset.parts import IndexParts, VideoIds
 from yt8m_assets.data.dataset.reading import RELEASED, Reading
 from yt8m_assets.data.records.examples import FEATURE_SIZES
-from yt8m_assets.data.records.framing import HEADER_BYTES, OVERHEAD_BYTES, ShardFile, read_data
+from yt8m_assets.data.records.framing import HEADER_BYTES, OVERHEAD_BYTES, ShardFile, is_remote, read_data
 from yt8m_assets.data.records.parsing import NO_LABELS, RecordParser
 from yt8m_assets.data.records.reader import ReadReport
 from yt8m_assets.data.records.video import SegmentLabels, Video
 from yt8m_assets.data.records.wire import frame_header
 from yt8m_assets.errors import CorruptShardError, MissingDataError
+from yt8m_assets.storage.cache import Cache
 
 _REBUILD = "run again to index it anew"
 _CHANGED = f"the shard has changed since it was indexed; {_REBUILD}"
@@ -49,6 +51,8 @@ class Videos(Protocol):
     def annotations(self, number: int) -> tuple[np.ndarray, SegmentLabels | None]: ...
 
     def where(self, number: int) -> str: ...
+
+    def ahead(self, needs: Iterator[Sequence[Need]], *, reach: int = 0, reach_bytes: int = 0) -> ReadAhead | None: ...
 
     def __iter__(self) -> Iterator[Video]: ...
 
@@ -204,11 +208,20 @@ class IndexedVideos:
         """Shard and id of a video, for error messages."""
         return f"{self.parts.indices[self.parts.locate(number)[0]].uri}: video {self.video_ids[number]}"
 
+    def ahead(self, needs: Iterator[Sequence[Need]], *, reach: int = 0, reach_bytes: int = 0) -> ReadAhead | None:
+        """Fetching what lies in a bucket before it is needed (see `ReadAhead`); None where nothing does."""
+        sources = [
+            Source(index.uri, index.size, index.described) if is_remote(index.uri) else None
+            for index in self.parts.indices
+        ]
+        copies = self.reading.copies or Cache().shards
+        return ReadAhead(copies, sources, needs, reach=reach, reach_bytes=reach_bytes) if any(sources) else None
+
     def __iter__(self) -> Iterator[Video]:
-        for number, video_id in enumerate(self.video_ids):
+        for number in walk(self):
             labels, segments = self.annotations(number)
             if not self._damaged.item(number):
-                yield Video(video_id, self.read(number), labels, segments)
+                yield Video(self.video_ids[number], self.read(number), labels, segments)
 
     def _file(self, shard: int) -> ShardFile:
         file = self._files.get(shard)

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from crc32c import crc32c
 
-from yt8m_assets.errors import CorruptShardError, MissingDataError
+from yt8m_assets.errors import CorruptShardError, MissingDataError, Yt8mError
 from yt8m_assets.storage import atomic_write
 from yt8m_assets.storage.cache import Cache, ShardCache
 from yt8m_assets.storage.remote import RemoteStat
@@ -28,6 +28,7 @@ FOOTER_BYTES = 4
 OVERHEAD_BYTES = HEADER_BYTES + FOOTER_BYTES
 MAX_RECORD_BYTES = 8 * 2**20
 """A record may claim no more: 5000 frames of 1152 bytes and room for labels."""
+_MAX_REOPENED = 3
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _LOOKS_LIKE = (
@@ -59,41 +60,52 @@ class ShardFile:
     """
 
     def __init__(self, uri: str, cache: ShardCache | None = None, described: RemoteStat | None = None) -> None:
-        path = local_file(uri, cache, described)
-        if path.is_dir():
-            raise MissingDataError(f"{uri}: is a folder, not a shard")
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise MissingDataError(f"{uri}: no such shard") from error
-        except PermissionError as error:
-            raise MissingDataError(f"{uri}: may not be read ({os.strerror(error.errno or errno.EACCES)})") from error
-        weakref.finalize(self, os.close, descriptor)
-        found = os.fstat(descriptor)
-        self.uri, self.size, self._descriptor = uri, found.st_size, descriptor
-        remote = "://" in uri and not uri.startswith("file://")
-        self.mark: object = path if remote else (found.st_ino, found.st_mtime_ns)
+        self.uri, self._described, self._renewed = uri, described, False
+        self._copies = (cache or Cache().shards) if is_remote(uri) else None
+        self.mark: object
         """Another one means other content; a cached copy's path names its object, whenever it was fetched."""
-        self._path, self._cache, self._described, self._renewed = path, cache, described, False
+        if self._copies is not None:
+            self._descriptor, self.mark, self.size = self._copies.open(uri, described)
+        else:
+            self._descriptor = _open_local(uri)
+            found = os.fstat(self._descriptor)
+            self.mark, self.size = (found.st_ino, found.st_mtime_ns), found.st_size
+        weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, position: int, size: int) -> bytes:
         """The bytes at a place; fewer only where the file ends. Raises OSError naming the shard."""
         try:
-            return os.pread(self._descriptor, size, position)
+            content = os.pread(self._descriptor, size, position)
+            for _ in range(_MAX_REOPENED):  # a copy that made room for others was emptied
+                if len(content) == min(size, max(self.size - position, 0)) or not self._open_again():
+                    break
+                content = os.pread(self._descriptor, size, position)
+        except Yt8mError:
+            raise
         except OSError as error:
             raise OSError(error.errno, f"byte {position}: {error.strerror}", self.uri) from error
+        return content
 
     def renew(self) -> bool:
         """Open the copy of a bucket's object anew, fetched again if it rotted here. False the second time, and where
         there is no such copy of the same object."""
-        if self._renewed or self.uri.startswith("file://") or "://" not in self.uri:
+        if self._renewed:
             return False
         self._renewed = True
-        if (self._cache or Cache().shards).get(self.uri, self._described, check=True) != self._path:
-            return False  # the object has changed, and half of one and half of the other is neither
-        with self._path.open("rb") as file:
-            os.dup2(file.fileno(), self._descriptor, inheritable=False)
-        return True
+        return self._open_again(check=True)
+
+    def _open_again(self, check: bool = False) -> bool:
+        """Take the copy that is there now, fetched if need be; whether it is one of the same object."""
+        if self._copies is None:
+            return False
+        copy = self._copies.open(self.uri, self._described, check=check)
+        try:
+            if copy.path != self.mark:
+                return False  # the object has changed, and half of one and half of the other is neither
+            os.dup2(copy.descriptor, self._descriptor, inheritable=False)
+            return True
+        finally:
+            os.close(copy.descriptor)
 
 
 Parameters = ParamSpec("Parameters")
@@ -185,14 +197,29 @@ def _explain(file: ShardFile, reason: str) -> str:
     return f"{reason}; {what}" if what else reason
 
 
+def is_remote(uri: str) -> bool:
+    """Whether a shard lies in a bucket."""
+    return "://" in uri and not uri.startswith("file://")
+
+
+def _open_local(uri: str) -> int:
+    path = Path(uri.removeprefix("file://"))
+    if path.is_dir():
+        raise MissingDataError(f"{uri}: is a folder, not a shard")
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise MissingDataError(f"{uri}: no such shard") from error
+    except PermissionError as error:
+        raise MissingDataError(f"{uri}: may not be read ({os.strerror(error.errno or errno.EACCES)})") from error
+
+
 def local_file(uri: str, cache: ShardCache | None = None, described: RemoteStat | None = None) -> Path:
     """The path of a shard on this machine: itself, or a verified copy of a gs:// object (by default in the home).
 
     described: what a listing said of the object.
     """
-    if "://" not in uri:
-        return Path(uri)
-    if uri.startswith("file://"):
+    if not is_remote(uri):
         return Path(uri.removeprefix("file://"))
     return (cache or Cache().shards).get(uri, described)
 
