@@ -56,8 +56,8 @@ def saved_bytes(objective: Objective, spec: ModelSpec, config: TrainingConfig) -
     draws: int = model.num_sampled_frames  # type: ignore[assignment]
     length = config.window_frames or spec.max_frames
     num_frames = min(length, draws)
-    frames = torch.empty(size, num_frames, sum(spec.feature_sizes), dtype=torch.uint8)
-    index = torch.empty(size, draws, dtype=torch.int64)
+    frames = torch.zeros(size, num_frames, sum(spec.feature_sizes), dtype=torch.uint8)
+    index = torch.zeros(size, draws, dtype=torch.int64)
     weights = {value.untyped_storage()._cdata for value in model.parameters()}
     held: dict[int, int] = {}
 
@@ -69,8 +69,8 @@ def saved_bytes(objective: Objective, spec: ModelSpec, config: TrainingConfig) -
 
     half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), half:
-        labels = torch.empty(size, spec.num_classes)
-        valid = torch.empty(size, num_frames, dtype=torch.bool)
+        labels = torch.zeros(size, spec.num_classes)
+        valid = torch.zeros(size, num_frames, dtype=torch.bool)
         objective(frames, valid, torch.full((size,), num_frames), labels, None, index)
     return sum(held.values()) + frames.numel() + 4 * labels.numel()
 
