@@ -77,25 +77,31 @@ class _Pass:
         Then nothing is read ahead any more: who compares weights may read the same files.
         """
         position = min(stream.position for stream in self.wanted.values() if stream)
-        joint = join(self.at(position).values())
+        first, *others = self.at(position).values()
+        joint = first.joined(others)
         with contextlib.closing(iter(joint)) as batches:  # type: ignore[type-var]
             while not self.stops and None not in self.wanted.values():
                 group = self.at(joint.position)
-                if not group or join(group.values()).views != joint.views:
+                if {view for stream in group.values() for view in stream.views} != set(joint.views):
                     return
                 started = time.perf_counter()
                 try:
                     batch = next(batches)
+                    if isinstance(batch, JointBatch):
+                        batch = batch.to(self.device, non_blocking=True)
                 except Exception as error:  # noqa: BLE001 - the fault of every training that was to have the batch
                     for name in group:
                         yield from self.throw(name, error)
                     return
-                if isinstance(batch, JointBatch):
-                    batch = batch.to(self.device, non_blocking=True)
                 seconds = time.perf_counter() - started
                 for name, stream in group.items():
                     stream.position = joint.position
-                    yield from self.go_on(name, (part_of(batch, stream, joint), seconds))
+                    try:
+                        fed = part_of(batch, stream, joint), seconds
+                    except Exception as error:  # noqa: BLE001 - memory that ran out, for one
+                        yield from self.throw(name, error)
+                    else:
+                        yield from self.go_on(name, fed)
 
     def at(self, position: int) -> dict[str, BatchStream]:
         """Who wants the batch at a position."""
@@ -118,14 +124,16 @@ class _Pass:
         except Exception as error:  # noqa: BLE001 - handed to the caller; the others go on
             if len(self.trainings) > 1:
                 logger.warning("%s ends: %s: %s", name, type(error).__name__, error)
-                traceback.clear_frames(error.__traceback__)  # which hold its weights
+                forget_frames(error)
             yield name, error
 
 
-def join(streams: Any) -> BatchStream:
-    """The stream that reads what some streams at one position want."""
-    first, *others = streams
-    return first.joined(others)
+def forget_frames(error: BaseException) -> None:
+    """Let go of what the code that raised an error, and what it was raised from, had in hand: a model's weights."""
+    found: BaseException | None = error
+    while found is not None:
+        traceback.clear_frames(found.__traceback__)
+        found = found.__cause__ or found.__context__
 
 
 def part_of(batch: Any, stream: BatchStream, joint: BatchStream) -> Any:
