@@ -105,10 +105,15 @@ def open_store(folder: Path) -> ArtifactStore:
 def prepare_store(folder: Path, recipe: Recipe) -> ArtifactStore:
     """A store with the data artifacts that training needs."""
     store = open_store(folder)
+    publish_data(recipe, store)
+    return store
+
+
+def publish_data(recipe: Recipe, store: ArtifactStore) -> None:
+    """The data artifacts that training needs."""
     make_shards(recipe, store, "pretraining_shards", progress=NullProgress())
     make_shards(recipe, store, "segment_shards", progress=NullProgress())
     make_holdout_ratings(recipe, store, progress=NullProgress())
-    return store
 
 
 def make_batches(num_segments: int = 23, size: int = 8) -> list[Batch]:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
@@ -16,7 +16,8 @@ from typing import Any
 from tests.training.support import BERT, MIX, make_recipe, open_store
 from yt8m_assets.errors import PartitionBusyError
 from yt8m_assets.progress import NullProgress
-from yt8m_assets.recipes.schema import ModelRecipe
+from yt8m_assets.recipes.schema import ModelRecipe, Recipe
+from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import TrackedRun
 from yt8m_assets.tracking.record import open_record
 from yt8m_assets.training.config import TrainingConfig
@@ -117,40 +118,60 @@ def train_stage_of(
     train_stage(folder, shards, replace(MIX, pretraining=pretraining, finetuning=finetuning), stage, tracking)
 
 
-def train_pass(folder: Path, shards: Path, models: Sequence[ModelRecipe]) -> None:
-    """Pre-train models together, to the end."""
+def pass_recipe(shards: Path | str, changes: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """MIX and BERT under the names of `changes`, by their first letter, with other fields of their pre-training.
+
+    They are read from their files, in a folder or below a bucket's URI.
+    """
+    kinds = {"m": MIX, "b": BERT}
+    rows = [(name, kinds[name[0]], fields) for name, fields in changes.items()]
+    models = [replace(row, key=name, pretraining=replace(row.pretraining, **fields)) for name, row, fields in rows]
+    recipe = make_recipe(Path("here"), *models, memory_budget=1)
+    values = {name: getattr(recipe.data, name) for name in ("pretraining", "segments", "test")}
+    patterns = {name: tuple(f"{shards}/{Path(uri).name}" for uri in uris) for name, uris in values.items()}
+    data = replace(recipe.data, **patterns, segment_classes_uri=f"{shards}/classes.csv")
+    return replace(recipe, data=data)
+
+
+def pass_store(folder: Path, root: str = "") -> ArtifactStore:
+    """A store below `root`, by default in a folder, that keeps its copies in the folder."""
+    return ArtifactStore(root, folder / "cache") if root else open_store(folder)
+
+
+def train_pass(folder: Path, root: str, recipe: Recipe, environment: Mapping[str, str]) -> None:
+    """Pre-train a recipe's models together, to the end."""
     import torch
+
+    os.environ.update(environment)
 
     from yt8m_assets.stages.training import train_models
     from yt8m_assets.tracking import NullTracking
 
     torch.set_num_threads(1)
     options: Any = {"tracking": NullTracking(), "progress": NullProgress(), "run_tags": {}}
-    recipe = make_recipe(shards, *models, memory_budget=1)
     for _ in range(100):
         try:
-            list(train_models(recipe, open_store(folder), "pretrained_model", recipe.model_keys, **options))
+            list(train_models(recipe, pass_store(folder, root), "pretrained_model", recipe.model_keys, **options))
             return
         except PartitionBusyError:
             time.sleep(0.05)
 
 
-def start_pass(folder: Path, shards: Path, changes: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Start `train_pass` in a child process: the tiny models of both kinds, with other fields of their training."""
-    process = CONTEXT.Process(target=_pass_of, args=(folder, shards, changes))
+def start_pass(folder: Path, root: str, shards: Path | str, changes: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Start `train_pass` of `pass_recipe` in a child process."""
+    process = CONTEXT.Process(target=_pass_of, args=(folder, root, shards, changes, dict(os.environ)))
     process.start()
     return process
 
 
-def pass_models(changes: Mapping[str, Mapping[str, Any]]) -> list[ModelRecipe]:
-    """MIX and BERT under the names of `changes`, by their first letter."""
-    kinds = {"m": MIX, "b": BERT}
-    rows = [(name, kinds[name[0]], fields) for name, fields in changes.items()]
-    return [replace(row, key=name, pretraining=replace(row.pretraining, **fields)) for name, row, fields in rows]
-
-
-def _pass_of(folder: Path, shards: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
-    train_pass(folder, shards, pass_models(changes))
+def _pass_of(
+    folder: Path,
+    root: str,
+    shards: Path | str,
+    changes: Mapping[str, Mapping[str, Any]],
+    environment: Mapping[str, str],
+) -> None:
+    train_pass(folder, root, pass_recipe(shards, changes), environment)
 
 
 def start(folder: Path, shards: Path, model: ModelRecipe, stage: str, tracking: FileTracking) -> Any:
