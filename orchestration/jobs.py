@@ -15,7 +15,12 @@ from yt8m_assets.tracking import Tracking
 HOUR = 3600
 JOBS: Mapping[tuple[str, tuple[str, ...]], tuple[str, int, str]] = {
     ("data", ()): ("prepare_data", 12 * HOUR, "List (or simulate) the shards and extract the hold-out ratings."),
-    ("models", ("model",)): ("train_one_model", 7 * 24 * HOUR, "Pre-train and fine-tune the chosen model."),
+    ("models", ("model",)): (
+        "train_one_model",
+        7 * 24 * HOUR,
+        "Pre-train and fine-tune the chosen model; with the tags "
+        "dagster/asset_partition_range_start and _end all models between, which read the data once.",
+    ),
     ("predictions", ("model", "shift")): (
         "predict_cells",
         48 * HOUR,

@@ -62,14 +62,14 @@ class _Pass:
         for name in self.trainings:
             yield from self.go_on(name, None)
         while self.wanted:
-            if ended := [name for name, stream in self.wanted.items() if stream is None]:
-                for name in ended:
-                    yield from self.go_on(name, (None, 0.0))
-            elif self.stops:
-                for name in list(self.wanted):
-                    yield from self.go_on(name, (None, 0.0))
-            else:
+            ended = [name for name, stream in self.wanted.items() if stream is None]
+            waiting = [name for name in self.wanted if name not in ended]
+            if waiting and self.stops:
+                ended = waiting  # first: all begin to save before one waits for what it has written
+            if not ended:
                 yield from self.read()
+            for name in ended:
+                yield from self.go_on(name, (None, 0.0))
 
     def read(self) -> Iterator[Outcome]:
         """Read for those that lag behind most, as long as the same is to be read and none is about to end.
@@ -95,6 +95,8 @@ class _Pass:
                     return
                 seconds = time.perf_counter() - started
                 for name, stream in group.items():
+                    if self.stops:
+                        return  # and those that have not had the batch lag by one
                     stream.position = joint.position
                     try:
                         fed = part_of(batch, stream, joint), seconds

@@ -71,6 +71,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.config, self.averages = self.stepper.config, self.validator.averages
         self.saved_at = time.monotonic()
+        self.preempted = False
         self.pending: list[tuple[Arriving, dict[str, float]]] = []
 
     def restore(self, checkpoint: Checkpoint, allow_fallback: bool = False) -> None:
@@ -135,7 +136,7 @@ class Trainer:
         self.stepper.model.train()
         finished = self.agree(self.validate(self.validator.begin), saves=False)
         self.watch.restart()
-        while state.step < config.num_steps and not finished:
+        while state.step < config.num_steps and not finished and not self.preempted:
             batch = yield from self.watch.wait_for(self.source)
             if batch is None:
                 self.agree(finished, saves=False)
@@ -144,6 +145,10 @@ class Trainer:
             state.step += 1
             self.after_step(loss)
             finished = self.agree(self.validate(self.validator.after_step), saves=self.save_due())
+        if self.preempted:
+            yield None  # all that train side by side begin to write before one waits for it
+            self.writer.wait()
+            raise TrainingPreempted(state.step)
         if state.step < config.num_steps:
             logger.info("stopped at step %d: no better score in %s evaluations", state.step, config.early_stopping)
         self.flush()
@@ -158,17 +163,12 @@ class Trainer:
         return finished
 
     def agree(self, finished: bool, *, saves: bool) -> bool:
-        """Settle with the other ranks whether training is finished, and save where due or asked to stop.
-
-        Raises TrainingPreempted after saving when any rank was asked to stop.
-        """
+        """Settle with the other ranks whether training is finished or to be stopped; save where due, or then."""
         self.state.train_seconds = self.watch.seconds
         self.writer.check()
-        preempted, finished, saves = self.team.any(self.stop.requested, finished, saves)
-        if preempted or saves:
-            self.save(wait=preempted or self.config.checkpoint_every == 1)
-        if preempted:
-            raise TrainingPreempted(self.state.step)
+        self.preempted, finished, saves = self.team.any(self.stop.requested, finished, saves)
+        if self.preempted or saves:
+            self.save(wait=not self.preempted and self.config.checkpoint_every == 1)
         return finished
 
     def after_step(self, loss: torch.Tensor) -> None:
