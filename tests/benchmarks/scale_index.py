@@ -1,5 +1,6 @@
 """Rows of bench_scale about what is published once: the index, listings, and what planning asks of a bucket."""
 
+import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from orchestration.status import status_report
 from tests.data.factory import encode, frame_record
 from tests.slow_bucket import SlowBucket, slow_bucket
 from tests.tiny import TRAINING, tiny_model, tiny_recipe
 from yt8m_assets.data.config import DataConfig, HoldoutConfig
+from yt8m_assets.data.dataset.datasets import PretrainingDataset
+from yt8m_assets.data.dataset.packed import ROW, PackedShard
+from yt8m_assets.data.dataset.videos import IndexedVideos
 from yt8m_assets.data.records.video import SegmentLabels, Video
 from yt8m_assets.progress import Counter, NullProgress
 from yt8m_assets.recipes import load_recipe
@@ -183,3 +188,73 @@ def status(folder: Path, latency_ms: float = 60.0) -> float:
 def status_requests(folder: Path) -> float:
     """Requests of it beyond one for each manifest."""
     return _status(folder, 0)[1] - 101
+
+
+NUM_SHARDS, VIDEOS_A_SHARD, NUM_WORKERS = 3844, 1457, 8
+
+
+def synthetic_index(folder: Path, num_shards: int) -> list[PackedShard]:
+    """The published index of shards that do not exist, one file of rows; a thousandth of the videos is held out."""
+    rows = np.zeros(VIDEOS_A_SHARD, ROW)
+    rows["length"], rows["rgb_start"], rows["audio_start"] = 265_000, 100, 235_000
+    rows["num_frames"] = 100 + np.arange(VIDEOS_A_SHARD) % 200
+    rows["num_frames"][7] |= 1 << 31
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "0000.rows").open("wb") as file:
+        for shard in range(num_shards):
+            rows["id"] = np.char.add(f"{shard:04d}".encode(), np.arange(VIDEOS_A_SHARD).astype("S4"))
+            file.write(rows.tobytes())
+    shared: Any = {"feature_sizes": (1024, 128), "path": folder / "0000.rows", "num_rows": VIDEOS_A_SHARD}
+    shared |= {"num_records": VIDEOS_A_SHARD, "num_held_out": 1, "held_out": False, "size": 390_000_000}
+    return [
+        PackedShard(uri=f"gs://yt/train{n:04d}.tfrecord", checksum=f"{n}", first=n * rows.nbytes, **shared)
+        for n in range(num_shards)
+    ]
+
+
+def _work(dataset: PretrainingDataset, answers: Any, wait: Any) -> None:
+    """What a reader process does before its first byte of a shard, and what memory it then has for itself alone."""
+    began = time.perf_counter()
+    plan = dataset._plan(1)
+    numbers = np.array(
+        [plan.order[place] for place in range(dataset.num_examples // 2, dataset.num_examples // 2 + 512)]
+    )
+    lengths = dataset.videos.num_frames[numbers]
+    names = [dataset.videos.video_ids[number] for number in numbers.tolist()]
+    seconds = time.perf_counter() - began
+    answers.put((psutil.Process().memory_full_info().uss, seconds, len(set(names)), int(lengths.max())))
+    wait.wait()
+
+
+def _memory_of_workers(dataset: PretrainingDataset) -> tuple[float, float]:
+    """Bytes of the largest of eight workers, and seconds until all were ready."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["yt8m_assets.data.dataset.datasets", "torch"])
+    answers, wait = context.Queue(), context.Event()
+    began = time.perf_counter()
+    workers = [context.Process(target=_work, args=(dataset, answers, wait)) for _ in range(NUM_WORKERS)]
+    for worker in workers:
+        worker.start()
+    found = [answers.get(timeout=300) for _ in workers]
+    seconds = time.perf_counter() - began
+    wait.set()
+    for worker in workers:
+        worker.join()
+    return max(used for used, *_ in found), seconds
+
+
+def _dataset(folder: Path, num_shards: int) -> PretrainingDataset:
+    videos = IndexedVideos(synthetic_index(folder, num_shards))
+    return PretrainingDataset(videos, num_classes=3862, batch_size=128, window_frames=5, num_workers=NUM_WORKERS)
+
+
+def worker_memory(folder: Path, num_shards: int = NUM_SHARDS) -> float:
+    """Megabytes that each of eight reader processes has more for the index of all shards than for that of 8."""
+    little, _ = _memory_of_workers(_dataset(folder / "little", 8))
+    much, _ = _memory_of_workers(_dataset(folder / "much", num_shards))
+    return (much - little) / 1e6
+
+
+def worker_start(folder: Path, num_shards: int = NUM_SHARDS) -> float:
+    """Seconds until eight reader processes of the whole index know what to read first."""
+    return _memory_of_workers(_dataset(folder, num_shards))[1]
