@@ -11,6 +11,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,10 @@ from yt8m_assets.storage.files import atomic_write, free_space_error, fsync_fold
 
 INDEXING_FOLDER = "indexing"
 """Folder of the root with the indexes of unfinished passes: see `data.dataset.shelf`."""
+
+
+_NUM_PARALLEL = 8
+"""Files of an artifact that are fetched at the same time."""
 
 
 class Backend(Protocol):
@@ -206,11 +211,13 @@ class RemoteBackend:
 
     def local_folder(self, folder: str, files: list[str]) -> Path:
         target = self.cache / "artifacts" / folder
-        for name in files:
-            path = target / name
-            if not path.exists():
-                with atomic_write(path) as temporary:
-                    self.filesystem.get_file(self._path(f"{folder}/{name}"), str(temporary))
+
+        def fetch(name: str) -> None:
+            with atomic_write(target / name) as temporary:
+                self.filesystem.get_file(self._path(f"{folder}/{name}"), str(temporary))
+
+        with ThreadPoolExecutor(_NUM_PARALLEL) as pool:
+            list(pool.map(fetch, [name for name in files if not (target / name).exists()]))
         return target
 
     def drop_copy(self, name: str) -> bool:
