@@ -17,10 +17,10 @@ from tests.faults.tracking_support import (
     only_run,
     open_tracking,
     publish,
+    synced,
     train,
 )
 from yt8m_assets.storage import ArtifactStore
-from yt8m_assets.tracking.sync import sync
 
 
 def test_f14_non_finite_metrics_become_tags(mlflow_uri: str, tmp_path: Path):
@@ -59,10 +59,10 @@ def test_f40_a_server_dead_for_the_whole_training_is_completed_by_sync(
     server.mode = mode
     publish(store, open_tracking(server.uri, tmp_path), range(5))
     server.mode = "up"
-    assert sync(store, open_tracking(server.uri, tmp_path)) == {"made": 1}
+    assert synced(store, server.uri, tmp_path) == {"made": 1}
     assert_complete(mlflow_uri, range(5))
     before = everything(mlflow_uri)
-    assert sync(store, open_tracking(server.uri, tmp_path)) == {"complete": 1}
+    assert synced(store, server.uri, tmp_path) == {"complete": 1}
     assert everything(mlflow_uri) == before
 
 
@@ -119,7 +119,7 @@ def test_f40_down_at_the_end_is_completed_by_sync(
         assert "the server has not taken all of run 'tiny'" in caplog.text
     server.mode = "up"
     deadline = time.monotonic() + 10
-    while sync(store, open_tracking(server.uri, tmp_path)) == {"running": 1} and time.monotonic() < deadline:
+    while synced(store, server.uri, tmp_path) == {"running": 1} and time.monotonic() < deadline:
         time.sleep(0.2)
     found = only_run(mlflow_uri)  # made by the run itself or, where the server was gone before that, by the sync
     assert found.info.status == "FINISHED"
@@ -159,7 +159,7 @@ def test_f40_lost_answers_are_not_sent_twice(
     server.mode, server.only = "lost", path
     publish(store, tracking, range(5))
     server.mode = "up"
-    sync(store, open_tracking(server.uri, tmp_path))
+    synced(store, server.uri, tmp_path)
     assert_complete(mlflow_uri, range(5))
 
 

@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.tracking import MlflowTracking
+from yt8m_assets.tracking.sync import sync
 
 BUDGET = 6.0
 ROOT = Path(__file__).parents[2]
@@ -43,6 +46,13 @@ def publish(store: ArtifactStore, tracking: Any, steps: range, fingerprint: str 
             run.register_model("yt8m-tiny", publication.path, metric=float(len(steps)), description="Tiny.")
             run.keep(publication.path)
     return run
+
+
+def synced(store: ArtifactStore, uri: str, tmp_path: Path) -> dict[str, int]:
+    """What `yt8m sync-mlflow` finds: it waits for each answer as MLflow's client does, however busy the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
+        return dict(sync(store, open_tracking(uri, tmp_path)))
 
 
 def losses(mlflow_uri: str, run_id: str) -> list[int]:
