@@ -157,6 +157,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Page, str], P
     return keep
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """What shares a pair of servers runs in one process, the whole day in another; with time for what they do."""
     for item in items:

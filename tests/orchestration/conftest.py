@@ -82,6 +82,7 @@ def report_verdict(instance: dg.DagsterInstance, node: Node, name: str, *, passe
     instance.report_runless_asset_event(evaluation)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the materialised graph share a process when pytest runs in several, so that it is made once."""
     for item in items:
