@@ -29,7 +29,7 @@ from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import make_shards, read_shards
 from yt8m_assets.stages.explain import explain
-from yt8m_assets.stages.indexing import read_index
+from yt8m_assets.stages.indexing import read_index, read_video_ids
 from yt8m_assets.stages.lineage import Lineage, current_manifest
 from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, Manifest
@@ -228,6 +228,16 @@ def test_a_list_without_an_index_is_made_again_and_keeps_its_digest(
     assert (again.digest, again.fingerprint) == (whole.digest, whole.fingerprint)
     assert again.files == whole.files
     assert current_manifest(recipe, store, node) == again
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_ids_of_a_list_without_an_index_are_the_same(data: Path, store: ArtifactStore, held_out: bool) -> None:
+    """The check of leaks looks at whatever list there is."""
+    whole = make(recipe_of(str(data)), store, "segment_shards")
+    old = publish_like(store, whole, lambda name: not name.startswith("index/"))
+    found, known = (read_video_ids(store, each, held_out) for each in (old, whole))
+    assert {name: ids.tolist() for name, ids in found.items()} == {name: ids.tolist() for name, ids in known.items()}
+    assert len(found) == 2
 
 
 def publish_like(

@@ -27,7 +27,7 @@ from yt8m_assets.data.simulation import dataset_paths
 from yt8m_assets.errors import DataError, ParentMismatchError
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.indexing import index_shards, read_index
+from yt8m_assets.stages.indexing import VIDEO_IDS_FILE, index_shards, read_index
 from yt8m_assets.stages.lineage import Inputs, require_current, resolve_inputs
 from yt8m_assets.stages.locating import held_out_shards, locate_shards, simulated_folder
 from yt8m_assets.stages.nodes import Node, plain
@@ -36,7 +36,6 @@ from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, Manifest, Publicat
 SEGMENT_CLASSES_FILE = "segment_label_ids.csv"
 VOCABULARY_FILE = f"{REPORT_FOLDER}/vocabulary.csv"
 """Names for people, so not part of the content: no model is trained again because its classes got names."""
-VIDEO_IDS_FILE = "video_ids.parquet"
 RATINGS_FILE = "ratings.csv"
 
 

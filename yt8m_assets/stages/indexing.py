@@ -18,6 +18,7 @@ from yt8m_assets.progress import Progress
 from yt8m_assets.storage import ArtifactStore, Manifest
 
 logger = logging.getLogger(__name__)
+VIDEO_IDS_FILE = "video_ids.parquet"
 
 
 def index_shards(
@@ -97,15 +98,26 @@ WITHOUT_INDEX = "without an index of this version; materialise it again, nothing
 
 
 def read_video_ids(store: ArtifactStore, manifest: Manifest, held_out: bool) -> dict[str, np.ndarray]:
-    """Shard name -> ids (S11 [n]) of its videos that are held out, or that are not, as published; no entry for none.
-
-    Errors as `read_index`.
-    """
+    """Shard name -> ids (S11 [n]) of its videos that are held out, or that are not, as published; no entry for none."""
+    if INDEX_FILE not in manifest.files:
+        return _listed_ids(store, manifest, held_out)
     shards = ShardManifest.read(store.fetch(manifest, (SHARDS_FILE,)) / SHARDS_FILE)
     named = ShardManifest(shards=tuple(shard for shard in shards.shards if shard.num_videos))
     chosen = [shard for shard in named.shards if _has(shard, held_out)]
     found = zip(chosen, read_index(store, manifest, named, held_out), strict=True)
     return {shard.name: packed.load().ids for shard, packed in found if len(packed)}
+
+
+def _listed_ids(store: ArtifactStore, manifest: Manifest, held_out: bool) -> dict[str, np.ndarray]:
+    """As `read_video_ids`, of a list from before there was an index: checks look at those, too."""
+    import pyarrow.parquet
+
+    folder = store.fetch(manifest, (SHARDS_FILE, VIDEO_IDS_FILE))
+    names = [shard.name for shard in ShardManifest.read(folder / SHARDS_FILE).shards]
+    table = pyarrow.parquet.read_table(folder / VIDEO_IDS_FILE)
+    meant = table["held_out"].to_numpy() == held_out
+    places, ids = table["shard"].to_numpy()[meant], np.array(table["video_id"].to_pylist(), "S11")[meant]
+    return {name: found for place, name in enumerate(names) if len(found := ids[places == place])}
 
 
 def _has(shard: ShardInfo, held_out: bool | None) -> bool:

@@ -62,7 +62,7 @@ class GlancedBackend(RemoteBackend):
 
     def _list(self, top: str) -> "_Tree":
         start = len(self._path("")) + 1
-        found = self.filesystem.glob(f"{self._path(top)}/**")
+        found = self.filesystem.find(self._path(top))
         return _Tree({path[start:]: described for path, described in found.items()})
 
     def _try_manifest(self, name: str, described: RemoteStat) -> None:

@@ -101,6 +101,11 @@ class RemoteFiles:
         found = self._call(pattern, "list", lambda files: files.glob(pattern, detail=True))
         return {name: _describe(entry) for name, entry in sorted(found.items()) if entry.get("type") != "directory"}
 
+    def find(self, path: str) -> dict[str, RemoteStat]:
+        """Path -> what the store says of every object below a folder: one listing, however deep it is."""
+        found = self._call(path, "list", lambda files: files.find(path, detail=True))
+        return {name: _describe(entry) for name, entry in found.items()}
+
     def exists(self, path: str) -> bool:
         """Whether an object or folder is there."""
         try:
