@@ -14,8 +14,16 @@ from yt8m_assets.errors import MissingArtifactError, ParentMismatchError
 from yt8m_assets.evaluation import Ratings, bootstrap_map, paired_test, ranking_map
 from yt8m_assets.ranking.files import read_ranking
 from yt8m_assets.recipes import load_recipe
+from yt8m_assets.recipes.schema import SHIFTS
 from yt8m_assets.reports.ablation import Effect, ablate, metrics
-from yt8m_assets.reports.ablation_settings import _weight_settings, loss_pairs, shift_label
+from yt8m_assets.reports.ablation_settings import (
+    CANDIDATES,
+    SHIFT_SETS,
+    TRIMS,
+    _weight_settings,
+    loss_pairs,
+    shift_label,
+)
 from yt8m_assets.stages.ensemble import search_ensemble
 from yt8m_assets.stages.prediction import predict_cells
 from yt8m_assets.stages.ranking import rank_model
@@ -223,3 +231,13 @@ def test_shrunk_weights_stand_beside_the_search_s_own():
     assert table["searched"].note == "the search's, shrunk by 0.5 towards equal ones"
     assert table["searched, not shrunk"].ranking() == "3.0"
     assert "on unseen videos +0.0100" in table["searched, not shrunk"].note
+
+
+def test_what_is_tried_beside_a_recipes_own_makes_sense() -> None:
+    for shifts in SHIFT_SETS:
+        assert list(shifts) == list(range(shifts[0], shifts[-1] + 1)), "neighbouring shifts, each once"
+        assert set(shifts) <= set(SHIFTS)
+    assert max(SHIFT_SETS, key=len) == SHIFTS
+    for tried in (SHIFT_SETS, TRIMS, CANDIDATES):
+        assert len(set(tried)) == len(tried)
+    assert (0, 0) not in TRIMS
