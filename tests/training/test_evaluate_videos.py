@@ -183,9 +183,9 @@ def test_few_shards_are_read_and_videos_are_spread_over_them(runs: Runs) -> None
     ]
     held = tuple(replace(info, num_held_out=4 * (number % 2)) for number, info in enumerate(infos))
     shards = ShardManifest(shards=held)
-    assert shards_to_score(shards, 5) == ["1", "3"]
-    assert shards_to_score(shards, 100) == ["1", "3", "5", "7"]
-    assert shards_to_score(shards, 0) == []
+    assert shards_to_score(shards, 5).uris() == ["1", "3"]
+    assert shards_to_score(shards, 100).uris() == ["1", "3", "5", "7"]
+    assert shards_to_score(shards, 0).uris() == []
     uris = read_shards(runs.recipe, runs.store, "pretraining_shards").uris(held_out=True)
     videos = load_videos(uris, Reading(feature_sizes=FEATURE_SIZES))
     dataset = PretrainingDataset(videos, num_classes=NUM_CLASSES, window_frames=5, batch_size=4)
