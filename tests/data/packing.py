@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m_assets.data.dataset.index import ShardIndex
 from yt8m_assets.data.dataset.packed import INDEX_FILE, PackedIndex, PackedShard, write_index
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.scan import describe_shard, scan_shards
@@ -23,10 +22,7 @@ def pack_shards(
     """Index shards and publish that below a folder; the shards as they are known by it, all or one side of them."""
     indices = scan_shards(uris, reading)
     names = np.array(sorted(held_out_ids), "S11")
-
-    def kept_out(index: ShardIndex) -> np.ndarray:
-        return np.isin(index.ids, names)
-
+    kept_out = {index.uri: np.isin(index.ids, names) for index in indices}
     folder.mkdir(parents=True, exist_ok=True)
     write_index(folder, indices, kept_out)
     described = [describe_shard(index, index.uri, held_out_ids=names) for index in indices]

@@ -1,7 +1,7 @@
 """The data stages of the graph: what the shards are, which are held out, and the held-out ratings."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -95,12 +95,10 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
     seen = [(index.uri, listing[index.uri].version, index.checksum) for index in indices] + rated
     Identities(store.cache_path).note(seen)
     ids = {index.uri: index.ids for index in indices}
-
-    def kept_out(index: ShardIndex) -> np.ndarray:
-        if held_out_ids is None:
-            return np.full(len(index), index.uri in held_out)
-        return np.isin(index.ids, held_out_ids)
-
+    kept_out = {
+        i.uri: np.full(len(i), i.uri in held_out) if held_out_ids is None else np.isin(i.ids, held_out_ids)
+        for i in indices
+    }
     if asset != "pretraining_shards":
         require_unique(ids)  # a video twice would count twice in every MAP and submission
     shards = ShardManifest(
@@ -160,14 +158,14 @@ def _describe(shards: ShardManifest) -> dict[str, object]:
     }
 
 
-def _write_video_ids(path: Path, indices: list[ShardIndex], kept_out: Callable[[ShardIndex], np.ndarray]) -> None:
+def _write_video_ids(path: Path, indices: list[ShardIndex], kept_out: Mapping[str, np.ndarray]) -> None:
     """Columns shard (place in shards.json), video_id, held_out: what the index says, for people and for the digest."""
     import pyarrow
     import pyarrow.parquet
 
     shard = np.repeat(np.arange(len(indices), dtype=np.int32), [len(index) for index in indices])
     ids = pyarrow.array(np.concatenate([index.ids for index in indices]), pyarrow.binary()).cast(pyarrow.string())
-    held_out = np.concatenate([kept_out(index) for index in indices])
+    held_out = np.concatenate([kept_out[index.uri] for index in indices])
     columns = {"shard": shard, "video_id": ids, "held_out": held_out}
     pyarrow.parquet.write_table(pyarrow.table(columns), path, compression="zstd")
 

@@ -7,7 +7,7 @@ It is read, not mapped, a shard at a time: a process holds what it uses.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,10 +158,10 @@ class PackedShard:
         report.num_segments_beyond_end += self.num_segments_beyond_end
 
 
-def write_index(folder: Path, indices: Sequence[ShardIndex], held_out: Callable[[ShardIndex], np.ndarray]) -> None:
+def write_index(folder: Path, indices: Sequence[ShardIndex], held_out: Mapping[str, np.ndarray]) -> None:
     """Write INDEX_FILE and its files of rows below an artifact's folder; the shards in the order of their list.
 
-    held_out: of a shard's videos, bool [N].
+    held_out: URI -> bool [N], of a shard's videos.
     """
     (folder / INDEX_FOLDER).mkdir()
     files: list[dict[str, Any]] = []
@@ -174,7 +174,7 @@ def write_index(folder: Path, indices: Sequence[ShardIndex], held_out: Callable[
         pending.clear()
 
     for index in indices:
-        rows = pack(index, held_out(index))
+        rows = pack(index, held_out[index.uri])
         assert (unpack(rows, index.quarantined)["offset"] == index.records["offset"]).all(), index.uri
         if pending and sum(map(len, pending)) + rows.nbytes > FILE_BYTES:
             close_file()
