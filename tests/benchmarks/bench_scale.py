@@ -12,9 +12,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tests.benchmarks import scale_index, scale_pass
+from tests.benchmarks import scale_index, scale_pass, scale_reading
 
 Measure = Callable[[Path], float]
 
@@ -67,6 +68,18 @@ ROWS: dict[str, Row] = {
         what="8 reader processes at 5.6 M videos: seconds until all know what to read first",
         bar=30.0,
         measure=scale_index.worker_start,
+    ),
+    **{
+        f"reader_{latency}": Row(
+            what=f"bandwidth that a training which only reads gets / the bucket's, 200 MB/s at {latency} ms",
+            bar=0.85,
+            measure=partial(scale_reading.bandwidth, latency_ms=latency, mb_per_second=200.0),
+            at_least=True,
+        )
+        for latency in (20, 60, 150)
+    },
+    "second_epoch": Row(
+        what="second epoch, cache large enough: bytes and requests", bar=0.0, measure=scale_reading.second_epoch
     ),
     "status": Row(what="status over a bucket store, 101 nodes, 60 ms: seconds", bar=3.0, measure=scale_index.status),
 }

@@ -222,3 +222,15 @@ def test_one_at_a_time_makes_dagster_s_databases(tmp_path: Path) -> None:
             instance.result().dispose()
         with driver_instance(state) as again:
             assert not again.get_runs(limit=1)
+
+
+def test_the_cache_lies_in_the_state_folder_unless_another_is_named(tmp_path, monkeypatch):
+    state = prepare_state(tmp_path / "state")
+    settings = Settings.from_environment(state, {})
+    assert (settings.cache_path, settings.cache_bytes) == (state.cache, None)
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.from_environment(state, {"YT8M_CACHE": "disk", "YT8M_CACHE_GB": "3"})
+    cache = settings.open_store().cache
+    assert (cache.path, cache.shards.max_bytes, cache.shards.keep_free) == (tmp_path / "disk", 3 * 2**30, 0)
+    with pytest.raises(ConfigError, match="YT8M_CACHE_GB = -1: must be at least 1"):
+        Settings.from_environment(state, {"YT8M_CACHE_GB": "-1"})
