@@ -40,7 +40,7 @@ class Row:
 
 ROWS: dict[str, Row] = {
     "first_step": Row(
-        what="bytes before step 1 on an empty machine / bytes of the training shards (20 shards, window of 2)",
+        what="bytes before step 1 on an empty machine / bytes of the training shards (20, window of 2)",
         bar=0.15,
         measure=scale_index.first_step,
     ),

@@ -100,10 +100,13 @@ def make_data(recipe: Recipe, store: ArtifactStore) -> None:
 
 
 def first_step(folder: Path, latency_ms: float = LATENCY_MS, num_frames: int = 200) -> float:
-    """Bytes an empty machine fetches before step 1 / bytes of the training shards: 20, of which the window holds 2."""
+    """Bytes an empty machine fetches before step 1 / bytes of the training shards: 20, of which 2 are in use at a time.
+
+    A record is moved by up to a shard, so the first positions are of two shards, which are fetched ahead.
+    """
     write_data(folder / "data", 20, 32, num_frames)
     with slow_bucket() as bucket:
-        recipe = recipe_over(bucket.load(folder / "data", "yt/data"), num_steps=2, window=64)
+        recipe = recipe_over(bucket.load(folder / "data", "yt/data"), num_steps=2, window=32)
         make_data(recipe, ArtifactStore("gs://yt/store", folder / "first machine"))
         bucket.pace(latency_ms)
         bucket.reset()
