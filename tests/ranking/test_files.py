@@ -43,6 +43,17 @@ def test_equal_rankings_are_equal_bytes(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_each_column_is_kept_in_the_encoding_that_suits_it(tmp_path):
+    """Few classes, scores that fall slowly; statistics, by which a reader finds a class, of the classes alone."""
+    write_ranking(Ranking.from_dict(LISTS), tmp_path)
+    group = pq.ParquetFile(tmp_path / "ranking.parquet").metadata.row_group(0)
+    class_id, segment, score = (group.column(number) for number in range(3))
+    assert [column.has_dictionary_page for column in (class_id, segment, score)] == [True, False, False]
+    assert [column.is_stats_set for column in (class_id, segment, score)] == [True, False, False]
+    assert "BYTE_STREAM_SPLIT" in score.encodings
+    assert {column.compression for column in (class_id, segment, score)} == {"ZSTD"}
+
+
 def test_two_lines_of_pandas_read_a_ranking(tmp_path):
     write_ranking(Ranking.from_dict(LISTS), tmp_path)
     ranking = pd.read_parquet(tmp_path / "ranking.parquet")
