@@ -135,6 +135,28 @@ def test_a_second_epoch_on_a_large_enough_disk_reads_nothing(store, tmp_path, so
     assert store.requests == []
 
 
+@pytest.mark.parametrize("buffer", [2 * VIDEOS, NUM_SHARDS * VIDEOS, 10**6])
+def test_epochs_go_on_where_all_shards_are_held(store, tmp_path, buffer):
+    """The way of a stream has no end, and there is nothing on it that is still to be fetched."""
+    stream = stream_of(tmp_path, cache_of(tmp_path, 99), shuffle_buffer=buffer)
+    store.requests.clear()
+    batches = iter(stream)
+    for _ in range(3 * NUM_SHARDS * VIDEOS // 4):
+        next(batches)
+    batches.close()
+    assert len(downloads(store)) == len(store.requests) == NUM_SHARDS
+
+
+def test_local_shards_beside_those_of_a_bucket_are_passed_over(store, tmp_path, sources):
+    mixed = [source if number == 2 else None for number, source in enumerate(sources)]
+    needs = itertools.chain([shard_needs(np.arange(4))], ([Need(0, n, n)] for n in itertools.count(4)))
+    ahead = ReadAhead(cache_of(tmp_path, 99), mixed, needs, reach=2)
+    for position in range(50):
+        ahead.wait(position, position + 1)
+    ahead.close()
+    assert downloads(store) == ["s02"]
+
+
 def test_only_the_coming_window_is_fetched(store, tmp_path):
     """Not all that fits: a run of two steps, or one that is taken away, pays for what it uses."""
     stream = stream_of(tmp_path, cache_of(tmp_path, 99))

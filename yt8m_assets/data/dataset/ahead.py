@@ -176,17 +176,22 @@ class ReadAhead:
             return None
 
     def _peek(self) -> Need | None:
-        """The next need of a shard that is not held; those that are held stay for longer. None at the end."""
+        """The next need of a shard that is not held; those that are held stay for longer. None where there is none.
+
+        Looks no further than it reaches: where all shards are held, the way may have no end.
+        """
         if self._fault is not None:
             raise self._fault
         while True:
             if not self._next and not self._plan():
                 return None
             need = self._next[0]
-            if self._sources[need.shard] is not None and need.shard not in self._held:
+            held = self._held.get(need.shard)
+            if held is None and self._sources[need.shard] is not None:
                 return need
-            if self._sources[need.shard] is not None:
-                held = self._held[need.shard]
+            if need.first > max(self._position + self._reach, self._wanted - 1):
+                return None
+            if held is not None:
                 self._held[need.shard] = replace(held, last=max(held.last, need.last))
             self._next.popleft()
 

@@ -105,7 +105,7 @@ class PretrainingDataset(BatchStream):
 
     def ahead(self) -> ReadAhead | None:
         """Fetching the shards of the coming shuffle window."""
-        reach = self.shuffle_buffer * self.windows_per_video
+        reach = min(self.shuffle_buffer, len(self.videos)) * self.windows_per_video
         return self.videos.ahead(self._needs(self.position, max(4 * reach, _PLANNED)), reach=reach)
 
     def _needs(self, position: int, step: int) -> Iterator[list[Need]]:
