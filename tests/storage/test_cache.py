@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.storage.fake_store import FakeStore
+from yt8m_assets.data.records import framing
 from yt8m_assets.data.records.framing import ShardFile
 from yt8m_assets.errors import ConfigError, StorageError
 from yt8m_assets.storage import cache, ranges, remote
@@ -199,3 +200,18 @@ def test_the_variable_names_the_folder_where_no_state_is_known(tmp_path, monkeyp
 def test_a_cache_holds_something(tmp_path):
     with pytest.raises(ConfigError, match=r"cache\.max_bytes = 0: must be at least 1"):
         ShardCache(path=Path(tmp_path), max_bytes=0)
+
+
+def test_a_small_file_is_read_whole_though_its_copy_goes_meanwhile(store, copies, monkeypatch):
+    """An emptied copy must not be taken for the file: a list of classes would lose its end without a word."""
+    a, *others = fill(store, "abcd")
+    read = os.pread
+
+    def pread(descriptor: int, size: int, place: int) -> bytes:
+        while others:
+            copies.get(others.pop())
+        return read(descriptor, size, place)
+
+    monkeypatch.setattr(framing.os, "pread", pread)
+    assert framing.read_whole(a, copies) == b"a" * 1000
+    assert others == []

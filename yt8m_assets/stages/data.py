@@ -1,6 +1,5 @@
 """The data stages of the graph: what the shards are, which are held out, and the held-out ratings."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from yt8m_assets.data.dataset.ratings import collect_ratings
 from yt8m_assets.data.dataset.scan import describe_shard
 from yt8m_assets.data.dataset.shards import ShardManifest, shard_names
 from yt8m_assets.data.dataset.shelf import IndexShelf
-from yt8m_assets.data.records.framing import local_file
+from yt8m_assets.data.records.framing import read_whole
 from yt8m_assets.data.records.vocabulary import load_segment_classes, load_vocabulary
 from yt8m_assets.data.simulation import dataset_paths
 from yt8m_assets.errors import DataError, ParentMismatchError
@@ -178,13 +177,11 @@ def _copy_vocabularies(recipe: Recipe, store: ArtifactStore, publication: Public
         paths = dataset_paths(data.simulation, simulated_folder(recipe, store))
         classes_uri, vocabulary_uri = str(paths.segment_label_ids), str(paths.vocabulary)
     classes = load_segment_classes(classes_uri, data.num_classes, copies)
-    shutil.copyfile(local_file(classes_uri, copies), publication.path / SEGMENT_CLASSES_FILE)
+    (publication.path / SEGMENT_CLASSES_FILE).write_bytes(read_whole(classes_uri, copies))
     publication.metadata["num_rated_classes"] = len(classes)
     if vocabulary_uri:
         load_vocabulary(vocabulary_uri, store.cache.shards)
-        shutil.copyfile(
-            local_file(vocabulary_uri, store.cache.shards), publication.report_path / Path(VOCABULARY_FILE).name
-        )
+        (publication.report_path / Path(VOCABULARY_FILE).name).write_bytes(read_whole(vocabulary_uri, copies))
 
 
 def make_holdout_ratings(recipe: Recipe, store: ArtifactStore, *, progress: Progress) -> StageResult:

@@ -11,7 +11,7 @@ from typing import Any
 from yt8m_assets.data.dataset.folds import original_holdout, seeded_holdout
 from yt8m_assets.data.dataset.identity import content_checksums
 from yt8m_assets.data.dataset.shards import Listed, list_shards, shard_names
-from yt8m_assets.data.records.framing import local_file
+from yt8m_assets.data.records.framing import read_whole
 from yt8m_assets.errors import DataError, MissingDataError
 from yt8m_assets.progress import NullProgress, Progress
 from yt8m_assets.recipes.schema import Recipe
@@ -117,7 +117,6 @@ def vocabulary_digest(recipe: Recipe, store: ArtifactStore) -> str | None:
 def file_digest(uri: str, field: str, store: ArtifactStore) -> str:
     """Hex sha256 of a small file, local or in a bucket. Raises MissingDataError naming the recipe's field."""
     try:
-        with local_file(uri, store.cache.shards).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(read_whole(uri, store.cache.shards)).hexdigest()
     except OSError as error:
         raise MissingDataError(f"{field} = {uri!r}: cannot be read: {error.strerror or error}") from error

@@ -27,6 +27,7 @@ NUM_SHARDS = 16
 REACH_BYTES = 2**29
 """Fetched ahead of a walk through all shards: some shards, and more ranges than are in flight."""
 _TOUCH_SECONDS = 5.0
+_CLOSE_SECONDS = 5.0
 
 
 class Source(NamedTuple):
@@ -129,8 +130,9 @@ class ReadAhead:
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join(timeout=5.0)  # one that hangs in a request ends with it, and with the process
+        until = time.monotonic() + _CLOSE_SECONDS
+        for thread in self._threads:  # one that hangs in a request ends with it, and with the process
+            thread.join(timeout=max(until - time.monotonic(), 0.0))
 
     def _work(self) -> None:
         while (shard := self._take()) is not None:

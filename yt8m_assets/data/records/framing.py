@@ -224,6 +224,14 @@ def local_file(uri: str, cache: ShardCache | None = None, described: RemoteStat 
     return (cache or Cache().shards).get(uri, described)
 
 
+def read_whole(uri: str, cache: ShardCache | None = None) -> bytes:
+    """The bytes of a small file, local or in a bucket. A copy that makes room for others meanwhile is fetched again."""
+    if not is_remote(uri):
+        return Path(uri.removeprefix("file://")).read_bytes()
+    file = ShardFile(uri, cache)
+    return file.read(0, file.size)
+
+
 class RecordWriter:
     """Writes framed records with both checksums; the file takes its name when the block ends without an error."""
 

@@ -3,12 +3,11 @@
 import csv
 import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from yt8m_assets.data.records.framing import local_file
-from yt8m_assets.errors import MissingDataError, VocabularyError
+from yt8m_assets.data.records.framing import read_whole
+from yt8m_assets.errors import MissingDataError, VocabularyError, Yt8mError
 from yt8m_assets.storage.cache import ShardCache
 
 MAX_BYTES = 16 * 2**20
@@ -28,9 +27,10 @@ class VocabularyClass:
 
 
 def _read_text(uri: str, cache: ShardCache | None) -> str:
-    path: Path = local_file(uri, cache)
     try:
-        content = path.read_bytes()
+        content = read_whole(uri, cache)
+    except Yt8mError:
+        raise
     except FileNotFoundError as error:
         raise MissingDataError(f"{uri}: no such vocabulary file") from error
     except OSError as error:
