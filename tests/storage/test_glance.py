@@ -48,7 +48,11 @@ def test_a_glance_sees_what_the_store_holds(bucket: FakeStore, tmp_path: Path) -
     assert seen.numbers("alpha/four") == seen.numbers("delta") == []
     assert seen.list_keys("beta") == store.list_keys("beta") == ["beta/one", "beta/three", "beta/two"]
     assert [damage(seen, manifest) for manifest in made] == [[]] * len(made)
-    assert (seen.fetch(made[0]) / "file").read_text() == "alpha/one"
+    bucket.requests.clear()
+    there = open_store(tmp_path, "another").at_a_glance()
+    assert (there.fetch(made[0]) / "file").read_text() == "alpha/one"
+    asked = [path.rsplit("/", 1)[-1] for _, path in bucket.requests if not path.endswith("/o")]
+    assert [name for name in asked if not name.startswith("manifest-")] == ["file"], "the listing said what it is"
 
 
 def test_it_costs_a_listing_an_asset_and_each_manifest_once_a_machine(bucket: FakeStore, tmp_path: Path) -> None:

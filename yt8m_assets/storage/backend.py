@@ -14,10 +14,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from yt8m_assets.errors import ConfigError, PartitionBusyError
 from yt8m_assets.storage.files import atomic_write, free_space_error, fsync_folder
+
+if TYPE_CHECKING:
+    from yt8m_assets.storage.remote import RemoteStat
 
 INDEXING_FOLDER = "indexing"
 """Folder of the root with the indexes of unfinished passes: see `data.dataset.shelf`."""
@@ -214,11 +217,16 @@ class RemoteBackend:
 
         def fetch(name: str) -> None:
             with atomic_write(target / name) as temporary:
-                self.filesystem.get_file(self._path(f"{folder}/{name}"), str(temporary))
+                described = self.described(f"{folder}/{name}")
+                self.filesystem.get_file(self._path(f"{folder}/{name}"), str(temporary), described)
 
         with ThreadPoolExecutor(_NUM_PARALLEL) as pool:
             list(pool.map(fetch, [name for name in files if not (target / name).exists()]))
         return target
+
+    def described(self, name: str) -> "RemoteStat | None":
+        """What a listing has said of an object; None where none was made, and the store is asked."""
+        return None
 
     def drop_copy(self, name: str) -> bool:
         """Delete the copy of a file, so that the next `local_folder` fetches it; whether there may be a better one."""

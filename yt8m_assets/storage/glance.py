@@ -43,9 +43,13 @@ class GlancedBackend(RemoteBackend):
 
     def read_bytes(self, name: str) -> bytes:
         """The bytes of an object; of a manifest as they were seen before, where the listing says it is the same."""
-        tree = self._tree(name)
-        described = tree.objects.get(name) if tree is not None and _MANIFEST in name else None
+        described = self.described(name) if _MANIFEST in name else None
         return super().read_bytes(name) if described is None else self._manifest(name, described)
+
+    def described(self, name: str) -> RemoteStat | None:
+        """What the listing says of an object."""
+        tree = self._tree(name)
+        return None if tree is None else tree.objects.get(name)
 
     def _tree(self, name: str) -> "_Tree | None":
         top = name.split("/", 1)[0]
