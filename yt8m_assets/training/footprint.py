@@ -12,8 +12,8 @@ from yt8m_assets.training.model_files import ModelSpec
 
 MARGIN = 1.25
 """Factor on activations: what backward passes hold beside them, and what allocators waste."""
-PLENTY = 8
-"""Where this many times the state is free, activations are not counted."""
+PLENTY = 3
+"""Where this many times the state is free, activations are not counted: torch takes seconds to begin with that."""
 
 
 @dataclass(frozen=True, kw_only=True)
