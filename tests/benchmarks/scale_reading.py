@@ -19,9 +19,9 @@ from yt8m_assets.data.records.video import Video
 from yt8m_assets.storage.cache import ShardCache
 
 VIDEOS = 48
-"""A shard: 17 MB. Real ones hold twenty-five times as much, and are never shorter than what is in flight."""
-WINDOW = 8
-"""Shards in a shuffle window."""
+"""A shard: 17 MB; real ones have 390."""
+WINDOW = 16
+"""Shards in a shuffle window: 270 MB, where the challenge's window has 4 GB."""
 
 
 def write_shards(folder: Path, num_shards: int) -> None:
@@ -59,7 +59,7 @@ def stream(folder: Path, num_shards: int, **bucket_options: float) -> Iterator[t
         )
 
 
-def bandwidth(folder: Path, latency_ms: float, mb_per_second: float, num_shards: int = 48) -> float:
+def bandwidth(folder: Path, latency_ms: float, mb_per_second: float, num_shards: int = 64) -> float:
     """Bytes of an epoch a second, as a training that does nothing but read takes them / what the bucket gives."""
     with stream(folder, num_shards, latency_ms=latency_ms, mb_per_second=mb_per_second) as (bucket, batches):
         reading = iter(batches)

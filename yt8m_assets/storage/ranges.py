@@ -1,6 +1,6 @@
 """Objects of a bucket read in parallel ranges, straight into a file.
 
-Range size and number were chosen by measurement (docs/decisions): with both, 1 GB/s is used at 150 ms. A range goes on
+Their size and number were chosen by measurement (docs/decisions). A range goes on
 where its line broke; what is held in memory is a buffer a range.
 """
 

@@ -22,7 +22,7 @@ from yt8m_assets.storage.ranges import RangeReader, Stop, run_all
 from yt8m_assets.storage.retry import ChangedBytesError, Patience, RetryPolicy, asked_for
 from yt8m_assets.storage.upload import SINGLE_BYTES, ResumableUpload, content_type
 
-CHUNK_BYTES = 8 * 2**20
+CHUNK_BYTES = 16 * 2**20
 """A large object is fetched in ranges of this size."""
 T = TypeVar("T")
 _CHANGED = "the object has changed since the store was asked what it is; run again"
