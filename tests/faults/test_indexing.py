@@ -180,6 +180,22 @@ def test_a_shelf_holds_nothing_that_does_not_fit(data: Path, store: ArtifactStor
     assert kept(store) == []
 
 
+def test_what_a_sweep_left_goes_with_the_next_look_and_nothing_else_does(data: Path, store: ArtifactStore) -> None:
+    """A pass was killed between publishing and the end of its sweep; a pass of another recipe is interrupted."""
+    recipe = recipe_of(str(data))
+    make(recipe, store)
+    shelf, reading = IndexShelf(store.backend, ASSET), recipe.data.reading(store.cache)
+    other = replace(reading, feature_sizes=(64, 0))
+    for uri in [str(path) for path in sorted(data.glob("train*"))][:3]:
+        for each in (reading, other):
+            shelf.put(build_index(uri, each), scan.look_at(uri), each)
+    assert len(kept(store)) == 6
+    assert make_shards(recipe, store, ASSET, progress=QUIET).reused
+    assert len(kept(store)) == 3
+    listing = {str(path): scan.look_at(str(path)) for path in data.glob("train*")}
+    assert len(shelf.find(listing, other)) == 3
+
+
 def test_a_shard_that_was_changed_just_now_is_not_kept(data: Path, store: ArtifactStore) -> None:
     """It may change again within the tick of its clock."""
     recipe = recipe_of(str(data))

@@ -80,13 +80,13 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
     CorruptShardError for a damaged shard (unless the recipe quarantines), DataError for repeated videos among rated or
     test shards.
     """
-    listing = locate_shards(recipe, store, asset, progress)
+    listing, reading = locate_shards(recipe, store, asset, progress), recipe.data.reading(store.cache)
     if store.numbers(asset):  # else everything has to be read once anyway
         inputs = resolve_inputs(recipe, store, Node(asset))
         if inputs.published is not None:
+            IndexShelf(store.backend, asset).discard(listing, reading)
             return StageResult(inputs.published, reused=True)
     names = shard_names(listing)
-    reading = recipe.data.reading(store.cache)
     report = reading.new_report()
     ordered = {uri: listing[uri] for uri in names}
     indices = index_shards(store, asset, ordered, reading, report=report, progress=progress)

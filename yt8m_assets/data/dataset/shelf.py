@@ -57,6 +57,13 @@ class IndexShelf:
         """Remove all of it."""
         self.backend.delete(self.folder)
 
+    def discard(self, listing: Mapping[str, Listed], reading: Reading) -> None:
+        """Remove what is there of listed shards: of a pass that ended while it swept. Others' stays."""
+        there = set(self.backend.names(self.folder))
+        names = there.intersection(self._name(uri, listed, reading) for uri, listed in listing.items())
+        with ThreadPoolExecutor(_NUM_PARALLEL) as pool:
+            list(pool.map(lambda name: self.backend.delete(f"{self.folder}/{name}"), names))
+
     def _name(self, uri: str, listed: Listed, reading: Reading) -> str:
         return f"{sha256_text(f'{uri}|{listed.version}|{tuple(reading.feature_sizes)}')[:32]}.index"
 
