@@ -183,10 +183,12 @@ def test_a_resumed_epoch_needs_the_windows_shards_only(store, tmp_path):
 def test_what_is_in_use_stays_though_it_came_first(store, tmp_path, sources):
     """Shard 0 is needed all the way, the others once each: by age alone it would be the first to go."""
     way = np.array([value for number in range(1, NUM_SHARDS) for value in (0, number)])
-    ahead = ReadAhead(cache_of(tmp_path, 3), sources, iter([shard_needs(way)]), reach=4)
+    copies = cache_of(tmp_path, 3)
+    ahead = ReadAhead(copies, sources, iter([shard_needs(way)]), reach=4)
     for position in range(len(way)):
         ahead.wait(position, position + 1)
         time.sleep(0.01)
+        assert [path.stat().st_size for path in copies.path.glob("*-s00")] == [SIZE]
     ahead.close()
     assert downloads(store).count("s00") == 1
     assert len(downloads(store)) == NUM_SHARDS
