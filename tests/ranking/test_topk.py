@@ -12,7 +12,7 @@ from tests.ranking.streaming import streamed, table_of
 from yt8m_assets.data import read_shard, segment_windows
 from yt8m_assets.errors import ConfigError, DataError, NonFiniteError
 from yt8m_assets.ranking.segments import Segments
-from yt8m_assets.ranking.topk import StreamingTopK
+from yt8m_assets.ranking.topk import StreamingTopK, max_bytes
 
 RECORDS = Path(__file__).parents[1] / "golden" / "records"
 CLASSES = np.array([7, 3, 20])
@@ -165,7 +165,7 @@ def test_the_memory_it_names_is_what_full_buffers_take():
     segments = Segments(video_ids=ids, video=np.arange(ids.size), start=np.zeros(ids.size, np.int32))
     tracemalloc.start()
     best = StreamingTopK(np.arange(10), 30_000, segments)
-    assert best.max_bytes == 10 * (20_000 * 8 + 8192 * 4)  # the buffers are longer, but never filled
+    assert max_bytes(10, best.k, 20_000) == 10 * (20_000 * 8 + 8192 * 4)  # the buffers are longer, but never filled
     cut = StreamingTopK(np.arange(10), 5000, segments)
     before, _ = tracemalloc.get_traced_memory()
     del cut

@@ -12,6 +12,7 @@ from models.base import FrameModel
 from tests.graph import QUIET, publish_untrained
 from tests.memory_tracking import MemoryTracking
 from yt8m_assets.data import read_shard, segment_windows
+from yt8m_assets.data.dataset import memory
 from yt8m_assets.errors import (
     ConfigError,
     DataError,
@@ -21,13 +22,14 @@ from yt8m_assets.errors import (
     Yt8mError,
 )
 from yt8m_assets.prediction import scoring
-from yt8m_assets.prediction.scoring import PassStatistics, score_videos
+from yt8m_assets.prediction.scoring import PassStatistics, SegmentIndex, score_videos
 from yt8m_assets.ranking.files import read_ranking
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import read_segment_classes, read_shards
-from yt8m_assets.stages.lineage import resolve_inputs
+from yt8m_assets.stages.indexing import read_index
+from yt8m_assets.stages.lineage import require_current, resolve_inputs
 from yt8m_assets.stages.nodes import Node
-from yt8m_assets.stages.prediction import predict_cells, run_name
+from yt8m_assets.stages.prediction import count_segments, predict_cells, run_name
 from yt8m_assets.stages.ranking import rank_model
 from yt8m_assets.stages.training import load_model
 from yt8m_assets.storage import ArtifactStore, Manifest
@@ -292,8 +294,20 @@ def test_rank_model_fuses_the_models_own_shifts(graph: Graph):
 
 
 def test_a_pass_that_will_not_fit_into_memory_does_not_start(graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    """It is known before a video is read or a model loaded."""
     free = psutil.virtual_memory()._replace(available=1)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(memory, "load_videos", None)
     with pytest.raises(OutOfMemoryError, match=r"of 2 cells take up to .* predict fewer cells in one run, about 1"):
         predict(graph, "test", [("one", 0), ("two", 0)])
     assert graph[1].manifest(Node("test_predictions", "one", 0).key) is None
+
+
+def test_segments_are_counted_as_a_pass_finds_them(graph: Graph):
+    recipe, store = graph[:2]
+    for asset, held_out in (("segment_shards", True), ("test_shards", None)):
+        manifest = require_current(recipe, store, Node(asset))
+        shards = read_index(store, manifest, read_shards(recipe, store, manifest), held_out=held_out)
+        for max_frames in (recipe.data.max_frames, 7):
+            cut = memory.load_videos(shards, replace(recipe.data.reading(store.cache), max_frames=max_frames))
+            assert count_segments(shards, max_frames) == len(SegmentIndex.of(cut).segments)

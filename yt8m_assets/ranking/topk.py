@@ -16,6 +16,16 @@ _BLOCK = 8192
 """Segments that are looked at together: large enough to hide the cost of a numpy call, small enough for the cache."""
 
 
+def capacity_of(k: int) -> int:
+    """Segments that a class's buffer holds before it is cut to `k`."""
+    return k + max(k // 2, _BLOCK)
+
+
+def max_bytes(num_classes: int, k: int, num_segments: int) -> int:
+    """What the buffers of a StreamingTopK can come to take; they are longer, but never filled further."""
+    return num_classes * (min(capacity_of(k), num_segments) * 8 + _BLOCK * 4)
+
+
 class StreamingTopK:
     """Keeps, for each class, the `k` segments with the highest scores.
 
@@ -32,7 +42,7 @@ class StreamingTopK:
         self.k, self._segments = k, segments
         order = np.argsort(self.class_ids)
         self._order = None if np.array_equal(order, np.arange(order.size)) else order
-        self._capacity = k + max(k // 2, _BLOCK)
+        self._capacity = capacity_of(k)
         # Row n is the n-th class in ascending order. Pages of an empty array cost nothing until they are written.
         self._scores = np.empty((self.class_ids.size, self._capacity), np.float32)
         self._rows = np.empty((self.class_ids.size, self._capacity), np.int32)
@@ -41,12 +51,6 @@ class StreamingTopK:
         self._num_pending = 0
         self._count = np.zeros(self.class_ids.size, np.int64)
         self._threshold = np.full(self.class_ids.size, -np.inf, np.float32)
-
-    @property
-    def max_bytes(self) -> int:
-        """What the buffers can come to take, however many segments there are."""
-        reached = min(self._capacity, len(self._segments))
-        return self.class_ids.size * (reached * 8 + _BLOCK * 4)
 
     def update(self, scores: np.ndarray, rows: np.ndarray | int) -> None:
         """Take in scores float32 [n, C] of the segments in `rows` (int [n], or the first of n consecutive rows).

@@ -6,9 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from yt8m_assets.data.dataset.packed import PackedShard
+from yt8m_assets.data.dataset.windows import SEGMENT_FRAMES
 from yt8m_assets.device.hardware import check_gpu, find_hardware
+from yt8m_assets.device.memory import free_bytes
 from yt8m_assets.errors import ConfigError, DataError, OutOfMemoryError, TransientError
 from yt8m_assets.progress import Progress
+from yt8m_assets.ranking.topk import max_bytes
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
 from yt8m_assets.stages.lineage import Inputs, Lineage
 from yt8m_assets.stages.nodes import Node
@@ -144,11 +150,17 @@ class _Pass:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         some = next(iter(due.values()))  # the shards are the same for all
         class_ids = read_segment_classes(self.recipe, self.store, some.parent("segment_shards"))
-        videos = self._videos(some.parent(SHARDS[self.split]))
+        shards = self._shards(some.parent(SHARDS[self.split]))
+        settings = self.recipe.prediction
+        require_memory(
+            len(due),
+            max_bytes(len(class_ids), settings.top_k, count_segments(shards, self.recipe.data.max_frames)),
+            self.progress,
+        )
+        videos = self._videos(shards)
         index = SegmentIndex.of(videos)
         if not len(index.segments):
             raise DataError(f"the {SHARDS[self.split]} hold no segment to rank; check the recipe's data")
-        settings = self.recipe.prediction
         options = ScoringOptions(
             batch_size=settings.batch_size,
             edges=settings.edges,
@@ -172,7 +184,6 @@ class _Pass:
             members.append(member)
             by_cell |= {(key, cell.shift): cell for cell in member.cells}
         if members:
-            require_memory([cell.best.max_bytes for cell in by_cell.values()], self.progress)
             self.statistics = score_videos(videos, index, members, options, device=device, progress=self.progress)
             self.tracked.log_metrics({"prediction/segments_per_second": self.rate}, step=0)
         for cell, scores in by_cell.items():
@@ -188,18 +199,19 @@ class _Pass:
         assert self.statistics is not None
         return self.statistics.num_segments / max(self.statistics.seconds, 1e-9)
 
-    def _videos(self, shards: Manifest) -> Any:
-        from yt8m_assets.data.dataset.memory import load_videos
+    def _shards(self, manifest: Manifest) -> tuple[PackedShard, ...]:
         from yt8m_assets.stages.data import read_shards
         from yt8m_assets.stages.indexing import read_index
 
-        data, located = self.recipe.data, read_shards(self.recipe, self.store, shards)
-        return load_videos(
-            read_index(self.store, shards, located, held_out=True if self.split == "oof" else None),
-            data.reading(self.store.cache),
-            memory_budget=data.memory_budget,
-            progress=self.progress,
-        )
+        located = read_shards(self.recipe, self.store, manifest)
+        return read_index(self.store, manifest, located, held_out=True if self.split == "oof" else None)
+
+    def _videos(self, shards: Sequence[PackedShard]) -> Any:
+        from yt8m_assets.data.dataset.memory import load_videos
+
+        data = self.recipe.data
+        reading = data.reading(self.store.cache)
+        return load_videos(shards, reading, memory_budget=data.memory_budget, progress=self.progress)
 
     def _member(
         self, key: str, shifts: Sequence[int], inputs: Inputs, class_ids: Any, segments: Any, device: Any
@@ -248,18 +260,22 @@ class _Pass:
         return publish_ranking(self.store, inputs, write, metadata)
 
 
-def require_memory(sizes: Sequence[int], progress: Progress) -> None:
+def count_segments(shards: Sequence[PackedShard], max_frames: int) -> int:
+    """Segments of the videos of some shards, as their index has them: a segment starts every 5 seconds."""
+    lengths = (np.minimum(shard.num_frames(), max_frames).astype(np.int64) for shard in shards)
+    return sum(int((-(-frames // SEGMENT_FRAMES)).sum()) for frames in lengths)
+
+
+def require_memory(num_cells: int, cell_bytes: int, progress: Progress) -> None:
     """Say how much memory the cells of a pass may take; raise OutOfMemoryError where this machine has not got it.
 
     A pass would otherwise end hours later, when the last lists fill up.
     """
-    import psutil
-
-    needed, free = sum(sizes), psutil.virtual_memory().available
-    progress.log(f"the best segments of {len(sizes)} cells take up to {needed / 1e9:.2f} GB of memory")
+    needed, free = num_cells * cell_bytes, free_bytes()
+    progress.log(f"the best segments of {num_cells} cells take up to {needed / 1e9:.2f} GB of memory")
     if needed > free:
-        fitting = max(1, int(len(sizes) * free / needed))
+        fitting = max(1, int(num_cells * free / needed))
         raise OutOfMemoryError(
-            f"the best segments of {len(sizes)} cells take up to {needed / 1e9:.1f} GB of memory, of which "
+            f"the best segments of {num_cells} cells take up to {needed / 1e9:.1f} GB of memory, of which "
             f"{free / 1e9:.1f} GB are free: predict fewer cells in one run, about {fitting}"
         )
