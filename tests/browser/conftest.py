@@ -7,7 +7,6 @@ YT8M_SCREENSHOTS names the folder of the pictures. Both are temporary otherwise.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser import quick_ui
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 RECIPE = Path(__file__).with_name("recipe.py")
@@ -59,8 +59,7 @@ def ports_of(state: Path) -> tuple[str, str]:
     path = state / "ports"
     if not path.is_file():
         state.mkdir(parents=True, exist_ok=True)
-        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-            path.write_text(f"{one.getsockname()[1]} {other.getsockname()[1]}")
+        path.write_text(f"{free_port()} {free_port()}")
     first, second = path.read_text().split()
     return first, second
 

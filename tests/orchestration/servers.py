@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration.ui import HOST, answers
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 90
@@ -49,13 +50,6 @@ FAILED = """query ($asset: AssetKeyInput!) { assetNodeOrError(assetKey: $asset) 
 SET_POOL = """mutation ($pool: String!, $limit: Int!) { setConcurrencyLimit(concurrencyKey: $pool, limit: $limit) }"""
 POOL = """query ($pool: String!) { instance { concurrencyLimit(concurrencyKey: $pool) {
   activeSlotCount pendingStepCount assignedStepCount } } }"""
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 90, what: str = "condition") -> Any:

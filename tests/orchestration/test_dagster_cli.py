@@ -14,7 +14,8 @@ from orchestration.instance import driver_instance
 from orchestration.state import prepare_state
 from orchestration.status import states
 from tests.orchestration.conftest import Graph
-from tests.orchestration.servers import Dagster, free_port, process, wait_for
+from tests.orchestration.servers import Dagster, process, wait_for
+from tests.ports import free_port
 from yt8m_assets.recipes.schema import SHIFTS
 from yt8m_assets.stages.lineage import Lineage
 from yt8m_assets.stages.nodes import Node

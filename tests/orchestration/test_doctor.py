@@ -13,7 +13,7 @@ from orchestration.resources import build_resources
 from orchestration.settings import Settings
 from orchestration.state import prepare_state
 from tests.device.test_hardware import CPU, L4
-from tests.emulator import free_port
+from tests.ports import free_port
 from tests.tiny import tiny_recipe
 from yt8m_assets.device.hardware import Hardware
 from yt8m_assets.recipes import load_recipe

@@ -21,7 +21,8 @@ from orchestration.driver import open_driver
 from orchestration.instance import driver_instance
 from orchestration.settings import Settings
 from orchestration.state import State, prepare_state
-from tests.emulator import HOST, free_port, wait_for_port
+from tests.emulator import HOST, wait_for_port
+from tests.ports import free_port
 from tests.postgres import Database, Postgres
 from tests.tiny import tiny_recipe
 from yt8m_assets.progress import NullProgress
@@ -266,6 +267,7 @@ def test_the_daemon_takes_runs_from_the_queue_and_a_pool_holds_their_steps_apart
     recipe = tmp_path / "recipe.py"
     recipe.write_text(RECIPE)
     environment = {**os.environ, "YT8M_RECIPE": str(recipe), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment["YT8M_BACKFILL"] = "per_partition"  # else one run trains both, in one reading of the data
     passes([["materialize", "--until", "pretraining_shards"]], environment)
     with serve(environment, tmp_path) as dagster:
         ended = dagster.wait(dagster.backfill("pretrained_model", MODELS), 240)

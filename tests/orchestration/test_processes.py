@@ -25,7 +25,8 @@ from orchestration.instance import driver_instance
 from orchestration.plan import required_nodes
 from orchestration.ui import HOST, answers
 from tests.orchestration.conftest import Graph
-from tests.orchestration.servers import Dagster, free_port
+from tests.orchestration.servers import Dagster
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.orchestration.servers import HOST, free_port, listens, process, wait_for
+from tests.orchestration.servers import HOST, listens, process, wait_for
+from tests.ports import free_port
 
 EXAMPLE = Path(__file__).parents[2] / "orchestration" / "deploy" / "proxy-nginx.conf"
 LOGIN = {"Authorization": f"Basic {base64.b64encode(b'alice:secret').decode()}"}

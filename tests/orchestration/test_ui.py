@@ -12,7 +12,7 @@ import pytest
 from orchestration import ui
 from orchestration.ui import serve
 from tests.orchestration.conftest import ENVIRONMENT, RECIPE
-from tests.orchestration.servers import free_port
+from tests.ports import free_port
 from yt8m_assets.errors import StorageError
 
 

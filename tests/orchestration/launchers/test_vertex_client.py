@@ -8,9 +8,9 @@ from google.api_core import exceptions
 
 from orchestration.launchers.vertex_client import VertexJobs
 from orchestration.launchers.vertex_job import build_custom_job
-from tests.emulator import free_port
 from tests.orchestration.launchers.http_server import NO_ANSWER
 from tests.orchestration.launchers.vertex_api import VertexApi
+from tests.ports import free_port
 
 
 @pytest.fixture
