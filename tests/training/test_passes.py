@@ -17,8 +17,10 @@ from yt8m_assets.errors import NonFiniteError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import ModelRecipe, Recipe
+from yt8m_assets.stages.lineage import resolve_inputs
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.passes import plan_passes
-from yt8m_assets.stages.training import finetune, pretrain, train_models
+from yt8m_assets.stages.training import finetune, make_job, pretrain, train_models
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.training.checkpoint import CheckpointWriter
 from yt8m_assets.training.interruption import TrainingPreempted
@@ -51,6 +53,14 @@ def family(key: str) -> ModelRecipe:
 NINE = tuple(family(key) for key in list_models())
 THREE = (MIX, BERT, replace(MIX, key="late", pretraining=replace(PRETRAINING, num_steps=16, checkpoint_every=4)))
 """Of other views and lengths."""
+
+
+TRAINED = ("pretrained_model", "finetuned_model")
+
+
+def order_of(recipe: Recipe, store: ArtifactStore, asset: str, key: str) -> int:
+    """What the order of a model's examples is drawn from."""
+    return make_job(recipe, store, resolve_inputs(recipe, store, Node(asset, key)), False).data.seed
 
 
 def together(
@@ -102,6 +112,8 @@ def test_any_grouping_gives_the_same_and_the_next_stage_too(
     together(recipe, store, ["late", "bert"])
     assert together(recipe, store)["bert"].reused
     assert digests(store, recipe) == three
+    orders = {asset: {order_of(recipe, store, asset, key) for key in recipe.model_keys} for asset in TRAINED}
+    assert [len(orders[asset]) for asset in TRAINED] == [1, 3], "nothing is read together in fine-tuning"
     tuned = together(recipe, store, asset="finetuned_model")
     store.delete("finetuned_model/bert")
     again = finetune(recipe, store, "bert", tracking=MemoryTracking(), progress=NullProgress(), run_tags={})
