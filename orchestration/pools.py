@@ -126,9 +126,23 @@ def wait_aloud(instance: dg.DagsterInstance, log: Callable[[str], None]) -> None
     Dagster's own wait in a process spins without a word and keeps signals until a step begins. Here one line names the
     holder, a signal raises DagsterExecutionInterruptedError, and what dead processes hold is freed while we wait.
     """
+    from sqlalchemy.exc import InternalError
+
     storage: Any = instance.event_log_storage
     claim = storage.claim_concurrency_slot
     blocked: set[tuple[str, str]] = set()
+
+    initialize = storage.initialize_concurrency_limit_to_default
+
+    def initialize_once(concurrency_key: str) -> bool:
+        try:
+            return bool(initialize(concurrency_key))
+        except InternalError:  # another process has made it; Dagster goes on in a transaction that PostgreSQL has ended
+            if all(pool.name != concurrency_key for pool in storage.get_pool_limits()):
+                raise
+            return True
+
+    storage.initialize_concurrency_limit_to_default = initialize_once
 
     def patient_claim(concurrency_key: str, run_id: str, step_key: str, priority: int | None = None) -> Any:
         status = claim(concurrency_key, run_id, step_key, priority)

@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
 import pytest
+from sqlalchemy.exc import InternalError
 
 from orchestration.executors import in_process_executor
 from orchestration.instance import driver_instance
@@ -232,3 +234,24 @@ RECIPE = tiny_recipe()
 slow = [replace(m, pretraining=replace(m.pretraining, num_steps=3000, checkpoint_every=2)) for m in RECIPE.models]
 RECIPE = replace(RECIPE, models=tuple(slow))
 """
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_pool_that_another_process_has_just_made_is_no_error(made: bool) -> None:
+    """Over PostgreSQL Dagster goes on in a transaction that has ended when two processes make a pool at once."""
+
+    def initialize(key: str) -> bool:
+        raise InternalError("INSERT", {}, Exception("current transaction is aborted"))
+
+    pools = [SimpleNamespace(name="gpu")] if made else []
+    storage = SimpleNamespace(
+        initialize_concurrency_limit_to_default=initialize,
+        claim_concurrency_slot=None,
+        get_pool_limits=lambda: pools,
+    )
+    wait_aloud(SimpleNamespace(event_log_storage=storage), print)  # type: ignore[arg-type]
+    if made:
+        assert storage.initialize_concurrency_limit_to_default("gpu")
+    else:
+        with pytest.raises(InternalError):
+            storage.initialize_concurrency_limit_to_default("gpu")
