@@ -125,13 +125,13 @@ def wait_aloud(instance: dg.DagsterInstance, log: Callable[[str], None]) -> None
 
     Dagster's own wait in a process spins without a word and keeps signals until a step begins. Here one line names the
     holder, a signal raises DagsterExecutionInterruptedError, and what dead processes hold is freed while we wait.
+    A pool that another process makes at the same time is no error.
     """
     from sqlalchemy.exc import InternalError
 
     storage: Any = instance.event_log_storage
     claim = storage.claim_concurrency_slot
     blocked: set[tuple[str, str]] = set()
-
     initialize = storage.initialize_concurrency_limit_to_default
 
     def initialize_once(concurrency_key: str) -> bool:

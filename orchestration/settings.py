@@ -34,7 +34,7 @@ class Settings:
     storage_uri: str
     """YT8M_STORAGE: root of the artifacts, a folder or gs://bucket/folder."""
     cache_path: Path
-    """YT8M_CACHE: folder of verified copies and indexes, which can be made again; by default in the state folder."""
+    """YT8M_CACHE: folder of verified copies, which can be made again; by default in the state folder."""
     cache_bytes: int | None = None
     """YT8M_CACHE_GB, in bytes: what copies of shards may take; None: half of the whole disk."""
     tracking_uri: str

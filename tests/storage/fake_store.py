@@ -13,6 +13,22 @@ from typing import Any
 from crc32c import crc32c
 
 
+class Crowd:
+    """A `before` that lets each request take some seconds, and counts how many are there together."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.open, self.most = seconds, 0, 0
+        self._lock = threading.Lock()
+
+    def __call__(self, method: str, path: str, body: bytes) -> None:
+        with self._lock:
+            self.open += 1
+            self.most = max(self.most, self.open)
+        time.sleep(self.seconds)
+        with self._lock:
+            self.open -= 1
+
+
 class FakeStore:
     """Objects in memory, and a list of faults: each request takes the next one (None: behave).
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.storage.fake_store import FakeStore
+from tests.storage.fake_store import Crowd, FakeStore
 from yt8m_assets.errors import CorruptShardError, TransientError
 from yt8m_assets.storage import connection, ranges, remote
 from yt8m_assets.storage.ranges import RangeReader, Stop, Stopped
@@ -108,24 +108,14 @@ def test_ranges_are_in_flight_together_but_not_more_than_the_limit(store, tmp_pa
     monkeypatch.setattr(remote, "CHUNK_BYTES", 100_000)
     monkeypatch.setattr(ranges, "NUM_PARALLEL", 5)
     monkeypatch.setattr(ranges, "_pool", ranges._Pool())
-    lock, state = threading.Lock(), {"open": 0, "most": 0}
-
-    def meet(method: str, path: str, body: bytes) -> None:
-        with lock:
-            state["open"] += 1
-            state["most"] = max(state["most"], state["open"])
-        time.sleep(0.05)
-        with lock:
-            state["open"] -= 1
-
-    store.before = meet
+    crowd = store.before = Crowd(0.05)
     threads = [threading.Thread(target=remote.fetch_to, args=("gs://bucket/large", tmp_path / n)) for n in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert [(tmp_path / name).read_bytes() == CONTENT for name in "ab"] == [True, True]
-    assert 2 <= state["most"] <= 5
+    assert 2 <= crowd.most <= 5
 
 
 def test_threads_that_nobody_needs_go(store, tmp_path, monkeypatch):

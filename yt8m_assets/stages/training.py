@@ -150,6 +150,7 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
             holdout_shards=read_index(store, manifest, scored, held_out=True),
             held_out=held_out_ids(recipe, store, manifest),
             digest=manifest.digest,
+            # Of pre-training the same for all models, which read together; segments are in memory, each in its order.
             seed=derive_seed(recipe.seed, *([row.key] if finetunes else []), node.asset, "order"),
         ),
         seed=derive_seed(recipe.seed, row.key, node.asset),

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 INDEXING_FOLDER = "indexing"
 """Folder of the root with the indexes of unfinished passes: see `data.dataset.shelf`."""
-
-
 _NUM_PARALLEL = 8
 """Files of an artifact that are fetched at the same time."""
 

@@ -54,7 +54,7 @@ class TrainingData:
     digest: str
     """Digest of the shards' artifact."""
     seed: int
-    """Seed of order and draws: the same for every model that is trained on these shards."""
+    """Seed of order and draws: the same for all models that may read these shards together."""
 
     def stream(self, config: TrainingConfig, model: FrameModel, team: Team) -> BatchStream:
         """One rank's stream of what a model uses of the examples; what is read is shared by the models of this process.

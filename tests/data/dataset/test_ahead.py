@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.data.factory import SIZES, encode, frame_record, make_video
-from tests.storage.fake_store import FakeStore
+from tests.storage.fake_store import Crowd, FakeStore
 from yt8m_assets.data.dataset import ahead as module
 from yt8m_assets.data.dataset import datasets, loading
 from yt8m_assets.data.dataset.ahead import Need, ReadAhead, Source, shard_needs, walk
@@ -231,20 +231,10 @@ def test_local_shards_need_no_threads(tmp_path):
 def test_all_videos_in_order_are_read_ahead(store, tmp_path, monkeypatch):
     """As prediction does, and what gathers ratings: many shards are on their way at once."""
     videos = stream_of(tmp_path, cache_of(tmp_path, 99)).videos
-    lock, state = threading.Lock(), {"open": 0, "most": 0}
-
-    def meet(method: str, path: str, body: bytes) -> None:
-        with lock:
-            state["open"] += 1
-            state["most"] = max(state["most"], state["open"])
-        time.sleep(0.1)
-        with lock:
-            state["open"] -= 1
-
-    store.before = meet
+    crowd = store.before = Crowd(0.1)
     store.requests.clear()
     assert [video.video_id for video in videos] == list(videos.video_ids)
-    assert state["most"] > 3
+    assert crowd.most > 3
     assert len(downloads(store)) == NUM_SHARDS
 
 
@@ -290,8 +280,11 @@ def test_a_store_that_answers_again_is_asked_again(store, tmp_path, sources):
     deadline = time.monotonic() + 30
     while not ahead._held.get(1, module._Held(0, 0)).failed and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert ahead._held[1].failed
     store.always = None
     ahead.wait(1, 2)
+    assert ahead._held[1].path is not None
+    assert ahead._held[1].path.read_bytes() == store.objects["bucket/s01"]
     ahead.wait(2, 3)
     ahead.close()
 

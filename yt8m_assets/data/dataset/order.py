@@ -3,6 +3,7 @@
 What is drawn is what drawing the whole epoch at once with one generator would give, number for number.
 """
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from typing import Any, overload
 
@@ -12,15 +13,11 @@ _BLOCK = 2**16
 _HELD_BLOCKS = 3
 
 
-class _Lazy:
-    """An array of N numbers that are made block by block; the blocks used last are held."""
+class _Lazy(ABC):
+    """An array of N numbers that are made where they are asked for."""
 
-    def __init__(self, size: int, dtype: Any) -> None:
-        self.size, self.dtype = size, dtype
-        self._blocks: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_blocks": OrderedDict()}
+    def __init__(self, size: int) -> None:
+        self.size = size
 
     def __len__(self) -> int:
         return self.size
@@ -38,11 +35,23 @@ class _Lazy:
             raise IndexError(place)
         return self._at(int(place))
 
-    def _at(self, place: int) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _at(self, place: int) -> Any: ...
 
-    def _between(self, start: int, stop: int) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def _between(self, start: int, stop: int) -> np.ndarray: ...
+
+
+class _Blocks(_Lazy):
+    """Numbers that are made block by block; the blocks used last are held."""
+
+    def __init__(self, size: int, dtype: Any) -> None:
+        super().__init__(size)
+        self.dtype = dtype
+        self._blocks: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_blocks": OrderedDict()}
 
     def _blocks_between(self, number: int, start: int, stop: int) -> np.ndarray:
         """The numbers of [start, stop), from the blocks that begin with one at or before `start`."""
@@ -65,11 +74,11 @@ class _Lazy:
             self._blocks.move_to_end(number)
         return block
 
-    def _make(self, number: int) -> tuple[int, np.ndarray]:
-        raise NotImplementedError
+    @abstractmethod
+    def _make(self, number: int) -> tuple[int, np.ndarray]: ...
 
 
-class ShuffledOrder(_Lazy):
+class ShuffledOrder(_Blocks):
     """An epoch's order of all records, int64 [N]: shards in random order, then every record moved by up to `window`.
 
     So only the shards within a window are read at a time; a window of N or more gives a uniform permutation, which
@@ -118,7 +127,7 @@ class ShuffledOrder(_Lazy):
         return low + int((keys < begin).sum()), self._starts[shard] + places - before
 
 
-class Uniforms(_Lazy):
+class Uniforms(_Blocks):
     """float32 [N]: uniform numbers, as `generator.random(N, dtype=float32)` would draw them."""
 
     def __init__(self, size: int, generator: np.random.Generator) -> None:
@@ -152,7 +161,7 @@ class SpreadOrder(_Lazy):
     """
 
     def __init__(self, order: ShuffledOrder, windows: int, buffer: int) -> None:
-        super().__init__(len(order) * windows, np.int64)
+        super().__init__(len(order) * windows)
         self.order, self.windows = order, windows
         self._num_blocks = max(len(order) // max(buffer, 1), 1)
 
