@@ -98,7 +98,8 @@ def test_what_is_on_its_way_counts(store, tmp_path):
 
     def look(method: str, path: str, body: bytes) -> None:
         if "/download/" in path:
-            most.append(sum(held(copies).values()))
+            with copies._lock("evict"):  # names do not change while they are counted
+                most.append(sum(held(copies).values()))
             time.sleep(0.05)
 
     store.before = look
@@ -110,6 +111,27 @@ def test_what_is_on_its_way_counts(store, tmp_path):
     assert 1000 <= max(most) <= 3000
     assert sum(held(copies).values()) <= 3000
     assert set(held(copies).values()) == {1000}
+
+
+def test_a_download_never_counts_for_less_than_its_reservation(store, tmp_path):
+    """Else the room that it was granted is granted again in that moment."""
+    (uri,) = fill(store, "a")
+    filling = tmp_path / "filling"
+    filling.write_bytes(bytes(1000))
+    seen: set[int] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            seen.add(os.stat(filling).st_size)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(200):
+        remote.fetch_to(uri, filling)
+    done.set()
+    watcher.join()
+    assert seen == {1000}
 
 
 _FETCH = """

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 
 import gcsfs.core
 import pytest
@@ -227,3 +229,30 @@ def test_what_lies_in_a_zonal_bucket_is_read_and_written_by_gcsfs(kinds, monkeyp
     faults.append(Forbidden("no"))
     with pytest.raises(StorageError, match=r"access denied \(403\)"):
         store.get_file("mine/object", tmp_path / "copy", described)
+
+
+_TOGETHER = """
+import threading
+from yt8m_assets.storage import connection
+from yt8m_assets.storage.retry import RetryPolicy
+
+made, policy, start = [], RetryPolicy(), threading.Barrier(8)
+
+def connect():
+    start.wait()
+    made.append(connection.connect("bucket", policy))
+
+threads = [threading.Thread(target=connect) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(made), len(set(map(id, made))))
+"""
+
+
+def test_threads_that_connect_first_and_at_once_get_one_connection():
+    """In a process of its own, which has not imported gcsfs yet."""
+    env = {**os.environ, "STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", _TOGETHER], env=env, capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (["8", "1"], "")

@@ -7,6 +7,7 @@ before.
 
 import os
 import re
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ ZONAL = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
 """gcsfs's variable: "false" switches its support of zonal ("Rapid") buckets off. It asks through gRPC what a bucket is,
 which stalls 23-60 s against anything but Google's own endpoint; so emulators and anonymous readers do without."""
 
+_CONNECTING = threading.Lock()
+
 
 def is_public(bucket: str) -> bool:
     """Whether a bucket is read without credentials."""
@@ -33,7 +36,8 @@ def is_public(bucket: str) -> bool:
 def connect(bucket: str, policy: RetryPolicy) -> Any:
     """A filesystem of gcsfs for a bucket, each request of which is insisted on; one for all buckets of a kind."""
     emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
-    return _connect(bool(emulator) or is_public(bucket), policy, emulator)
+    with _CONNECTING:  # the first of several threads makes it; `cache` alone would let each make its own
+        return _connect(bool(emulator) or is_public(bucket), policy, emulator)
 
 
 @cache

@@ -185,10 +185,13 @@ class RemoteFiles:
             raise CorruptShardError(f"{self.scheme}://{path}", 0, 0, _CHANGED) from error
 
     def _download(self, path: str, local: Path, described: RemoteStat, stop: Stop) -> None:
-        with local.open("wb") as file:
-            file.truncate(described.size)
+        descriptor = os.open(local, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)  # never short: a cache counts its bytes
+        try:
+            os.ftruncate(descriptor, described.size)
             failed = Stop(stop)  # the first range that fails ends the others
-            self._call(path, "get", lambda files: self._read_ranges(files, path, file.fileno(), described, failed))
+            self._call(path, "get", lambda files: self._read_ranges(files, path, descriptor, described, failed))
+        finally:
+            os.close(descriptor)
         if described.crc32c is not None and file_crc32c(local) != described.crc32c:
             raise ChangedBytesError("the bytes do not match the store's crc32c")
 
