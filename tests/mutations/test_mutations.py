@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutations.__main__ import ROOT, Runner, identity, read, run, sample, summary
-from tests.mutations.mapping import relevant_tests
+from tests.mutations.mapping import MAX_FILES, relevant_tests
 from tests.mutations.operators import mutations
 
 SOURCE = '''"""Text."""
@@ -80,7 +80,7 @@ def test_a_source_is_judged_by_the_tests_that_mirror_and_import_it(source: str, 
     found = relevant_tests(ROOT, source)
     assert found[: len(expected[:1])] == expected[:1]
     assert set(expected) <= set(found)
-    assert 0 < len(found) <= 8
+    assert 0 < len(found) <= MAX_FILES
     assert all((ROOT / path).is_file() for path in found)
 
 
