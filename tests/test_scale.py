@@ -4,7 +4,7 @@ import pickle
 import tracemalloc
 from pathlib import Path
 
-from tests.benchmarks import scale_index
+from tests.benchmarks import scale_index, scale_pass
 from tests.benchmarks.bench_scale import ROWS
 from yt8m_assets.data.dataset.videos import IndexedVideos
 
@@ -19,6 +19,10 @@ def test_a_shard_costs_few_requests_besides_its_reads(tmp_path: Path) -> None:
 
 def test_of_a_list_that_is_made_again_the_replaced_shard_alone_is_read(tmp_path: Path) -> None:
     assert ROWS["replaced_shard"].met(scale_index.replaced_shard(tmp_path, 8))
+
+
+def test_a_pass_over_some_models_reads_no_more_than_one_of_them(tmp_path: Path) -> None:
+    assert ROWS["pass_bytes"].met(scale_pass.bytes_read(tmp_path, num_steps=2, count=3))
 
 
 def test_a_plan_over_a_bucket_asks_little(tmp_path: Path) -> None:
