@@ -24,6 +24,7 @@ from typing import Any
 from tests.storage.fake_store import FakeStore
 
 _BLOCK = 2**18
+_HOLD_SECONDS = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class SlowStore(FakeStore):
     def __init__(self, latency_seconds: float, bytes_per_second: float) -> None:
         self.latency_seconds, self.bytes_per_second = latency_seconds, bytes_per_second
         self.counts: dict[str, int] = {}
-        self.open = 0
+        self.open, self.held = 0, ""
         self._free_at = 0.0
         self._described: dict[str, tuple[int, dict[str, Any]]] = {}
         self._written: dict[str, int] = {}
@@ -75,16 +76,21 @@ class SlowStore(FakeStore):
             self.counts[kind] = self.counts.get(kind, 0) + 1
         try:
             time.sleep(self.latency_seconds)
+            until = time.monotonic() + _HOLD_SECONDS
+            while self.held and self.held in handler.path and time.monotonic() < until:
+                time.sleep(0.02)
             super().handle(handler, method)
         finally:
             with self._counting:
                 self.open -= 1
 
     def _answer(self, handler: Any) -> None:
-        """`/_counts`, `/_reset`, `/_pace?MILLISECONDS`, `/_load?PREFIX?FOLDER`."""
+        """`/_counts`, `/_reset`, `/_pace?MILLISECONDS`, `/_hold?NAME`, `/_load?PREFIX?FOLDER`."""
         what, *rest = handler.path[2:].split("?")
         if what == "pace":
             self.latency_seconds = float(rest[0]) / 1000
+        if what == "hold":
+            self.held = rest[0]
         if what == "reset":
             self.counts = {}
         if what == "load":
@@ -143,6 +149,10 @@ class SlowBucket:
     def pace(self, latency_ms: float) -> None:
         """Let every request wait for so long from now on."""
         self._ask(f"pace?{latency_ms}")
+
+    def hold(self, name: str = "") -> None:
+        """Answer nothing about objects with this in their name, until it is called again."""
+        self._ask(f"hold?{name}")
 
     def reset(self) -> None:
         """Count from zero."""

@@ -161,7 +161,9 @@ def test_a_wait_says_who_holds_the_slot_and_ends_with_one_signal(
     started = time.monotonic()
     with pytest.raises(dg.DagsterExecutionInterruptedError):
         training.execute_in_process(instance=instance)
-    assert claims <= (time.monotonic() - started) / POLL_SECONDS + 2, "it does not spin"
+    seconds = time.monotonic() - started
+    assert seconds < 20, "the signal, a second after the line, ends the wait and not the next thing that happens"
+    assert claims <= seconds / POLL_SECONDS + 2, "it does not spin"
     (line,) = lines
     assert line.startswith(f"waiting for the gpu pool, held by run {run_id[:8]} (training, process {os.getpid()} on ")
     assert line.endswith("; Ctrl-C ends the wait")
