@@ -16,13 +16,17 @@ import dagster as dg
 import pytest
 from sqlalchemy.exc import InternalError
 
+from orchestration.driver import open_driver
 from orchestration.executors import in_process_executor
 from orchestration.instance import driver_instance
 from orchestration.pools import POLL_SECONDS, PROCESS_TAG, process_mark, tidy, wait_aloud
+from orchestration.settings import Settings
 from orchestration.state import State, prepare_state
 from tests.orchestration.conftest import Graph
 from tests.orchestration.servers import wait_for
+from tests.tiny import tiny_recipe
 from yt8m_assets.assets.failures import DRIVER_TAG
+from yt8m_assets.progress import PlainProgress
 
 ROOT = Path(__file__).parents[2]
 
@@ -184,6 +188,23 @@ def test_a_wait_ends_when_its_holder_dies(instance: dg.DagsterInstance) -> None:
         process.wait()
         assert training.execute_in_process(instance=instance).success
     assert slots(instance) == []
+
+
+def test_a_driver_ends_what_is_dead_and_waits_aloud_for_what_lives(
+    instance: dg.DagsterInstance, state: State, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dead = holder(instance, dead_mark())
+    progress = PlainProgress(sys.stdout, 0)
+    with open_driver(tiny_recipe(), state, Settings.from_environment(state), progress) as driver:
+        ended = driver.instance.get_run_by_id(dead)
+        assert ended is not None
+        assert ended.status == dg.DagsterRunStatus.FAILURE
+        living = holder(driver.instance, process_mark())
+        timer = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(dg.DagsterExecutionInterruptedError):
+            training.execute_in_process(instance=driver.instance)
+        assert f"waiting for the gpu pool, held by run {living[:8]}" in capfd.readouterr().out
 
 
 @pytest.mark.slow
