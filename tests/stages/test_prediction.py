@@ -19,6 +19,7 @@ from yt8m_assets.errors import (
     MissingArtifactError,
     OutOfMemoryError,
     ParentMismatchError,
+    TransientError,
     Yt8mError,
 )
 from yt8m_assets.prediction import scoring
@@ -222,6 +223,23 @@ def test_a_model_that_does_not_load_costs_its_cells_and_nothing_is_read_for_none
     assert (len(passes), tracking.runs[1].status) == (1, "FINISHED")
     assert tracking.runs[1].tags["failed_cells"] == "oof_predictions/one/shift+0"
     assert graph[1].manifest("oof_predictions/two/shift+0") is not None
+
+
+def test_of_several_errors_the_one_that_may_pass_decides(graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    """A second try makes its cells; those of the other end at once again."""
+    from yt8m_assets.stages import training
+
+    errors = {"one": DataError("no such layer"), "two": TransientError("come back later")}
+
+    def refuse(store: ArtifactStore, manifest: Manifest, device: torch.device):
+        raise errors[manifest.key.rsplit("/", 1)[-1]]
+
+    monkeypatch.setattr(training, "load_model", refuse)
+    with pytest.raises(TransientError, match="come back later") as caught:
+        predict(graph, "oof", [("one", 0), ("two", 0)])
+    (note,) = caught.value.__notes__
+    assert "oof_predictions/one/shift+0: DataError: no such layer" in note
+    assert "published: nothing" in note
 
 
 def test_a_failing_cell_leaves_the_others_published(graph: Graph):

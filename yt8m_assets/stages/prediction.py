@@ -12,10 +12,11 @@ from yt8m_assets.data.dataset.packed import PackedShard
 from yt8m_assets.data.dataset.windows import SEGMENT_FRAMES
 from yt8m_assets.device.hardware import check_gpu, find_hardware
 from yt8m_assets.device.memory import free_bytes
-from yt8m_assets.errors import ConfigError, DataError, OutOfMemoryError, TransientError
+from yt8m_assets.errors import ConfigError, DataError, OutOfMemoryError
 from yt8m_assets.progress import Progress
 from yt8m_assets.ranking.topk import max_bytes
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
+from yt8m_assets.stages.failures import raise_worst
 from yt8m_assets.stages.lineage import Inputs, Lineage
 from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.ranking import Split, holdout_map, publish_ranking
@@ -82,8 +83,8 @@ def predict_cells(
             if outcome.errors:
                 run.set_tags({"failed_cells": ", ".join(nodes[cell].key for cell in outcome.errors)})
             if not outcome.results:
-                _raise_first(nodes, outcome)  # inside the run, which is no success when it made nothing
-    _raise_first(nodes, outcome)
+                _raise_worst(nodes, outcome)  # inside the run, which is no success when it made nothing
+    _raise_worst(nodes, outcome)
     return [outcome.results[cell] for cell in cells]
 
 
@@ -110,17 +111,10 @@ def _tell(on_published: Callable[[Cell, StageResult], None] | None, cell: Cell, 
         on_published(cell, result)
 
 
-def _raise_first(nodes: Mapping[Cell, Node], outcome: _Outcome) -> None:
-    """Raise a cell's error, one that will not pass by itself before one that may; note all that failed."""
-    if not outcome.errors:
-        return
-    ordered = sorted(outcome.errors.items(), key=lambda item: isinstance(item[1], TransientError))
-    failed = "; ".join(f"{nodes[cell].key}: {error}" for cell, error in ordered)
-    error = ordered[0][1]
-    published = ", ".join(nodes[cell].key for cell in outcome.results)
-    if published or len(ordered) > 1:
-        error.add_note(f"failed: {failed}. Published: {published or 'nothing'}")
-    raise error
+def _raise_worst(nodes: Mapping[Cell, Node], outcome: _Outcome) -> None:
+    """Raise the cell's error that decides whether the pass is tried again, if there is one."""
+    errors = {nodes[cell].key: error for cell, error in outcome.errors.items()}
+    raise_worst(errors, [nodes[cell].key for cell in outcome.results])
 
 
 class _Pass:
