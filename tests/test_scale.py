@@ -25,6 +25,10 @@ def test_a_pass_over_some_models_reads_no_more_than_one_of_them(tmp_path: Path) 
     assert ROWS["pass_bytes"].met(scale_pass.bytes_read(tmp_path, num_steps=2, count=3))
 
 
+def test_a_published_list_of_many_shards_is_checked_in_no_time(tmp_path: Path) -> None:
+    assert ROWS["listing"].met(scale_index.listing(tmp_path, num_shards=50))
+
+
 def test_a_plan_over_a_bucket_asks_little(tmp_path: Path) -> None:
     assert scale_index.status_requests(tmp_path) <= 60
 

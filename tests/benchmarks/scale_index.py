@@ -23,7 +23,7 @@ from yt8m_assets.data.records.video import SegmentLabels, Video
 from yt8m_assets.progress import Counter, NullProgress
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.data import make_holdout_ratings, make_shards
+from yt8m_assets.stages.data import make_holdout_ratings, make_shards, read_shards
 from yt8m_assets.stages.lineage import resolve_inputs
 from yt8m_assets.stages.nodes import ASSETS, all_nodes
 from yt8m_assets.stages.training import pretrain
@@ -149,6 +149,26 @@ def replaced_shard(folder: Path, num_shards: int = 60) -> float:
         )
         assert not result.reused
         return bucket.counts().bytes / (folder / "new" / "train0000.tfrecord").stat().st_size
+
+
+def listing(folder: Path, num_shards: int = 3844, latency_ms: float = 60.0) -> float:
+    """Seconds until a machine that has seen nothing knows that the published list of so many shards still holds."""
+    write_data(folder / "data", num_shards, 1, 2)
+    with slow_bucket() as bucket:
+        recipe = recipe_over(bucket.load(folder / "data", "yt/data"), num_steps=1, window=8)
+        make_data(recipe, ArtifactStore("gs://yt/store", folder / "first machine"))
+        bucket.pace(latency_ms)
+        bucket.reset()
+        began = time.perf_counter()
+        result = make_shards(
+            recipe, ArtifactStore("gs://yt/store", folder / "second machine"), "pretraining_shards", progress=QUIET
+        )
+        seconds = time.perf_counter() - began
+        assert result.reused
+        assert (
+            len(read_shards(recipe, ArtifactStore("gs://yt/store", folder / "m"), result.manifest).shards) == num_shards
+        )
+    return seconds
 
 
 def publish_everything(recipe: Recipe, store: ArtifactStore) -> int:

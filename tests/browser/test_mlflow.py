@@ -40,6 +40,7 @@ def test_the_nine_runs_are_ticked_and_compared(page: Page, sites: Sites, picture
     page.goto(f"{sites.mlflow}/#/experiments")
     page.get_by_role("link", name="yt8m", exact=True).first.click()
     expect(page).to_have_url(re.compile("/experiments/1"))
+    page.goto("about:blank")  # the experiment's page chooses a tab when it has loaded: not while ours is on its way
     page.goto(f"{sites.mlflow}/#/experiments/1/runs?searchFilter={FINETUNING}")
     boxes = page.get_by_role("checkbox", name="Press Space to toggle row selection")
     expect(boxes).to_have_count(len(RECIPE.models))
