@@ -8,7 +8,7 @@ MUTATIONS ?= --sample 300 --seed 1
 
 PROCESSES := $(addprefix tests/orchestration/test_, processes.py backfills.py dagster_cli.py pages.py)
 
-.PHONY: demo bench-scale test test-slow test-processes test-servers test-kills test-cloud test-browser test-all test-mutations ui lint bench rehearsal setup clean-state
+.PHONY: demo bench-gpu bench-scale test test-slow test-processes test-servers test-kills test-cloud test-browser test-all test-mutations ui lint bench rehearsal setup clean-state
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -61,6 +61,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@for name in reader models "prediction --models demo" prediction training topk_to_search; do $(RUN) -m tests.benchmarks.bench_$$name || exit 1; done
+
+bench-gpu: $(INSTALLED)
+	$(RUN) -m tests.benchmarks.bench_gpu $(ARGS)
 
 bench-scale: $(INSTALLED)
 	$(RUN) -m tests.benchmarks.bench_scale $(ROWS)

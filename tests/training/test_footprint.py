@@ -70,7 +70,8 @@ def test_what_does_not_fit_together_is_said_and_trained_in_several_passes(
     together(recipe, whole, progress=told)
     assert not [line for line in told.lines if "side by side" in line]
     largest = state_of(model_spec(recipe, "mix"), MIX.pretraining)
-    monkeypatch.setattr(module, "free_bytes", lambda: largest.state + largest.copies + 60_000)
+    fits = largest.state + largest.copies + 60_000
+    monkeypatch.setattr(module, "free_bytes", lambda: int(fits / (1 - module.RESERVE)) + 1)
     store = prepare_store(tmp_path / "cut", recipe)
     together(recipe, store, progress=told)
     (line,) = (line for line in told.lines if "side by side" in line)

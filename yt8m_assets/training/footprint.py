@@ -12,6 +12,8 @@ from yt8m_assets.training.model_files import ModelSpec
 
 MARGIN = 1.25
 """Factor on activations: what backward passes hold beside them, and what allocators waste."""
+RESERVE = 0.15
+"""Share of the free memory that no pass is planned into: what else runs on the machine, and what the estimate misses."""
 PLENTY = 3
 """Where this many times the state is free, activations are not counted: torch takes seconds to begin with that."""
 
@@ -102,7 +104,8 @@ def cut_to_memory(
     if len(trainings) < 2:
         return [list(trainings)], ""
     on_gpu = device.type == "cuda"
-    free_host, free_device = free_bytes(), torch.cuda.mem_get_info(device)[0] if on_gpu else 0
+    there = free_bytes(), torch.cuda.mem_get_info(device)[0] if on_gpu else 0
+    free_host, free_device = (int((1 - RESERVE) * free) for free in there)
     footprints = {name: state_of(*training) for name, training in trainings.items()}
     smallest = free_device if on_gpu else free_host
     if PLENTY * sum(needed(list(footprints.values()), on_gpu)) <= smallest:

@@ -1,0 +1,191 @@
+"""What a device's training, prediction and reading cost, beside what its arithmetic and its memory could do."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.benchmarks.gpu_cases import FAMILIES, Setup
+from tests.benchmarks.scale_index import recipe_over, write_data
+from yt8m_assets.data.dataset.datasets import PretrainingDataset
+from yt8m_assets.data.dataset.memory import load_videos
+from yt8m_assets.prediction.scoring import CellScores, ModelCells, ScoringOptions, SegmentIndex, score_videos
+from yt8m_assets.progress import NullProgress
+from yt8m_assets.ranking.topk import StreamingTopK
+from yt8m_assets.storage.cache import Cache
+
+Row = dict[str, Any]
+BYTES_A_PARAMETER = 40
+"""What an Adam step moves at least: gradient, weight and two moments, read and written, and the norm's pass."""
+SHIFTS = (-1, 0, 1, 2)
+_peaks: dict[str, float] = {}
+
+
+def peaks(setup: Setup) -> Iterator[Row]:
+    """The device's own matrix product and memory, which the others are shares of."""
+    size = 512 if setup.tiny else 8192
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        a, b = (torch.randn(size, size, device=setup.device, dtype=dtype) for _ in range(2))
+        seconds = setup.seconds(lambda a=a, b=b: a @ b)  # type: ignore[misc]
+        _peaks[name] = 2 * size**3 / seconds
+        yield {"what": f"matrix product, {name}", "teraflops": _peaks[name] / 1e12}
+    source = torch.zeros(2**20 if setup.tiny else 2**28, device=setup.device)
+    target = torch.empty_like(source)
+    _peaks["bytes"] = 2 * source.nbytes / setup.seconds(lambda: target.copy_(source))
+    yield {"what": "copy", "gigabytes_a_second": _peaks["bytes"] / 1e9}
+
+
+def training_steps(setup: Setup, compile_: bool = False) -> Iterator[Row]:
+    """One step of each family at full width and the recipes' batch."""
+    if "bytes" not in _peaks:
+        list(peaks(setup))
+    for key in FAMILIES:
+        batch = setup.batch(key)
+        with setup.peak() as memory:
+            stepper = setup.stepper(key, compile=compile_)
+            numbers = iter(range(10**6))
+
+            def step(stepper: Any = stepper, batch: Any = batch, numbers: Any = numbers) -> None:
+                stepper.run(batch, next(numbers), 1e-4)
+
+            step()
+            seconds = setup.seconds(step, rounds=3, calls=2 if setup.tiny else 10)
+        stepper.check()
+        parameters = sum(value.numel() for value in stepper.model.parameters())
+        row = {"model": key, "batch": setup.batch_size, "compile": compile_, "milliseconds": 1000 * seconds}
+        row |= {"examples_a_second": setup.batch_size / seconds, "parameters": parameters}
+        row |= {"over_memory_floor": seconds / (BYTES_A_PARAMETER * parameters / _peaks["bytes"])}
+        if not compile_:
+            with FlopCounterMode(display=False) as flops:
+                step()
+            row["share_of_peak"] = flops.get_total_flops() / seconds / _peaks["bfloat16"]
+        yield row | _kernels(setup, step, seconds) | {"peak_gb": memory[0] if memory else None}
+        del stepper, step
+
+
+def compiled_steps(setup: Setup) -> Iterator[Row]:
+    """The same, compiled."""
+    yield from training_steps(setup, compile_=True)
+
+
+def _kernels(setup: Setup, step: Any, seconds: float) -> Row:
+    """Kernels a step (on a CPU operators), and the share of its time in which the device has nothing to do."""
+    activity = torch.profiler.ProfilerActivity
+    chosen = [activity.CUDA] if setup.device.type == "cuda" else [activity.CPU]
+    with torch.profiler.profile(activities=chosen) as profile:
+        step()
+        setup.wait()
+    if setup.device.type != "cuda":
+        return {"operators": sum(event.name.startswith("aten::") for event in profile.events() or ())}
+    events = [event for event in profile.events() or () if event.device_type == torch.autograd.DeviceType.CUDA]
+    busy = sum(event.device_time_total for event in events) / 1e6
+    return {"kernels": len(events), "idle": max(0.0, 1 - busy / seconds)}
+
+
+def joint_pass(setup: Setup, num_steps: int = 10) -> Iterator[Row]:
+    """All nine side by side, stepping in turn, over the sum of what each takes by itself; and their memory."""
+    steppers, batches, alone = {}, {}, 0.0
+    with setup.peak() as memory:
+        for key in setup.models:
+            steppers[key], batches[key] = setup.stepper(key), setup.batch(key)
+        numbers = iter(range(10**6))
+        for key, stepper in steppers.items():
+
+            def one(key: str = key, stepper: Any = stepper) -> None:
+                stepper.run(batches[key], next(numbers), 1e-4)
+
+            one()
+            alone += setup.seconds(one, rounds=3, calls=num_steps)
+
+        def everyone() -> None:
+            for key, stepper in steppers.items():
+                stepper.run(batches[key], next(numbers), 1e-4)
+
+        together = setup.seconds(everyone, rounds=3, calls=num_steps)
+    for stepper in steppers.values():
+        stepper.check()
+    yield {
+        "models": len(steppers),
+        "milliseconds": 1000 * together,
+        "over_sum": together / alone,
+        "examples_a_second": setup.batch_size / together,
+        "peak_gb": memory[0] if memory else None,
+    }
+
+
+class _Videos:
+    """Videos of random bytes in memory; one second of bytes serves all, for reading is not what is measured."""
+
+    def __init__(self, count: int, frames: int, width: int) -> None:
+        self.video_ids = np.array([f"{number:011d}" for number in range(count)], "S11")
+        self.num_frames, self.shard_sizes = np.full(count, frames), np.array([count])
+        self.content = np.random.default_rng(0).integers(0, 256, (frames, width), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    def damaged(self, numbers: np.ndarray) -> np.ndarray:
+        return np.zeros(len(numbers), bool)
+
+    def read(self, number: int) -> np.ndarray:
+        return self.content
+
+    def ahead(self, needs: Any, **options: Any) -> None:
+        """All is here."""
+
+
+def prediction(setup: Setup) -> Iterator[Row]:
+    """Segments a second of each family at four shifts, ranked; and how much of it is ranking."""
+    width, count = sum(setup.spec(FAMILIES[0]).feature_sizes), 4 if setup.tiny else 4000
+    videos: Any = _Videos(count, 60 if setup.tiny else 250, width)
+    index = SegmentIndex.of(videos)
+    classes = np.arange(setup.num_rated)
+    for key in FAMILIES:
+        model = setup.build(key).restrict_classes(torch.from_numpy(classes).to(setup.device))
+        model = model.hold_linear_weights(torch.bfloat16)
+        rates = {}
+        for name, top_k in (("ranked", 100_000), ("unranked", 1)):
+            options = ScoringOptions(precision="bfloat16", batch_size=64 if setup.tiny else 8192, top_k=top_k)
+            cells = [
+                CellScores(shift=shift, best=StreamingTopK(classes, min(top_k, len(index.segments)), index.segments))
+                for shift in SHIFTS
+            ]
+            member = ModelCells(key=key, model=model, cells=cells)
+            found = score_videos(videos, index, [member], options, device=setup.device, progress=NullProgress())
+            rates[name] = found.num_segments * len(SHIFTS) / found.seconds
+        yield {
+            "model": key,
+            "windows_a_second": rates["ranked"],
+            "segments_a_second": rates["ranked"] / len(SHIFTS),
+            "unranked": rates["unranked"],
+        }
+
+
+def loader(setup: Setup) -> Iterator[Row]:
+    """Examples a second that reading alone gives a training: from memory, from the disk, with reader processes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_data(folder, 2 if setup.tiny else 16, 16 if setup.tiny else 256, 20 if setup.tiny else 200)
+        reading = recipe_over(str(folder), 1, 64).data.reading(Cache(folder / "cache"))
+        shards = sorted(map(str, folder.glob("train*")))
+        size = sum(path.stat().st_size for path in folder.glob("train*"))
+        for where, budget, workers in (("memory", 2**34, 0), ("disk", 0, 0), ("disk, 8 processes", 0, 8)):
+            if setup.tiny and workers:
+                continue
+            videos = load_videos(shards, reading, memory_budget=budget)
+            dataset = PretrainingDataset(
+                videos, num_classes=8, batch_size=setup.batch_size, window_frames=5, shuffle_buffer=512,
+                num_workers=workers,
+            )  # fmt: skip
+            batches = iter(dataset)
+            next(batches)
+            began, count = time.perf_counter(), 4 if setup.tiny else 400
+            for _ in range(count):
+                next(batches)
+            seconds = time.perf_counter() - began
+            yield {"where": where, "examples_a_second": count * setup.batch_size / seconds, "megabytes": size / 1e6}
