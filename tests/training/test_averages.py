@@ -83,7 +83,7 @@ def trained(
         update()
 
     ema.update = update_buffers_too  # type: ignore[method-assign]
-    assert list(run_pass({"mix": trainer.run()}, trainer.stop, Team().device)) == [("mix", None)]
+    assert list(run_pass({"mix": trainer.run()}, trainer.stop, Team().device, trainer.config)) == [("mix", None)]
     return job, trainer
 
 

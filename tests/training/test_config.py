@@ -40,6 +40,7 @@ def test_every_option_and_its_default_is_known_here() -> None:
         "ema_decay": None,
         "swa_last": 0,
         "precision": "float32",
+        "float32_matmul_precision": "highest",
         "compile": False,
         "accumulation": 1,
         "activation_checkpointing": False,

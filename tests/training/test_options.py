@@ -46,6 +46,7 @@ CHANGED: dict[str, Any] = {
     "ema_decay": 0.9,
     "swa_last": 2,
     "precision": "bfloat16",
+    "float32_matmul_precision": "high",
     "compile": True,
     "accumulation": 2,
     "activation_checkpointing": True,

@@ -3,11 +3,13 @@
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from models import list_models
 from tests.memory_tracking import MemoryTracking
@@ -22,8 +24,11 @@ from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.passes import plan_passes
 from yt8m_assets.stages.training import finetune, make_job, pretrain, train_models
 from yt8m_assets.storage import ArtifactStore, StageResult
+from yt8m_assets.training import passes as module
 from yt8m_assets.training.checkpoint import CheckpointWriter
-from yt8m_assets.training.interruption import TrainingPreempted
+from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.interruption import StopRequest, TrainingPreempted
+from yt8m_assets.training.passes import matmul_precision
 from yt8m_assets.training.randomness import derive_seed
 from yt8m_assets.training.step import Stepper
 
@@ -284,10 +289,33 @@ def test_models_that_take_other_examples_are_trained_in_other_passes() -> None:
         ]
         return replace(challenge, models=tuple(rows))
 
-    for field, value in {"batch_size": 64, "shuffle_buffer": 99, "windows_per_video": 2, "deterministic": True}.items():
+    others = {"batch_size": 64, "shuffle_buffer": 99, "windows_per_video": 2, "deterministic": True}
+    for field, value in {**others, "float32_matmul_precision": "highest"}.items():
         passes = plan_passes(changed(bert_l3h12={field: value}), "pretrained_model", keys)
         assert passes == [[key for key in keys if key != "bert_l3h12"], ["bert_l3h12"]], field
     recipe = changed(
         bert_l2h12={"num_processes": 2}, bert_l3h12={"num_processes": 2}, mix_nextvlad_iter60={"num_steps": 7}
     )
     assert sorted(map(len, plan_passes(recipe, "pretrained_model", keys))) == [1, 1, 7]
+
+
+def test_a_gpus_float32_products_are_as_the_training_says_and_a_cpus_as_ever() -> None:
+    seen = []
+    for device in ("cuda", "cpu"):
+        with matmul_precision("high", torch.device(device)):
+            seen.append(torch.get_float32_matmul_precision())
+    assert seen == ["high", "highest"]
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_pass_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def noting(name: str, device: torch.device) -> Any:
+        asked.append(name)
+        return nullcontext()
+
+    monkeypatch.setattr(module, "matmul_precision", noting)
+    config = TrainingConfig(num_steps=1, float32_matmul_precision="high")
+    assert list(module.run_pass({}, StopRequest(), torch.device("cpu"), config)) == []
+    assert asked == ["high"]

@@ -6,8 +6,8 @@ from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.nodes import ASSETS
 from yt8m_assets.training.config import TrainingConfig
 
-READ_ALIKE = ("batch_size", "shuffle_buffer", "windows_per_video", "deterministic")
-"""What trainings of a pass have in common: the order of the examples, and torch's mode."""
+READ_ALIKE = ("batch_size", "shuffle_buffer", "windows_per_video", "deterministic", "float32_matmul_precision")
+"""What trainings of a pass have in common: the order of the examples, and torch's modes."""
 
 
 def training_config(recipe: Recipe, asset: str, model_key: str) -> TrainingConfig:

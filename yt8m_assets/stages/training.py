@@ -98,8 +98,7 @@ def train_models(
     for keys in _passes(recipe, asset, list(due), options["progress"]):
         with stop_on_signals() as stop:
             trainings = {key: _train(recipe, store, due[key], stop, **options) for key in keys}
-            deterministic = training_config(recipe, asset, keys[0]).deterministic
-            for key, outcome in run_pass(trainings, stop, Team().device, deterministic):
+            for key, outcome in run_pass(trainings, stop, Team().device, training_config(recipe, asset, keys[0])):
                 if isinstance(outcome, Exception):
                     errors[key] = outcome
                 else:

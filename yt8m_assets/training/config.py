@@ -95,6 +95,8 @@ class TrainingConfig:
     """Evaluated checkpoints at the end whose weights are averaged (SWA) and compared; 0: none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward pass (autocast); weights and optimiser stay float32."""
+    float32_matmul_precision: Literal["highest", "high"] = "highest"
+    """On a GPU, how float32 matrix products are computed: float32, or TF32 ("high"; 10 bits of mantissa)."""
     compile: bool = False
     """Use torch.compile; where it fails training goes on uncompiled, with the reason logged."""
     accumulation: int = 1

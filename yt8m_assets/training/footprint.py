@@ -13,7 +13,7 @@ from yt8m_assets.training.model_files import ModelSpec
 MARGIN = 1.25
 """Factor on activations: what backward passes hold beside them, and what allocators waste."""
 RESERVE = 0.15
-"""Share of the free memory that no pass is planned into: what else runs on the machine, and what the estimate misses."""
+"""Share of the free memory that is left: for what else runs on the machine, and what the estimate misses."""
 PLENTY = 3
 """Where this many times the state is free, activations are not counted: torch takes seconds to begin with that."""
 

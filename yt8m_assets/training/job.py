@@ -88,7 +88,7 @@ def run_alone(
 ) -> dict[str, Any]:
     """`run_job` of nothing else in this process, one of a team."""
     training = train(job, output_path, team=team, tracked=tracked, task=task, stop=stop)
-    ((_, outcome),) = run_pass({job.name: training}, stop, team.device, job.config.deterministic)
+    ((_, outcome),) = run_pass({job.name: training}, stop, team.device, job.config)
     if isinstance(outcome, Exception):
         raise outcome
     return outcome

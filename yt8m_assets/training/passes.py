@@ -17,6 +17,7 @@ import torch
 
 from yt8m_assets.data.dataset.batches import BatchStream, JointBatch
 from yt8m_assets.device.allocator import kept_pages
+from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.interruption import StopRequest
 from yt8m_assets.training.randomness import isolated_randomness
 from yt8m_assets.training.trainer import Training
@@ -27,16 +28,17 @@ Outcome = tuple[str, Any]
 
 
 def run_pass(
-    trainings: Mapping[str, Training[Any]], stop: StopRequest, device: torch.device, deterministic: bool = False
+    trainings: Mapping[str, Training[Any]], stop: StopRequest, device: torch.device, config: TrainingConfig
 ) -> Iterator[Outcome]:
     """Run trainings side by side, those that lag behind first; yields each one's outcome as soon as it has one.
 
     One that fails ends by itself and the others go on; what reading raises ends all that were to have the batch. When
-    a stop is asked for, each saves and ends.
+    a stop is asked for, each saves and ends. config: any of theirs; of it torch's modes are taken, which they share.
     """
     pass_ = _Pass(trainings, stop, device)
     pages = kept_pages(device.type == "cpu")
-    with isolated_randomness(device, 0), deterministic_algorithms(deterministic), pages:
+    modes = deterministic_algorithms(config.deterministic), matmul_precision(config.float32_matmul_precision, device)
+    with isolated_randomness(device, 0), modes[0], modes[1], pages:
         try:
             yield from pass_.run()
         finally:
@@ -141,6 +143,18 @@ def forget_frames(error: BaseException) -> None:
 def part_of(batch: Any, stream: BatchStream, joint: BatchStream) -> Any:
     """A stream's own batch of what was read for several."""
     return batch.parts[joint.views.index(stream.views[0])].take(batch.batch) if isinstance(batch, JointBatch) else batch
+
+
+@contextmanager
+def matmul_precision(name: str, device: torch.device) -> Iterator[None]:
+    """Compute float32 matrix products so inside the block. On a CPU nothing changes."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
