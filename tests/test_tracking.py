@@ -3,14 +3,15 @@
 import json
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.memory_tracking import MemoryTracking
-from yt8m_assets.tracking import MlflowTracking, NullTracking
-from yt8m_assets.tracking.record import mlflow_name
+from yt8m_assets.tracking import MlflowTracking, NullTracking, registry
+from yt8m_assets.tracking.record import mlflow_name, now_milliseconds
 from yt8m_assets.training.interruption import TrainingPreempted
 
 
@@ -216,3 +217,26 @@ def test_infinity_is_no_metric(tracking: MlflowTracking, mlflow_uri: str):
     with tracking.run("name", kind="pretraining") as run:
         run.log_metrics({"bad": math.inf}, 0)
     assert "bad" not in MlflowClient(mlflow_uri).get_run(run.run_id).data.metrics
+
+
+def test_the_clock_is_mlflows():
+    assert abs(now_milliseconds() / 1000 - time.time()) < 1
+
+
+def test_a_model_that_the_registry_refuses_is_not_taken_for_registered():
+    """One that is there is fine; anything else is not."""
+
+    class Refusing:
+        def __init__(self, code: str) -> None:
+            self.code = code
+
+        def create_registered_model(self, name: str, description: str) -> None:
+            error = RuntimeError(self.code)
+            error.error_code = self.code  # type: ignore[attr-defined]
+            raise error
+
+    client: Any = Refusing("RESOURCE_ALREADY_EXISTS")
+    registry._ensure_registered(client, "yt8m-one", "One.")
+    client = Refusing("PERMISSION_DENIED")
+    with pytest.raises(RuntimeError, match="PERMISSION_DENIED"):
+        registry._ensure_registered(client, "yt8m-one", "One.")

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from yt8m_assets.errors import DataError
-from yt8m_assets.ranking.files import Ranking, RankingReader, RankingWriter, read_ranking, write_ranking
+from yt8m_assets.ranking.files import Ranking, RankingReader, RankingWriter, Segments, read_ranking, write_ranking
 
 LISTS = {5: ["abcd:5", "abcd:0", "zzzz:10"], 3: ["zzzz:10"], 9: [], 11: ["abcd:0", "zzzz:10"]}
 
@@ -131,3 +131,11 @@ def test_contradicting_arrays_are_refused(field, value, complaint):
 def test_a_segment_listed_twice_in_a_class_is_refused():
     with pytest.raises(DataError, match="class 3: a segment is listed more than once"):
         Ranking.from_dict({3: ["abcd:0", "abcd:0"]})
+
+
+def test_a_ranking_of_no_class_has_no_entries():
+    empty = Ranking.from_entries(
+        [], Segments.sorted(np.array([], "S11"), np.array([], np.int64), np.array([], np.int64))[0]
+    )
+    assert [len(column) for column in (empty.class_ids, empty.segment, empty.score)] == [0, 0, 0]
+    assert empty.offsets.tolist() == [0]

@@ -113,4 +113,5 @@ def test_a_registered_champion_is_loaded_by_pyfunc(graph, frames, mlflow_uri: st
     finally:
         mlflow.set_tracking_uri(None)
     np.testing.assert_allclose(model.predict(frames), expected(store, frames), atol=1e-6)
-    assert model.metadata.signature is not None
+    outputs = model.metadata.signature.outputs.to_dict()
+    assert [output["tensor-spec"]["shape"] for output in outputs] == [(-1, expected(store, frames).shape[1])]

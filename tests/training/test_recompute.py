@@ -15,7 +15,7 @@ from models import create_model, mix_nextvlad
 from tests.models.small import SIZES, small_model
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.loss import Objective
-from yt8m_assets.training.recompute import recompute_activations
+from yt8m_assets.training.recompute import parts, recompute_activations
 
 SPARING = TrainingConfig(num_steps=1, activation_checkpointing=True)
 NETVLAD, MIX, BERT = "gated_netvlad_h1024c16", "mix_nextvlad_iter60", "bert_cross_attn_l2h8"
@@ -120,3 +120,10 @@ def test_results_gradients_and_statistics_stay(key: str, precision: str, monkeyp
     with torch.no_grad():
         expected = Objective(plain.eval(), TrainingConfig(num_steps=1))(*arguments)[0]
         assert torch.equal(Objective(sparing.eval(), SPARING)(*arguments)[0], expected)
+
+
+def test_a_models_parts_are_its_layers_or_what_knows_itself() -> None:
+    bert, mix = small_model("bert_l3h12"), small_model("mix_nextvlad_iter60")
+    assert [type(part).__name__ for part in parts(bert)] == ["EncoderLayer"] * 3 + ["MixtureOfExpertsHead"]
+    assert "NextVlad" in {type(part).__name__ for part in parts(mix)}
+    assert list(parts(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()))) == []
