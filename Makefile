@@ -70,6 +70,8 @@ bench-scale: $(INSTALLED)
 
 rehearsal: $(INSTALLED)
 	$(RUN) -m tests.benchmarks.bench_rehearsal
+	$(RUN) -m tests.benchmarks.bench_scale worker_memory worker_start listing
+	$(RUN) -m tests.benchmarks.rehearsal_challenge
 
 clean-state:
 	rm -rf .state
