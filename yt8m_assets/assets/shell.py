@@ -46,7 +46,8 @@ def code_version(recipe: Recipe, asset: str) -> str:
     """
     slices: dict[str, Any] = {node.key: config_slice(recipe, node) for node in asset_nodes(recipe, asset)}
     if ASSETS[base_asset(asset)].files == "shards":
-        slices["simulation"] = plain(recipe.data.simulation)
+        simulation = recipe.data.simulation
+        slices["simulation"] = None if simulation is None else plain(simulation.identity())
     return f"{ASSETS[base_asset(asset)].code_version}-{sha256_text(canonical_json(slices))[:12]}"
 
 

@@ -24,7 +24,8 @@ _SPLITS = {"pretraining_shards": ("train", "validate"), "segment_shards": ("vali
 
 def simulated_folder(recipe: Recipe, store: ArtifactStore) -> Path:
     """Where a simulated recipe's shards are written on this machine."""
-    name = sha256_text(canonical_json(plain(recipe.data.simulation)))[:12]
+    simulation = recipe.data.simulation
+    name = sha256_text(canonical_json(plain(simulation and simulation.identity())))[:12]
     root = store.backend.root if isinstance(store.backend, LocalBackend) else store.cache_path
     return root / "simulated" / name
 
@@ -73,7 +74,7 @@ def data_slice(recipe: Recipe, store: ArtifactStore, asset: str) -> dict[str, An
     """What the files that a recipe names hold, as far as an asset depends on it; by content, wherever they lie."""
     data = recipe.data
     if data.simulation is not None:
-        return {"simulation": plain(data.simulation)}
+        return {"simulation": plain(data.simulation.identity())}
     listing = locate_shards(recipe, store, asset)
     found: dict[str, Any] = {"shards": listing_digest(store, listing, shard_names(listing))}
     if asset == "pretraining_shards":

@@ -23,6 +23,8 @@ from yt8m_assets.errors import ConfigError
         {"gains": ()},
         {"background_rho": 1.0},
         {"seed": -1},
+        {"scene_seconds": 1},
+        {"scene_share": 1.5},
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_field(change):
@@ -80,4 +82,8 @@ def test_every_option_and_its_default_is_known_here():
         "positive_share": 0.65,
         "rater_sd_seconds": 1.0,
         "flip_probability": 0.02,
+        "scene_seconds": 20,
+        "scene_share": 0.0,
+        "together_probability": 0.0,
+        "uniform_ratings": False,
     }

@@ -1,6 +1,8 @@
 import hashlib
+import json
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.simulation import SimulationConfig, dataset_paths, truth, write_dataset
+from yt8m_assets.data.simulation.config import CONTEXT_SWITCHES, SWITCH_FIELDS
 from yt8m_assets.data.simulation.dataset import shard_name
 from yt8m_assets.data.simulation.scripts import shard_scripts
 from yt8m_assets.data.simulation.world import build_world
@@ -27,6 +30,8 @@ CONFIG = SimulationConfig(
     min_seconds=20,
     max_seconds=40,
 )
+DEFAULT_BYTES = "8e17a2a1649c7e932705a0d7b20e949ead41d37ebb1b0cd15f7c9a3109d11609"
+"""Of the shards of `CONFIG` with labels, as they were before there were switches."""
 
 
 def digests(root):
@@ -183,3 +188,19 @@ def test_hidden_ratings_of_the_test_videos_are_written_and_can_be_made_anew(writ
     for segment_id, _ in ratings:
         video_id, start = segment_id.split(":")
         assert int(start) + 5 <= frames[video_id]
+
+
+def test_the_default_is_the_dataset_that_it_always_was(written):
+    """Switches that came later take no draw, byte or name while they are off."""
+    root, paths = written
+    assert hashlib.sha256(b"".join(p.read_bytes() for p in paths.train + paths.segments)).hexdigest() == DEFAULT_BYTES
+    assert not set(SWITCH_FIELDS) & set(json.loads((root / "simulation.json").read_text()))
+
+
+@pytest.mark.parametrize("switch", CONTEXT_SWITCHES)
+def test_every_switch_changes_the_bytes_and_the_identity(switch, written, tmp_path):
+    config = replace(CONFIG, **CONTEXT_SWITCHES[switch])
+    assert config.identity() != CONFIG.identity()
+    other = write_dataset(config, tmp_path, ["validate"])
+    before = b"".join(path.read_bytes() for path in written[1].segments)
+    assert b"".join(path.read_bytes() for path in other.segments) != before

@@ -3,8 +3,8 @@ import pytest
 
 from yt8m_assets.data import segment_windows
 from yt8m_assets.data.simulation import SimulationConfig
-from yt8m_assets.data.simulation.frames import draw_frames, draw_noise, noise_covariance
-from yt8m_assets.data.simulation.scripts import shard_scripts
+from yt8m_assets.data.simulation.frames import draw_frames, draw_noise, draw_scenes, noise_covariance
+from yt8m_assets.data.simulation.scripts import Script, shard_scripts
 from yt8m_assets.data.simulation.world import build_world
 
 CONFIG = SimulationConfig(num_train_videos=12, num_train_shards=1)
@@ -17,6 +17,22 @@ def test_noise_has_the_covariance_that_the_oracle_assumes(change):
     noise = draw_noise(config, 40, 40_000, np.random.default_rng(0)).astype(np.float64)
     for seconds in (slice(0, 8), slice(32, 40)):
         np.testing.assert_allclose(np.cov(noise[seconds]), noise_covariance(config, 8), atol=0.03)
+
+
+def test_a_scene_shares_its_background_and_a_cut_changes_it():
+    config = SimulationConfig(scene_share=0.5, min_seconds=90, max_seconds=90)
+    script = Script(video_id="abcd", num_seconds=90, activities=(), labels=(), ratings=())
+    scenes = draw_scenes(config, "abcd", 90)
+    lengths = np.bincount(scenes)
+    assert len(lengths) >= 3
+    assert ((lengths[:-1] >= 10) & (lengths[:-1] <= 30)).all()
+    assert (np.diff(scenes) >= 0).all()
+    assert not np.array_equal(scenes, draw_scenes(config, "efgh", 90))
+    values = draw_frames(config, WORLD, script, np.random.default_rng(0)) * (4 / 255) + (4 / 512 - 2)
+    expected = noise_covariance(config, 90, scenes)
+    found = values @ values.T / values.shape[1]
+    assert np.abs(found - expected)[~np.eye(90, dtype=bool)].max() < 0.2  # clipping takes a little
+    assert found[scenes[:, None] != scenes].mean() < 0.1 < 0.4 < found[scenes[:, None] == scenes].mean()
 
 
 @pytest.fixture(scope="module")

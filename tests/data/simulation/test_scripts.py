@@ -100,3 +100,37 @@ def test_ids_are_unique_over_all_splits_and_look_real():
 def test_shards_share_the_videos_evenly():
     config = SimulationConfig(num_test_videos=11, num_test_shards=3)
     assert shard_sizes(config, "test") == [4, 4, 3]
+
+
+def switched(**changes):
+    config = SimulationConfig(**changes)
+    return list(label_only_scripts(config, build_world(config), 600))
+
+
+def test_classes_that_occur_together_share_their_times():
+    def share(scripts):
+        times = [[tuple((a, b) for a, b, _ in x.intervals) for x in s.activities] for s in scripts]
+        later = [(t, before) for one in times for t, before in ((one[i], one[:i]) for i in range(1, len(one)))]
+        return np.mean([t in before for t, before in later])
+
+    assert share(switched()) == 0
+    assert abs(share(switched(together_probability=0.7)) - 0.7) < 0.05
+
+
+def test_uniform_ratings_are_as_positive_as_their_video():
+    """Otherwise more than half are, whatever the label's share of the video."""
+
+    def shares(scripts):
+        rows = []
+        for script in scripts:
+            for activity in script.activities:
+                mine = [score for _, class_id, score in script.ratings if class_id == activity.class_id]
+                if mine:
+                    rows.append(((activity.profile(0, script.num_seconds) > 0).mean(), np.mean(mine)))
+        return np.array(rows).T
+
+    active, positive = shares(switched(uniform_ratings=True))
+    assert abs(positive.mean() - active.mean()) < 0.04
+    assert np.corrcoef(active, positive)[0, 1] > 0.6
+    active, positive = shares(switched())
+    assert positive.mean() > active.mean() + 0.2

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, fields
+from typing import Any
 
 from yt8m_assets.errors import ConfigError
 
@@ -9,6 +10,19 @@ NUM_SHARD_NAMES = 62 * 62
 """Two characters over 0-9a-zA-Z, as the real dataset's 3844 shards a split (SPEC section 8)."""
 
 SPLITS = ("train", "validate", "test")
+
+SWITCH_FIELDS = ("scene_seconds", "scene_share", "together_probability", "uniform_ratings")
+"""Fields that came later and are off by default."""
+
+CONTEXT_SWITCHES: dict[str, dict[str, Any]] = {
+    "long intervals": {"min_interval_seconds": 25, "max_interval_seconds": 75, "max_intervals": 2},
+    "scenes": {"scene_share": 0.5},
+    "classes together": {"together_probability": 0.7},
+    "rater noise": {"flip_probability": 0.1},
+    "uniform ratings": {"uniform_ratings": True},
+}
+"""Reasons why a model may gain from more than a segment's own seconds: values to switch each on with (docs/beyond.md).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +119,16 @@ class SimulationConfig:
     rater_sd_seconds: float = 1.0
     """Standard deviation of a rater's idea of where an interval begins or ends."""
     flip_probability: float = 0.02
-    """Chance that a rating is the wrong way round."""
+    """Chance that a rating is the wrong way round, drawn for each rated segment by itself."""
+
+    scene_seconds: int = 20
+    """Mean length of a scene, which a cut ends."""
+    scene_share: float = 0.0
+    """Share of the noise variance that is one background for a whole scene; the shares above are of the rest."""
+    together_probability: float = 0.0
+    """Chance that a further label of a video is active exactly where an earlier one is."""
+    uniform_ratings: bool = False
+    """Draw the rated segments without regard to what is active: a label's share in the video then tells of them."""
 
     def __post_init__(self) -> None:
         self._check_sizes()
@@ -121,6 +144,8 @@ class SimulationConfig:
             raise ConfigError(f"simulation.gains must be positive numbers, got {self.gains!r}")
         if self.background_rho >= 1.0:
             raise ConfigError("simulation.background_rho must be below 1")
+        if self.scene_seconds < 2:
+            raise ConfigError(f"simulation.scene_seconds must be at least 2, got {self.scene_seconds!r}")
 
     def _check_sizes(self) -> None:
         sizes = (f.name for f in fields(self) if f.name.startswith(("num_", "max_", "min_")))
@@ -144,6 +169,12 @@ class SimulationConfig:
                 raise ConfigError(
                     f"simulation.num_{split}_shards must be at most num_{split}_videos and at most {NUM_SHARD_NAMES}"
                 )
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the bytes: fields by name, without switches that are off, so that a further one changes
+        the identity of no dataset that there is."""
+        off = {f.name for f in fields(self) if f.name in SWITCH_FIELDS and getattr(self, f.name) == f.default}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in off}
 
     def num_videos(self, split: str) -> int:
         """Videos of "train", "validate" or "test"."""

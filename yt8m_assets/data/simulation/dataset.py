@@ -1,7 +1,6 @@
 """Writes the simulated dataset as real-format TFRecords in the layout of the real one, shard by shard."""
 
 import csv
-import dataclasses
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -151,7 +150,7 @@ def _segment_labels(script: Script) -> SegmentLabels:
 
 def _claim(config: SimulationConfig, root: Path) -> None:
     """Note the config in `root`, or check that it is the one noted there."""
-    text = json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True) + "\n"
+    text = json.dumps(config.identity(), indent=1, sort_keys=True) + "\n"
     note = root / "simulation.json"
     if not note.exists():
         _write_text(note, text)

@@ -1,5 +1,7 @@
 """The features of a simulated video: slow background, white noise and what its active classes add, as bytes."""
 
+from zlib import crc32
+
 import numpy as np
 
 from yt8m_assets.data.simulation.config import SimulationConfig
@@ -7,17 +9,39 @@ from yt8m_assets.data.simulation.scripts import Script
 from yt8m_assets.data.simulation.world import World
 
 
-def noise_covariance(config: SimulationConfig, length: int) -> np.ndarray:
-    """float64 [length, length]: covariance over time of one feature's noise (slow part + white part)."""
+def noise_covariance(config: SimulationConfig, length: int, scenes: np.ndarray | None = None) -> np.ndarray:
+    """float64 [length, length]: covariance over time of one feature's noise (scene's part, slow part, white part).
+
+    scenes: int [length], the scene of each second; None: all seconds are of one scene.
+    """
     seconds = np.arange(length)
     slow = config.background_rho ** np.abs(seconds[:, None] - seconds[None, :])
-    return config.background_share * slow + (1.0 - config.background_share) * np.eye(length)
+    rest = config.background_share * slow + (1.0 - config.background_share) * np.eye(length)
+    if not config.scene_share:
+        return rest
+    same = np.ones((length, length)) if scenes is None else scenes[:, None] == scenes[None, :]
+    return config.scene_share * same + (1.0 - config.scene_share) * rest
+
+
+def draw_scenes(config: SimulationConfig, video_id: str, num_seconds: int) -> np.ndarray:
+    """int64 [T]: the scene of each second, from 0; all 0 where there are no scenes. Cuts follow from the video's id."""
+    if not config.scene_share:
+        return np.zeros(num_seconds, np.int64)
+    rng = np.random.default_rng([config.seed, crc32(video_id.encode())])
+    mean = config.scene_seconds
+    lengths = rng.integers(mean // 2, mean + mean // 2, size=2 * num_seconds // mean + 2, endpoint=True)
+    return np.searchsorted(np.cumsum(lengths), np.arange(num_seconds), side="right")
 
 
 def draw_frames(config: SimulationConfig, world: World, script: Script, rng: np.random.Generator) -> np.ndarray:
     """uint8 [T, 1152], quantised as the real features are (SPEC section 1: 4 / 255 a step, clipped at 2)."""
     num_features = world.prototypes.shape[-1]
     frames = draw_noise(config, script.num_seconds, num_features, rng)
+    if config.scene_share:
+        scenes = draw_scenes(config, script.video_id, script.num_seconds)
+        backgrounds = rng.standard_normal((scenes[-1] + 1, num_features), dtype=np.float32)
+        frames *= np.float32(np.sqrt(1.0 - config.scene_share))
+        frames += np.float32(np.sqrt(config.scene_share)) * backgrounds[scenes]
     for activity in script.activities:
         profile = activity.profile(0, script.num_seconds)
         active = np.flatnonzero(profile)

@@ -98,14 +98,14 @@ def draw_script(config: SimulationConfig, world: World, rng: np.random.Generator
     """One video's labels, intervals and ratings."""
     num_seconds = int(rng.integers(config.min_seconds, config.max_seconds + 1))
     true = _draw_labels(config, world, rng)
-    activities = tuple(
-        Activity(
-            class_id=class_id,
-            mode=int(rng.integers(config.num_modes)),
-            intervals=_draw_intervals(config, rng, num_seconds),
-        )
-        for class_id in true
-    )
+    activities: list[Activity] = []
+    for class_id in true:
+        mode = int(rng.integers(config.num_modes))
+        intervals = _draw_intervals(config, rng, num_seconds)
+        if activities and config.together_probability and rng.random() < config.together_probability:
+            other = activities[rng.integers(len(activities))]
+            intervals = tuple((a, b, config.gains[rng.integers(len(config.gains))]) for a, b, _ in other.intervals)
+        activities.append(Activity(class_id=class_id, mode=mode, intervals=intervals))
     published = [c for c in true if rng.random() >= config.missing_label_probability]
     spurious = rng.choice(len(world.frequencies), rng.poisson(config.mean_spurious_labels), p=world.frequencies)
     published += [int(c) for c in spurious if c not in true]
@@ -116,7 +116,11 @@ def draw_script(config: SimulationConfig, world: World, rng: np.random.Generator
         if class_id in world.rated_classes:
             ratings += _draw_ratings(config, rng, num_seconds, by_class.get(class_id), class_id)
     return Script(
-        video_id=name, num_seconds=num_seconds, activities=activities, labels=labels, ratings=tuple(sorted(ratings))
+        video_id=name,
+        num_seconds=num_seconds,
+        activities=tuple(activities),
+        labels=labels,
+        ratings=tuple(sorted(ratings)),
     )
 
 
@@ -156,10 +160,11 @@ def _draw_intervals(
 def _draw_ratings(
     config: SimulationConfig, rng: np.random.Generator, num_seconds: int, activity: Activity | None, class_id: int
 ) -> list[tuple[int, int, int]]:
-    """Whole segments of the video, drawn with a preference for active ones, judged by a rater with limits."""
+    """Whole segments of the video, drawn with a preference for active ones (unless ratings are uniform), judged by a
+    rater with limits."""
     starts = np.arange(0, num_seconds - SEGMENT_SECONDS + 1, SEGMENT_SECONDS)
     weights = np.ones(len(starts))
-    if activity is not None:
+    if activity is not None and not config.uniform_ratings:
         seconds = activity.profile(0, len(starts) * SEGMENT_SECONDS).reshape(-1, SEGMENT_SECONDS)
         active = (seconds > 0).mean(axis=1) >= 0.5
         if 0 < active.sum() < len(starts):
