@@ -25,6 +25,8 @@ def test_every_option_and_its_default_is_known_here() -> None:
         "clip": "per_variable",
         "clip_norm": 1.0,
         "label_weighting": "all",
+        "positive_weight": 1.5,
+        "mined_weight": 0.5,
         "label_smoothing": 0.0,
         "regularization_weight": 1.0,
         "window_frames": None,

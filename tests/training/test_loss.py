@@ -62,3 +62,12 @@ def test_drawn_frames_alone_give_the_loss_and_gradients_of_whole_videos(key: str
     for name, parameter in model.named_parameters():
         slack = 1e-6 + 1e-5 * float(gradients[name].norm())  # a bias in front of a batch norm has rounding alone
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=max(slack, 2e-5), msg=name)
+
+
+def test_mined_negatives_by_hand() -> None:
+    """Rated pairs, a positive half as much again; beside them half of the mean over two unnamed classes."""
+    p = torch.tensor([[0.8, 0.4, 0.3, 0.1, 0.6]])
+    labels = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]])
+    weights = torch.tensor([[1.5, 1.0, 0.25, 0.25, 0.0]])
+    expected = -(1.5 * np.log(0.8) + np.log(0.6) + 0.5 * (np.log(0.7) + np.log(0.9)) / 2)
+    assert float(cross_entropy(p, labels, weights)) == pytest.approx(expected, rel=1e-4)

@@ -14,7 +14,9 @@ from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes.loading import load_recipe
 from yt8m_assets.stages.training import finetune, pretrain
+from yt8m_assets.training import loss
 from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.loss import cross_entropy
 from yt8m_assets.training.step import Stepper
 
 CHANGED: dict[str, Any] = {
@@ -30,7 +32,9 @@ CHANGED: dict[str, Any] = {
     "weight_decay": 0.01,
     "clip": "global",
     "clip_norm": 0.5,
-    "label_weighting": "rated",
+    "label_weighting": "mined",
+    "positive_weight": 2.0,
+    "mined_weight": 0.25,
     "label_smoothing": 0.1,
     "regularization_weight": 0.5,
     "window_frames": 5,
@@ -93,3 +97,27 @@ def test_all_of_them_together_train_in_one_process(
     assert not torch.are_deterministic_algorithms_enabled()
     assert set(manifest.metadata["candidates"]) == {"best", "ema", "swa"}
     assert manifest.metadata["map"] > 0.5
+
+
+def test_mined_negatives_reach_the_loss(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the rated classes that the shards publish, and with the recipe's weights; pre-training knows nothing of them."""
+    mined = replace(MIX.finetuning, label_weighting="mined", positive_weight=3.0, mined_weight=0.4, num_steps=1)
+    recipe = make_recipe(shards, replace(MIX, pretraining=replace(MIX.pretraining, num_steps=1), finetuning=mined))
+    store, seen = prepare_store(tmp_path, recipe), []
+
+    def watched(probabilities: torch.Tensor, labels: torch.Tensor, weights: Any, smoothing: float) -> torch.Tensor:
+        seen.append((labels, weights))
+        return cross_entropy(probabilities, labels, weights, smoothing)
+
+    monkeypatch.setattr(loss, "cross_entropy", watched)
+    for stage in (pretrain, finetune):
+        stage(recipe, store, "mix", tracking=MemoryTracking(), progress=NullProgress(), run_tags={})
+    (_, none), (labels, weights) = seen
+    assert none is None
+    rated = (weights == 1) | (weights == 3)
+    assert torch.equal(weights[rated], 1 + 2 * labels[rated])
+    unnamed = (weights > 0) & ~rated
+    assert unnamed.any()
+    assert not unnamed[:, 4:].any(), "classes 4 and 5 are rated nowhere"
+    some = unnamed.any(1)
+    assert torch.allclose(torch.where(unnamed, weights, 0).sum(1)[some], torch.tensor(0.4))

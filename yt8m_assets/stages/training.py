@@ -13,7 +13,7 @@ from yt8m_assets.data.dataset.shards import ShardManifest
 from yt8m_assets.device.hardware import check_gpu, find_hardware
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.data import read_shards
+from yt8m_assets.stages.data import read_segment_classes, read_shards
 from yt8m_assets.stages.failures import raise_worst
 from yt8m_assets.stages.indexing import read_index, read_video_ids
 from yt8m_assets.stages.lineage import Inputs, Lineage, current_manifest
@@ -148,6 +148,7 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
             shards=read_index(store, manifest, shards, held_out=False),
             holdout_shards=read_index(store, manifest, scored, held_out=True),
             held_out=held_out_ids(recipe, store, manifest),
+            rated_classes=read_segment_classes(recipe, store, manifest) if finetunes else None,
             digest=manifest.digest,
             # Of pre-training the same for all models, which read together; segments are in memory, each in its order.
             seed=derive_seed(recipe.seed, *([row.key] if finetunes else []), node.asset, "order"),

@@ -60,8 +60,13 @@ class TrainingConfig:
     """Gradient clipping: each variable by itself (the original), all together, or none."""
     clip_norm: float = 1.0
     """L2 norm above which a gradient is scaled down."""
-    label_weighting: Literal["all", "rated"] = "all"
-    """In fine-tuning: every unrated class is a negative (the original), or only rated pairs enter the loss."""
+    label_weighting: Literal["all", "rated", "mined"] = "all"
+    """In fine-tuning: every unrated class is a negative (the original), or only rated pairs enter the loss, or beside
+    them the mean over those rated classes that neither a label nor a rating of the video names."""
+    positive_weight: float = 1.5
+    """With "mined": factor of a rated positive."""
+    mined_weight: float = 0.5
+    """With "mined": factor of the mean over the unnamed classes."""
     label_smoothing: float = 0.0
     """Share of each target moved towards one half."""
     regularization_weight: float = 1.0
@@ -115,7 +120,7 @@ class TrainingConfig:
         for field in (*positive, "windows_per_video", "shuffle_buffer", "accumulation", "num_processes"):
             _require(getattr(self, field) > 0, field, getattr(self, field), "must be above zero")
         not_negative = ("num_steps", "warmup_steps", "weight_decay", "regularization_weight", "swa_last")
-        for field in (*not_negative, "evaluation_videos"):
+        for field in (*not_negative, "evaluation_videos", "positive_weight", "mined_weight"):
             _require(getattr(self, field) >= 0, field, getattr(self, field), "must not be negative")
         for field in ("window_frames", "evaluate_every", "early_stopping", "checkpoint_seconds"):
             value = getattr(self, field)

@@ -19,7 +19,7 @@ from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.packed import PackedShard
 from yt8m_assets.data.dataset.parts import ids_by_shard
 from yt8m_assets.data.dataset.reading import Reading
-from yt8m_assets.data.dataset.segments import SegmentDataset, SegmentTable
+from yt8m_assets.data.dataset.segments import Mining, SegmentDataset, SegmentTable
 from yt8m_assets.data.dataset.videos import Videos
 from yt8m_assets.data.dataset.views import View
 from yt8m_assets.training.config import TrainingConfig
@@ -51,10 +51,19 @@ class TrainingData:
     """The held-out videos to evaluate on: of rated segments, or with labels."""
     held_out: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Shard -> ids (S11 [n]) of every held-out video: training on one of them is refused."""
+    rated_classes: np.ndarray | None = field(default=None, compare=False)
+    """The rated classes, int32 [K], of which "mined" takes its negatives."""
     digest: str
     """Digest of the shards' artifact."""
     seed: int
     """Seed of order and draws: the same for all models that may read these shards together."""
+
+    def mining(self, config: TrainingConfig) -> Mining | None:
+        """The negatives that a training takes beside the rated pairs."""
+        if config.label_weighting != "mined" or not self.rated:
+            return None
+        assert self.rated_classes is not None
+        return Mining(classes=self.rated_classes, positive=config.positive_weight, negative=config.mined_weight)
 
     def stream(self, config: TrainingConfig, model: FrameModel, team: Team) -> BatchStream:
         """One rank's stream of what a model uses of the examples; what is read is shared by the models of this process.
@@ -75,7 +84,7 @@ class TrainingData:
         if self.rated:
             table = self.segments(self.shards)
             require_disjoint([("the rated shards to train on", sorted(set(table.video_ids)))], self.held_out)
-            return SegmentDataset(table, **options)
+            return SegmentDataset(table, mining=self.mining(config), **options)
         return PretrainingDataset(
             self.videos(),
             num_classes=self.num_classes,

@@ -66,7 +66,7 @@ class Objective(nn.Module):
         with made_anew(lambda: model_inputs(frames, valid), inputs) if sparing else nullcontext():
             output: ModelOutput = self.model(inputs, num_frames, frame_index=frame_index)
         del inputs
-        weights = label_weights if config.label_weighting == "rated" else None
+        weights = None if config.label_weighting == "all" else label_weights
         label_loss = cross_entropy(output.probabilities, labels, weights, config.label_smoothing)
         total = (label_loss + config.regularization_weight * output.regularization_loss) * share
         if output.branch_probabilities is not None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from tests.data.factory import GOLDEN, SIZES, make_video, write_shard
 from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.ratings import collect_ratings
 from yt8m_assets.data.dataset.reading import Reading
-from yt8m_assets.data.dataset.segments import SegmentDataset, SegmentTable
+from yt8m_assets.data.dataset.segments import Mining, SegmentDataset, SegmentTable
 from yt8m_assets.data.dataset.views import View
 from yt8m_assets.data.dataset.windows import dequantise
 from yt8m_assets.errors import VocabularyError
@@ -52,6 +53,25 @@ def tiny(tmp_path, **changes):
     }
     table = SegmentTable(load_videos([uri], TINY), **({"num_classes": 5} | of_table))
     return videos, SegmentDataset(table, **({"batch_size": 3, "seed": 1} | changes))
+
+
+def test_negatives_are_mined_among_the_rated_classes_that_nothing_of_the_video_names(tmp_path):
+    """By hand. aaaa: label 1, ratings of 1 and 2; cccc: label 1, ratings of 3 and 1; class 4 is rated nowhere."""
+    mining = Mining(classes=np.array([0, 1, 2, 3]), positive=1.5, negative=0.5)
+    table = tiny(tmp_path)[1].table
+    labels, weights = table.annotations(np.arange(4), mining)
+    assert labels.tolist() == table.annotations(np.arange(4))[0].tolist()
+    assert weights.tolist() == [
+        [0.25, 1.5, 1.0, 0.25, 0.0],  # aaaa:5: 1 is there, 2 is not
+        [0.25, 0.0, 1.0, 0.25, 0.0],  # aaaa:0
+        [0.25, 0.0, 0.25, 1.5, 0.0],  # cccc:5
+        [0.25, 1.0, 0.25, 0.0, 0.0],  # cccc:40
+    ]
+    fewer = table.annotations(np.arange(4), replace(mining, classes=np.array([1, 2, 3])))[1]
+    assert fewer[:, [2, 3]].tolist() == [[1.0, 0.5], [1.0, 0.5], [0.5, 1.5], [0.5, 0.0]]
+    batch = SegmentDataset(table, batch_size=4, seed=1, mining=mining).batch_at(0)
+    order = [table.segment_ids.index(f"{v}:{s}") for v, s in zip(batch.video_ids, batch.starts.tolist(), strict=True)]
+    assert batch.label_weights.tolist() == weights[order].tolist()
 
 
 @pytest.mark.parametrize("budget", [0, 1 << 20])

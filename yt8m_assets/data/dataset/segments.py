@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,18 @@ from yt8m_assets.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Mining:
+    """Negatives among the classes that nobody rated: what neither a label nor a rating of the video names."""
+
+    classes: np.ndarray
+    """The rated classes, int [K]: of these alone negatives are taken."""
+    positive: float
+    """Factor of a rated positive; a rated negative has 1."""
+    negative: float
+    """Factor of the mean over a segment's mined negatives."""
 
 
 class SegmentTable:
@@ -52,6 +64,7 @@ class SegmentTable:
         self._class_ids, self._scores = ratings.class_ids[by_segment], ratings.scores[by_segment]
         self._first = np.searchsorted(self.rating_segments[by_segment], np.arange(len(rows) + 1))
         size = len(rows) * SEGMENT_FRAMES * videos.feature_size
+        self._named: dict[int, np.ndarray] = {}
         self._held: tuple[np.ndarray, np.ndarray] | None = None
         if size <= memory_budget:
             self._held = self._load(progress or NullProgress())
@@ -79,12 +92,32 @@ class SegmentTable:
             self._read(segment, frames[row], valid[row])
         return frames, valid
 
-    def annotations(self, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """labels float32 [B, C] (scores scattered) and label weights float32 [B, C] (1 where rated)."""
+    def annotations(self, segments: np.ndarray, mining: Mining | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """labels float32 [B, C] (scores scattered), label weights float32 [B, C]: 1 where rated, or as mining says."""
         spans = [slice(self._first[segment], self._first[segment + 1]) for segment in segments.tolist()]
         classes = [self._class_ids[span] for span in spans]
         scores = [self._scores[span] for span in spans]
-        return multi_hot(classes, scores, self.num_classes), multi_hot(classes, None, self.num_classes)
+        labels, weights = multi_hot(classes, scores, self.num_classes), multi_hot(classes, None, self.num_classes)
+        if mining is not None:
+            weights *= 1 + np.float32(mining.positive - 1) * labels
+            for row, number in enumerate(self.numbers[segments].tolist()):
+                unnamed = np.setdiff1d(mining.classes, self._names(number))
+                weights[row, unnamed] = mining.negative / max(len(unnamed), 1)
+        return labels, weights
+
+    def _names(self, number: int) -> np.ndarray:
+        """Classes that a label of the video names, or a rating of any of its segments here: int64, sorted."""
+        if number not in self._named:
+            if not self._named:
+                self._by_video = np.argsort(self.numbers, kind="stable")
+            span = np.searchsorted(self.numbers, [number, number + 1], sorter=self._by_video)
+            rated = [
+                self._class_ids[self._first[segment] : self._first[segment + 1]]
+                for segment in self._by_video[slice(*span)].tolist()
+            ]
+            labels, _ = self._videos.annotations(number)
+            self._named[number] = np.unique(np.concatenate([labels, *rated]))
+        return self._named[number]
 
     def inputs(self, segments: np.ndarray) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
         """As tensors: frames uint8 [B, 5, F], validity bool [B, 5], `num_frames` int64 [B].
@@ -97,12 +130,12 @@ class SegmentTable:
         num_frames = torch.full((len(segments),), SEGMENT_FRAMES, dtype=torch.int64)
         return torch.from_numpy(frames), torch.from_numpy(valid), num_frames
 
-    def batch(self, segments: np.ndarray) -> Batch:
+    def batch(self, segments: np.ndarray, mining: Mining | None = None) -> Batch:
         """A training batch: `inputs`, and labels and weights over all classes."""
         import torch
 
         frames, valid, num_frames = self.inputs(segments)
-        labels, weights = self.annotations(segments)
+        labels, weights = self.annotations(segments, mining)
         return Batch(
             frames=frames,
             valid=valid,
@@ -134,8 +167,8 @@ class SegmentTable:
 class SegmentDataset(BatchStream):
     """Endless shuffled epochs over rated segments; see `BatchStream` for ranks and states.
 
-    labels = the scores scattered at the rated classes, label_weights = 1 where rated (SPEC section 1). Several datasets
-    of a run may share a table.
+    labels = the scores scattered at the rated classes, label_weights = 1 where rated (SPEC section 1), or as `mining`
+    says. Several datasets of a run may share a table.
     """
 
     def __init__(
@@ -149,8 +182,9 @@ class SegmentDataset(BatchStream):
         num_workers: int = 0,
         pin_memory: bool = False,
         views: Sequence[View] = (),
+        mining: Mining | None = None,
     ) -> None:
-        self.table = table
+        self.table, self.mining = table, mining
         super().__init__(
             num_examples=len(table),
             batch_size=batch_size,
@@ -175,7 +209,7 @@ class SegmentDataset(BatchStream):
 
     def make_batch(self, entries: list[tuple[Any, int]], uniforms: np.ndarray) -> Batch | JointBatch:
         """The batch of the drawn segments, and what the views take of their frames."""
-        batch = self.table.batch(np.array([plan[place] for plan, place in entries], np.int64))
+        batch = self.table.batch(np.array([plan[place] for plan, place in entries], np.int64), self.mining)
         valid, lengths, starts = (tensor.numpy() for tensor in (batch.valid, batch.num_frames, batch.starts))
         parts = []
         for view in self.views:
