@@ -50,6 +50,7 @@ MATTERS: dict[str, set[str]] = {
     "prediction.trim_start": CELLS,
     "prediction.trim_end": CELLS,
     "prediction.candidate_classes": CELLS,
+    "prediction.video_weight": CELLS,
     "prediction.top_k": CELLS | RANKINGS | {"ensemble_weights", "submission", "leaderboard"},
     "prediction.tta_w0": RANKINGS,
     "search": {"ensemble_weights"},

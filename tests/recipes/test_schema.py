@@ -24,6 +24,7 @@ def test_every_option_and_its_default_is_known_here() -> None:
         "trim_start": 0,
         "trim_end": 0,
         "candidate_classes": None,
+        "video_weight": 0.0,
     }
     recipe = Recipe(name="a", data=TINY.data, models=TINY.models)
     assert (recipe.prediction, recipe.search) == (PredictionConfig(), SearchConfig())
@@ -43,6 +44,8 @@ def test_every_option_and_its_default_is_known_here() -> None:
         ("trim_start", 0, -1),
         ("trim_end", 0, -1),
         ("candidate_classes", 1, 0),
+        ("video_weight", 0.99, 1.0),
+        ("video_weight", 0.0, -0.1),
         ("tta_w0", 1e-9, 0.0),
         ("edges", "wrap", "roll"),
         ("precision", "bfloat16", "float16"),

@@ -107,6 +107,7 @@ def test_averaged_scores_are_those_of_the_cells(searched):
     [
         ({"trim_start": 1, "trim_end": 1}, "trimming", "first 1 and last 1"),
         ({"candidate_classes": 2}, "candidates", "top 2"),
+        ({"video_weight": 0.3}, "video", "weight 0.3"),
     ],
 )
 def test_a_switch_is_worth_what_a_pass_with_it_gives(searched, monkeypatch, switches, stage, setting):

@@ -110,14 +110,15 @@ def test_a_changed_recipe_makes_stale_just_what_depends_on_it(recipe: Recipe, st
     assert "oof_predictions/bert_l2h12/shift+0" not in stale(searched, store)
 
 
-def test_switched_on_candidates_are_part_of_a_cell_and_switched_off_ones_are_not(
-    recipe: Recipe, store: ArtifactStore
+@pytest.mark.parametrize(("field", "value"), [("candidate_classes", 20), ("video_weight", 0.2)])
+def test_what_is_switched_on_is_part_of_a_cell_and_what_is_switched_off_is_not(
+    recipe: Recipe, store: ArtifactStore, field: str, value: float
 ) -> None:
     """A recipe without them names the cells that were made before they existed."""
     put_all(recipe, store)
     cell = Node("oof_predictions", "bert_l2h12", 0)
-    assert "candidate_classes" not in config_slice(recipe, cell)
-    changed = replace(recipe, prediction=replace(recipe.prediction, candidate_classes=20))
+    assert field not in config_slice(recipe, cell)
+    changed = replace(recipe, prediction=replace(recipe.prediction, **{field: value}))
     assert cell.key in stale(changed, store)
     assert "finetuned_model/bert_l2h12" not in stale(changed, store)
 

@@ -100,7 +100,7 @@ def test_all_of_them_together_train_in_one_process(
 
 
 def test_mined_negatives_reach_the_loss(tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the rated classes that the shards publish, and with the recipe's weights; pre-training knows nothing of them."""
+    """Of the rated classes that the shards publish, with the recipe's weights; pre-training knows nothing of them."""
     mined = replace(MIX.finetuning, label_weighting="mined", positive_weight=3.0, mined_weight=0.4, num_steps=1)
     recipe = make_recipe(shards, replace(MIX, pretraining=replace(MIX.pretraining, num_steps=1), finetuning=mined))
     store, seen = prepare_store(tmp_path, recipe), []

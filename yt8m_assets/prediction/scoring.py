@@ -27,6 +27,7 @@ from yt8m_assets.progress import Progress
 from yt8m_assets.ranking.demotion import demote
 from yt8m_assets.ranking.files import Ranking, Segments
 from yt8m_assets.ranking.topk import StreamingTopK
+from yt8m_assets.ranking.video_term import compose
 
 _PREFETCHED_BLOCKS = 2
 
@@ -53,6 +54,8 @@ class ScoringOptions:
     """Segments at a video's end that are ranked last."""
     candidate_classes: int | None = None
     """Classes a video is a candidate for, those of highest mean score; in the others it is ranked last. None: all."""
+    video_weight: float = 0.0
+    """Weight of a video's own evidence in its segments' scores (`ranking.video_term`)."""
 
 
 @dataclass(kw_only=True)
@@ -70,13 +73,14 @@ class CellScores:
     error: Exception | None = None
     """Why this cell could not be finished; the others go on."""
 
-    def update(self, scores: np.ndarray, block: "_Block", num_candidates: int | None) -> None:
-        """Take in scores float32 [S, R] of a block, with its demotions."""
+    def update(self, scores: np.ndarray, block: "_Block", options: ScoringOptions) -> None:
+        """Take in scores float32 [S, R] of a block, with its videos' evidence and its demotions."""
         if self.error is not None:
             return
         self.lowest, self.highest = min(self.lowest, float(scores.min())), max(self.highest, float(scores.max()))
         try:
-            self.best.update(demote(scores, block.edge, block.begins, num_candidates), block.rows)
+            composed = compose(scores, block.begins, options.video_weight)
+            self.best.update(demote(composed, block.edge, block.begins, options.candidate_classes), block.rows)
         except Yt8mError as error:
             self.error = error
 
@@ -285,4 +289,4 @@ def _explain(error: Exception, key: str) -> Exception:
 def _take(waiting: list[tuple[list[CellScores], Arriving, _Block]], options: ScoringOptions) -> None:
     for cells, scores, block in waiting:
         for cell, own in zip(cells, scores.get().numpy(), strict=True):
-            cell.update(own, block, options.candidate_classes)
+            cell.update(own, block, options)

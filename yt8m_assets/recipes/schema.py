@@ -70,7 +70,12 @@ class PredictionConfig:
     candidate_classes: int | None = None
     """Rated classes a video is a candidate for, those of highest mean score; it comes last in others. None: all."""
 
+    video_weight: float = 0.0
+    """Weight a of a video's own evidence: a segment's score s becomes v^a * s^(1 - a), v the video's mean. 0: none."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.video_weight < 1:
+            raise ConfigError(f"prediction.video_weight = {self.video_weight}: must lie in [0, 1)")
         for name in ("batch_size", "top_k"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"prediction.{name} = {getattr(self, name)}: must be at least 1")

@@ -30,7 +30,7 @@ class Effect:
     """One row: a setting of a stage."""
 
     stage: str
-    """Which switch: shifts, trimming, candidates, fusion, weights or loss."""
+    """Which switch: shifts, trimming, candidates, video, fusion, weights or loss."""
     subject: str
     """A model's key, or `ensemble`."""
     setting: str
@@ -157,8 +157,8 @@ def _retrainings(recipe: Recipe) -> list[Effect]:
             row = Effect(stage="loss", subject=ENSEMBLE, setting=f"{other} for {len(keys)} models with {now}")
             rows.append(replace(row, note=f"needs a training under another --state: {_overlay(recipe, values)}"))
     if demoted(recipe):
-        values = {"prediction": {"trim_start": 0, "trim_end": 0, "candidate_classes": None}}
-        for stage in ("trimming", "candidates"):
+        values = {"prediction": {"trim_start": 0, "trim_end": 0, "candidate_classes": None, "video_weight": 0.0}}
+        for stage in ("trimming", "candidates", "video"):
             row = Effect(stage=stage, subject=ENSEMBLE, setting="off")
             rows.append(replace(row, note=f"needs new predictions: {_overlay(recipe, values)}"))
     return rows

@@ -10,6 +10,7 @@ from yt8m_assets.evaluation import Ratings, rated_places
 from yt8m_assets.ranking.demotion import DemotedRanking, best_classes, candidate_mask, edge_mask, video_means
 from yt8m_assets.ranking.files import Ranking, RankingReader, RankingSource, read_ranking
 from yt8m_assets.ranking.fusion import AveragedRanking, FusedRanking
+from yt8m_assets.ranking.video_term import ComposedRanking
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
 from yt8m_assets.stages.data import RATINGS_FILE
 from yt8m_assets.stages.ensemble import fuse_models, read_weights
@@ -97,6 +98,16 @@ class OofRankings:
         rankings = {
             model.key: self._over_shifts(
                 [self._demoted_cell((model.key, shift), trim, num_candidates) for shift in sorted(model.shifts)]
+            )
+            for model in self._recipe.models
+        }
+        return fuse_models(rankings, self.searched, self.w0, self._settings.top_k)
+
+    def composed(self, video_weight: float) -> RankingSource:
+        """The ensemble with the video's own evidence in every cell."""
+        rankings = {
+            model.key: self._over_shifts(
+                [ComposedRanking(self._cells[model.key, shift], video_weight) for shift in sorted(model.shifts)]
             )
             for model in self._recipe.models
         }

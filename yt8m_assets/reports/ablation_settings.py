@@ -17,6 +17,8 @@ TRIMS = ((1, 0), (0, 1), (1, 1), (6, 2))
 """First and last segments of a video to rank last; the 7th place left out the first six and the last two."""
 CANDIDATES = (5, 10, 20)
 """Numbers of candidate classes to try; a video's top 20 hold over 97 % of the positives."""
+VIDEO_WEIGHTS = (0.1, 0.2, 0.3, 0.5)
+"""Weights of the video's own evidence to try."""
 ENSEMBLE = "ensemble"
 
 
@@ -39,6 +41,7 @@ def stages(recipe: Recipe, oof: "OofRankings") -> Iterator[tuple[str, str, list[
         yield "trimming", ENSEMBLE, _demotion_settings(oof, trims=TRIMS)
         wanted = [k for k in CANDIDATES if k < oof.num_classes]
         yield "candidates", ENSEMBLE, _demotion_settings(oof, candidates=wanted)
+        yield "video", ENSEMBLE, _demotion_settings(oof, video_weights=VIDEO_WEIGHTS)
     for name, weights, w0 in (("equal", oof.equal, oof.equal_w0), ("searched", oof.searched, oof.w0)):
         searched = weights is oof.searched
         ranks = Setting(f"places, {name} weights", partial(oof.fused, weights, w0), in_recipe=searched)
@@ -86,7 +89,10 @@ def _ensemble_shift_settings(recipe: Recipe, oof: "OofRankings") -> list[Setting
 
 
 def _demotion_settings(
-    oof: "OofRankings", trims: Sequence[tuple[int, int]] = (), candidates: Sequence[int] = ()
+    oof: "OofRankings",
+    trims: Sequence[tuple[int, int]] = (),
+    candidates: Sequence[int] = (),
+    video_weights: Sequence[float] = (),
 ) -> list[Setting]:
     note = "" if oof.lists_are_whole else "approximate: the lists are cut at top_k, the rest cannot come forward"
     rows = [Setting("off", partial(oof.fused, oof.searched, oof.w0), in_recipe=True)]
@@ -96,7 +102,7 @@ def _demotion_settings(
     for k in candidates:
         share = f"the top {k} of a video hold {oof.candidate_share(k):.1%} of the positives"
         rows.append(Setting(f"top {k}", partial(oof.demoted, (0, 0), k), f"{share}; {note}" if note else share))
-    return rows
+    return [*rows, *(Setting(f"weight {weight:g}", partial(oof.composed, weight), note) for weight in video_weights)]
 
 
 def _weight_settings(recipe: Recipe, oof: "OofRankings") -> list[Setting]:
@@ -123,9 +129,10 @@ def _weight_settings(recipe: Recipe, oof: "OofRankings") -> list[Setting]:
 
 
 def demoted(recipe: Recipe) -> bool:
-    """Whether the recipe's cells rank something last already."""
+    """Whether the recipe's cells rank something last already, or weigh the video: their scores are no longer plain."""
     settings = recipe.prediction
-    return bool(settings.trim_start or settings.trim_end or settings.candidate_classes is not None)
+    changed = settings.trim_start or settings.trim_end or settings.video_weight
+    return bool(changed or settings.candidate_classes is not None)
 
 
 def loss_pairs(recipe: Recipe) -> list[tuple[tuple[str, str], tuple[str, str]]]:

@@ -93,6 +93,12 @@ def _candidates(recipe: Recipe, _: Node) -> dict[str, Any]:
     return {} if number is None else {"candidate_classes": number}
 
 
+def _video_weight(recipe: Recipe, _: Node) -> dict[str, Any]:
+    """Absent when off, likewise."""
+    weight = recipe.prediction.video_weight
+    return {"video_weight": weight} if weight else {}
+
+
 def _presets(recipe: Recipe, _: Node) -> dict[str, Any]:
     return {"preset": {model.key: model.preset_weight for model in recipe.models}}
 
@@ -115,7 +121,7 @@ _CELLS = Asset(
     axes=("model", "shift"),
     config=(
         *("prediction.edges", "prediction.top_k", "prediction.precision"),
-        *("prediction.trim_start", "prediction.trim_end", "node.shift", _candidates),
+        *("prediction.trim_start", "prediction.trim_end", "node.shift", _candidates, _video_weight),
     ),
     kinds=frozenset({"pytorch", "parquet"}),
     machine="gpu",

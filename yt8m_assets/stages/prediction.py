@@ -165,6 +165,7 @@ class _Pass:
             trim_start=settings.trim_start,
             trim_end=settings.trim_end,
             candidate_classes=settings.candidate_classes,
+            video_weight=settings.video_weight,
         )
         members: list[ModelCells] = []
         by_cell: dict[Cell, CellScores] = {}
