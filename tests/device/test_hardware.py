@@ -20,7 +20,10 @@ L4 = Hardware(**CUDA, driver="580.65.06", gpus=("NVIDIA L4 (22 GiB)",))
             r"driver 535\.183\.01 is too old for CUDA 13\.0, which needs 580",
         ),
         (Hardware(**CUDA, driver="580.65.06", gpus=()), "the driver is there, but no device"),
-        (Hardware(torch_version="2.13.0+cpu", cuda_build=None, driver="580.1", gpus=(), bfloat16=True), "CPU build"),
+        (
+            Hardware(torch_version="2.13.0+cpu", cuda_build=None, driver="580.1", gpus=(), bfloat16=True),
+            "this torch is a CPU build: use",
+        ),
     ],
 )
 def test_a_required_gpu_that_is_missing_is_refused_with_its_reason(found: Hardware, reason: str):

@@ -16,7 +16,8 @@ def relevant_tests(root: Path, source: str) -> list[str]:
     """
     module = source.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
     importers = _importers(root)
-    found = {path for path, modules in importers.items() if module in modules or _mirrors(path, source)}
+    known_as = {module, *_exporters(root, module)}
+    found = {path for path, modules in importers.items() if modules & known_as or _mirrors(path, source)}
     relatives, own = [source], Path("tests", *Path(source).parts[1:-1])
     mirrored = any(_mirrors(path, source) for path in found)
     if not mirrored:  # then its folder's tests, and what mirrors its users, know it, too
@@ -41,6 +42,12 @@ def relevant_tests(root: Path, source: str) -> list[str]:
         return (places.index(True) if True in places else len(places), -said, path)
 
     return sorted(found, key=rank)[:MAX_FILES]
+
+
+def _exporters(root: Path, module: str) -> set[str]:
+    """Packages that give on what is in a module: who imports one of them may well use it."""
+    sources = _imports_of_sources(root).items()
+    return {name.removesuffix(".__init__") for name, seen in sources if name.endswith(".__init__") and module in seen}
 
 
 def _definitions(path: Path) -> set[str]:

@@ -9,6 +9,8 @@ import pytest
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes import KNOWN_RECIPES, load_recipe
 from yt8m_assets.recipes.loading import MAX_FILE_SIZE
+from yt8m_assets.recipes.overlay import construct
+from yt8m_assets.training.config import TrainingConfig
 
 
 def write(path: Path, **values: Any) -> Path:
@@ -197,3 +199,10 @@ def test_a_field_given_twice_is_named(tmp_path: Path) -> None:
     path.write_text('{"base": "demo", "modls": {}}')
     with pytest.raises(ConfigError, match=r"known: .*; in a JSON recipe also base and model_keys"):
         load_recipe(path)
+
+
+def test_what_a_new_object_lacks_is_named() -> None:
+    """Where there is nothing to take a missing field from."""
+    with pytest.raises(ConfigError, match=r"^finetuning: .*num_steps"):
+        construct(TrainingConfig, {"learning_rate": 0.1}, "finetuning")
+    assert construct(TrainingConfig, {"num_steps": 3}, "finetuning") == TrainingConfig(num_steps=3)

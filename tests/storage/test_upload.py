@@ -12,6 +12,7 @@ from yt8m_assets.storage.remote import RemoteFiles
 from yt8m_assets.storage.retry import RetryPolicy
 
 CHUNK = 4 * 2**18
+GIVEN = upload.CHUNK_BYTES
 POLICY = RetryPolicy(request_seconds=2, deadline_seconds=0.8, first_delay_seconds=0.02, max_delay_seconds=0.05)
 
 
@@ -46,6 +47,12 @@ def put(store: FakeStore, local) -> None:
 def test_a_file_is_sent_in_chunks_each_once(store, local):
     put(store, local)
     assert store.sent == [(first, min(CHUNK, local.stat().st_size - first)) for first in range(0, 6 * CHUNK, CHUNK)]
+
+
+def test_a_chunk_is_whole_granules_and_more_than_a_single_request() -> None:
+    """Else the store takes less of it than was sent."""
+    assert GIVEN % upload._GRANULE == 0
+    assert GIVEN > upload.SINGLE_BYTES
 
 
 def test_a_small_file_takes_one_request(store, tmp_path):

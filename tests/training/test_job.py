@@ -1,11 +1,22 @@
 """What is compared at the end of a run, what is picked, and what is said of it."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from torch import nn
 
+from tests.training.support import MIX, make_recipe, prepare_store
+from yt8m_assets.progress import Counter
+from yt8m_assets.stages.lineage import resolve_inputs
+from yt8m_assets.stages.nodes import Node
+from yt8m_assets.stages.training import make_job
+from yt8m_assets.tracking import NullRun
+from yt8m_assets.training import job as module
+from yt8m_assets.training.distributed import Team
+from yt8m_assets.training.interruption import StopRequest
 from yt8m_assets.training.job import describe_training, num_parameters, summarise
 from yt8m_assets.training.trainer import TrainerState
 from yt8m_assets.training.validate import Findings, Validator, scores_of
@@ -110,3 +121,16 @@ def test_frozen_parameters_are_not_counted() -> None:
     model = nn.Linear(3, 2)
     model.bias.requires_grad = False
     assert num_parameters(model) == 6
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_activations_are_made_anew_where_that_is_asked_for(
+    asked: bool, tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(shards, replace(MIX, pretraining=replace(MIX.pretraining, activation_checkpointing=asked)))
+    store = prepare_store(tmp_path, recipe)
+    seen: list[bool] = []
+    monkeypatch.setattr(module, "recompute_activations", lambda model, *, compiled: seen.append(compiled))
+    job = make_job(recipe, store, resolve_inputs(recipe, store, Node("pretrained_model", "mix")), allow_fallback=False)
+    module.prepare_trainer(job, Team(), NullRun(), Counter(), StopRequest())
+    assert seen == [False] * asked

@@ -96,3 +96,10 @@ def test_mixed_levels_and_a_missing_vocabulary_are_said(tmp_path):
     report = inspect(uri, feature_sizes=SIZES, vocabulary_uri=str(tmp_path / "none.csv"))
     assert report.problems[0].startswith("no names of classes: ")
     assert report.problems[1] == "a.tfrecord: mixes frame-level and 1 video-level records"
+
+
+def test_a_shard_of_nothing_has_no_lengths(tmp_path):
+    uri = write_records(tmp_path / "train00.tfrecord", [])
+    text = render(inspect([str(uri)], feature_sizes=SIZES))
+    assert "0 videos" in text
+    assert "lengths" not in text
