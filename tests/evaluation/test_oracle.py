@@ -161,7 +161,7 @@ def reachable(start):
     return seen
 
 
-ORACLE = {f"yt8m_assets.evaluation.{m}" for m in ("oracle", "oracle_tables")}
+ORACLE = {f"yt8m_assets.evaluation.{m}" for m in ("oracle", "oracle_tables", "oracle_courses", "oracle_video")}
 SECRETS = ORACLE | {f"yt8m_assets.data.simulation.{m}" for m in ("truth", "world", "scripts", "frames")}
 
 
