@@ -240,3 +240,10 @@ def test_a_model_that_the_registry_refuses_is_not_taken_for_registered():
     client = Refusing("PERMISSION_DENIED")
     with pytest.raises(RuntimeError, match="PERMISSION_DENIED"):
         registry._ensure_registered(client, "yt8m-one", "One.")
+
+
+def test_the_folder_of_a_database_is_made(tmp_path: Path):
+    path = tmp_path / "new" / "deep" / "mlflow.db"
+    server = MlflowTracking(f"sqlite:///{path}")
+    assert server.client().get_experiment_by_name("nothing") is None
+    assert path.is_file()
