@@ -54,6 +54,7 @@ MATTERS: dict[str, set[str]] = {
     "prediction.top_k": CELLS | RANKINGS | {"ensemble_weights", "submission", "leaderboard"},
     "prediction.tta_w0": RANKINGS,
     "search": {"ensemble_weights"},
+    "second_stage": {"ensemble_weights"},
 }
 """Path of a field (or of what it belongs to) -> assets whose own slice it changes; what is made from them follows."""
 

@@ -28,7 +28,7 @@ def test_every_option_and_its_default_is_known_here() -> None:
     }
     recipe = Recipe(name="a", data=TINY.data, models=TINY.models)
     assert (recipe.prediction, recipe.search) == (PredictionConfig(), SearchConfig())
-    assert (recipe.bootstrap_rounds, recipe.seed) == (1000, 0)
+    assert (recipe.bootstrap_rounds, recipe.seed, recipe.second_stage) == (1000, 0, False)
     training = TINY.models[0].pretraining
     model = ModelRecipe(key="bert_l2h12", title="A", pretraining=training, finetuning=training)
     assert (model.shifts, model.overrides, model.preset_weight) == ((-1, 0, 1), {}, 1.0)

@@ -10,6 +10,7 @@ from tests.graph import QUIET
 from tests.memory_tracking import MemoryTracking
 from tests.tiny import tiny_model, tiny_recipe
 from yt8m_assets.ensemble import ORIGINAL_W0, average_scores, fuse
+from yt8m_assets.ensemble.second_stage import cross_fitted
 from yt8m_assets.errors import MissingArtifactError, ParentMismatchError
 from yt8m_assets.evaluation import Ratings, bootstrap_map, paired_test, ranking_map
 from yt8m_assets.ranking.files import read_ranking
@@ -242,3 +243,27 @@ def test_what_is_tried_beside_a_recipes_own_makes_sense() -> None:
     for tried in (SHIFT_SETS, TRIMS, CANDIDATES):
         assert len(set(tried)) == len(tried)
     assert (0, 0) not in TRIMS
+
+
+def test_a_second_stage_has_rows_of_its_own_and_spoils_no_other(ranked_graph):
+    """Every fusion takes it in; where a row has other cells, it is fitted on those."""
+    recipe, store = replace(ranked_graph[0], second_stage=True), ranked_graph[1]
+    search_ensemble(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={})
+    figures, ratings = run((recipe, store)), ratings_of(store)
+    weights = json.loads((store.fetch(store.require("ensemble_weights")) / "weights.json").read_text())
+    rankings = [ranking(store, f"oof_ranking/{key}") for key in recipe.model_keys]
+    table = rows(figures, "second stage")
+    equal = fuse(rankings, [1.0, 1.0], ORIGINAL_W0)
+    assert table["off, equal weights"]["map"] == pytest.approx(ranking_map(equal, ratings).map, abs=1e-12)
+    alone, _ = cross_fitted(rankings, ratings, recipe.seed)
+    assert table["the second stage alone"]["map"] == pytest.approx(ranking_map(alone, ratings).map, abs=1e-12)
+    assert table["weighed by the search"]["map"] == pytest.approx(weights["map"], abs=1e-12)
+    assert table["weighed by the search"]["in_recipe"]
+    own = rows(figures, "shifts")["each model's own"]
+    assert own["map"] == pytest.approx(weights["map"], abs=1e-12)
+    assert not rows(run_plain(ranked_graph), "second stage")
+
+
+def run_plain(graph):
+    search_ensemble(*graph, tracking=NullTracking(), progress=QUIET, run_tags={})
+    return run(graph)

@@ -310,3 +310,14 @@ def test_ratings_from_outside_have_a_column_of_their_own(finished_graph, tmp_pat
     assert "given" not in read_leaderboard(recipe, store)
     with pytest.raises(SubmissionError, match="other videos"):
         report_on_ratings(recipe, store, Ratings.from_dict({("nowhere:0", 0): 1}), "x", tmp_path / "other")
+
+
+def test_the_leaderboards_ensemble_takes_a_second_stage_in(ranked_graph):
+    recipe, store = replace(ranked_graph[0], second_stage=True), ranked_graph[1]
+    found = search_ensemble(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={}).manifest.metadata
+    make_submission(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={})
+    publish((recipe, store))
+    figures = read_leaderboard(recipe, store)
+    assert figures["ensemble"]["map"] == pytest.approx(found["map_at_100000"], abs=1e-12)
+    assert [row["key"] for row in figures["models"]] == list(recipe.model_keys)
+    assert "second_stage" in figures["ensemble"]["weights"]

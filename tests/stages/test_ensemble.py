@@ -1,18 +1,33 @@
 """The ensemble stages: a search that is tracked and can be killed, and a submission that is valid."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.graph import QUIET
 from tests.memory_tracking import MemoryTracking
-from yt8m_assets.ensemble import fuse
-from yt8m_assets.errors import MissingArtifactError
+from yt8m_assets.ensemble import fuse, second_stage
+from yt8m_assets.ensemble.second_stage import (
+    SECOND_STAGE,
+    SecondStage,
+    StagedRanking,
+    cross_fitted,
+    fit_second_stage,
+)
+from yt8m_assets.errors import DataError, MissingArtifactError
 from yt8m_assets.evaluation import Ratings, ranking_map
-from yt8m_assets.ranking.files import RankingReader
+from yt8m_assets.ranking.files import TOP_K, RankingReader
 from yt8m_assets.stages.data import read_segment_classes
-from yt8m_assets.stages.ensemble import fuse_models, make_submission, read_weights, search_ensemble
+from yt8m_assets.stages.ensemble import (
+    fuse_models,
+    make_submission,
+    read_weights,
+    search_ensemble,
+    with_second_stage,
+)
+from yt8m_assets.stages.nodes import Node, config_slice
 from yt8m_assets.submission import validate_submission
 from yt8m_assets.tracking import MlflowTracking, NullTracking
 
@@ -159,3 +174,50 @@ def test_submission_is_valid_and_is_the_fusion_of_the_test_rankings(ranked_graph
     assert all(line.split(",")[1].split() == expected[int(line.split(",")[0])] for line in lines[1:])
     assert result.manifest.metadata["num_listed"] == sum(len(ids) for ids in expected.values())
     assert make_submission(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={}).reused
+
+
+def test_a_second_stage_is_one_more_ranking_from_the_search_to_the_submission(ranked_graph):
+    """Its out-of-fold ranking is weighed, what is fitted on all held-out ratings ranks the test videos."""
+    recipe, store = ranked_graph
+    staged = replace(recipe, second_stage=True)
+    found = read_weights(store.fetch(search((staged, store)).manifest))
+    assert set(found["weights"]) == {*recipe.model_keys, SECOND_STAGE} == set(found["single_maps"])
+    stage = SecondStage.from_json(found[SECOND_STAGE])
+    oof = readers(ranked_graph, "oof")
+    ratings = Ratings.read_csv(store.fetch(store.require("holdout_ratings")) / "ratings.csv")
+    assert stage == fit_second_stage(list(oof.values()), ratings)
+    ranking, _ = cross_fitted(list(oof.values()), ratings, recipe.seed)
+    assert found["single_maps"][SECOND_STAGE] == pytest.approx(ranking_map(ranking, ratings).map, abs=1e-12)
+    fused = fuse_models(with_second_stage(staged, oof, ratings), found["weights"], found["w0"], TOP_K)
+    assert ranking_map(fused, ratings).map == pytest.approx(found["map"], abs=1e-12)
+
+    made = make_submission(staged, store, tracking=NullTracking(), progress=QUIET, run_tags={}).manifest
+    test = readers(ranked_graph, "test")
+    expected = fuse_models(
+        {**test, SECOND_STAGE: StagedRanking(list(test.values()), [stage])}, found["weights"], found["w0"], TOP_K
+    )
+    lines = (store.fetch(made) / "submission.csv").read_text().splitlines()[1:]
+    listed = {int(line.split(",")[0]): line.split(",")[1].split() for line in lines}
+    names = expected.segments.ids()
+    assert listed == {c: names[expected.entries(c)[0]].tolist() for c in expected.class_ids.tolist()}
+
+
+def test_a_second_stage_that_saw_a_test_video_makes_no_submission(ranked_graph, monkeypatch):
+    """A leak, planted: the ratings that it is fitted on name a video that it is to rank."""
+    recipe, store = ranked_graph
+    staged = replace(recipe, second_stage=True)
+    video = str(readers(ranked_graph, "test")["one"].segments.video_ids[0])
+    fit = second_stage.fit_second_stage
+    leaking = lambda *given: replace(fit(*given), fitted_on=frozenset({video}))  # noqa: E731
+    monkeypatch.setattr(second_stage, "fit_second_stage", leaking)
+    search((staged, store))
+    with pytest.raises(DataError, match=f"fitted on their own ratings: {video}"):
+        make_submission(staged, store, tracking=NullTracking(), progress=QUIET, run_tags={})
+
+
+def test_without_a_second_stage_nothing_is_said_of_one(ranked_graph):
+    recipe, store = ranked_graph
+    node = Node("ensemble_weights")
+    assert "second_stage" not in config_slice(recipe, node)
+    assert config_slice(replace(recipe, second_stage=True), node)["second_stage"] is True
+    assert "second_stage" not in read_weights(store.fetch(search(ranked_graph).manifest))

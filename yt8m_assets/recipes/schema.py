@@ -108,6 +108,8 @@ class Recipe:
     """Scoring and ranking."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """The search of the ensemble's weights."""
+    second_stage: bool = False
+    """Whether a second stage over the models' rankings (`ensemble.second_stage`) is one more that the search weighs."""
     bootstrap_rounds: int = 1000
     """Rounds of the bootstrap intervals in the reports."""
     seed: int = 0

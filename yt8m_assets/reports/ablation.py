@@ -30,7 +30,7 @@ class Effect:
     """One row: a setting of a stage."""
 
     stage: str
-    """Which switch: shifts, trimming, candidates, video, fusion, weights or loss."""
+    """Which switch: shifts, trimming, candidates, video, fusion, weights, second stage or loss."""
     subject: str
     """A model's key, or `ensemble`."""
     setting: str

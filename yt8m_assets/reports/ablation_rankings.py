@@ -13,7 +13,7 @@ from yt8m_assets.ranking.fusion import AveragedRanking, FusedRanking
 from yt8m_assets.ranking.video_term import ComposedRanking
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
 from yt8m_assets.stages.data import RATINGS_FILE
-from yt8m_assets.stages.ensemble import fuse_models, read_weights
+from yt8m_assets.stages.ensemble import fuse_models, read_weights, with_second_stage
 from yt8m_assets.stages.lineage import Lineage, require_current
 from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, Manifest
@@ -34,7 +34,7 @@ class OofRankings:
         self.found = read_weights(store.fetch(require_current(recipe, store, Node("ensemble_weights"))))
         self.w0, self.searched = float(self.found["w0"]), dict(self.found["weights"])
         low, high = recipe.search.w0_bounds
-        self.equal, self.equal_w0 = dict.fromkeys(recipe.model_keys, 1.0), min(max(ORIGINAL_W0, low), high)
+        self.equal, self.equal_w0 = dict.fromkeys(self.searched, 1.0), min(max(ORIGINAL_W0, low), high)
         self.rankings: dict[str, RankingSource] = {
             key: RankingReader(store.fetch(require_current(recipe, store, Node("oof_ranking", key))))
             for key in recipe.model_keys
@@ -63,8 +63,8 @@ class OofRankings:
         return all(len(cell.segments) <= self._settings.top_k for cell in self._cells.values())
 
     def ranking(self, key: str) -> RankingSource:
-        """A model's published ranking."""
-        return self.rankings[key]
+        """A model's published ranking, or that of the second stage."""
+        return self.rankings[key] if key in self.rankings else self._staged(self.rankings)[key]
 
     def shifts_made(self, key: str) -> set[int]:
         """The shifts of a model whose cells are up to date."""
@@ -82,10 +82,20 @@ class OofRankings:
     ) -> RankingSource:
         """The models' rankings fused by place; `shifts` replaces each model's own."""
         rankings = self.rankings if shifts is None else {key: self.shifted(key, shifts[key]) for key in self.rankings}
-        return fuse_models(rankings, weights, w0, self._settings.top_k)
+        return fuse_models(self._staged(rankings), weights, w0, self._settings.top_k)
+
+    def fused_models(self, weights: Mapping[str, float], w0: float) -> RankingSource:
+        """The models' rankings alone fused by place, whatever else the search weighs."""
+        return fuse_models(self.rankings, weights, w0, self._settings.top_k)
+
+    def _staged(self, rankings: Mapping[str, RankingSource]) -> dict[str, RankingSource]:
+        return with_second_stage(self._recipe, rankings, self.ratings)
 
     def averaged(self, weights: Mapping[str, float]) -> RankingSource:
-        """The models' mean scores over their own shifts, averaged with the weights."""
+        """The models' mean scores over their own shifts, averaged with the weights; equal ones where the second stage
+        has all the weight."""
+        if not any(weights[key] for key in self._recipe.model_keys):
+            weights = dict.fromkeys(weights, 1.0)
         cells, shares = [], []
         for model in self._recipe.models:
             for shift in sorted(model.shifts):
@@ -101,7 +111,7 @@ class OofRankings:
             )
             for model in self._recipe.models
         }
-        return fuse_models(rankings, self.searched, self.w0, self._settings.top_k)
+        return fuse_models(self._staged(rankings), self.searched, self.w0, self._settings.top_k)
 
     def composed(self, video_weight: float) -> RankingSource:
         """The ensemble with the video's own evidence in every cell."""
@@ -111,7 +121,7 @@ class OofRankings:
             )
             for model in self._recipe.models
         }
-        return fuse_models(rankings, self.searched, self.w0, self._settings.top_k)
+        return fuse_models(self._staged(rankings), self.searched, self.w0, self._settings.top_k)
 
     def _demoted_cell(self, cell: Cell, trim: tuple[int, int], num_candidates: int | None) -> RankingSource:
         ranking = self._cells[cell]

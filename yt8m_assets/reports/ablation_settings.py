@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from yt8m_assets.ensemble.second_stage import SECOND_STAGE
 from yt8m_assets.recipes.schema import SHIFTS, ModelRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ def stages(recipe: Recipe, oof: "OofRankings") -> Iterator[tuple[str, str, list[
         scores = Setting(f"mean scores, {name} weights", partial(oof.averaged, weights))
         yield "fusion", ENSEMBLE, [ranks, scores]
     yield "weights", ENSEMBLE, _weight_settings(recipe, oof)
+    if recipe.second_stage:
+        models_alone = Setting("off, equal weights", partial(oof.fused_models, oof.equal, oof.equal_w0))
+        alone = Setting("the second stage alone", partial(oof.ranking, SECOND_STAGE), "each video by the other folds")
+        weighed = Setting("weighed by the search", partial(oof.fused, oof.searched, oof.w0), in_recipe=True)
+        yield "second stage", ENSEMBLE, [models_alone, alone, weighed]
     for plain, rated in loss_pairs(recipe):
         settings = [Setting(f"{key}: {loss}", partial(oof.ranking, key)) for key, loss in (plain, rated)]
         yield "loss", rated[0], settings
@@ -108,7 +114,7 @@ def _demotion_settings(
 def _weight_settings(recipe: Recipe, oof: "OofRankings") -> list[Setting]:
     from yt8m_assets.ensemble.preset import ORIGINAL_W0
 
-    preset = {model.key: model.preset_weight for model in recipe.models}
+    preset = dict.fromkeys(oof.searched, 0.0) | {model.key: model.preset_weight for model in recipe.models}
     best = oof.found["best_single"]["key"]
     nested = oof.found["nested"]
     unseen = "no nested estimate: search.num_folds is 0 or videos are few"

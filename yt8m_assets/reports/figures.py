@@ -19,7 +19,7 @@ from yt8m_assets.ranking.files import RankingReader
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.reports.submission_score import score_submission
 from yt8m_assets.stages.data import VOCABULARY_FILE, read_shards
-from yt8m_assets.stages.ensemble import SUBMISSION_FILE, fuse_models, load_oof, read_weights
+from yt8m_assets.stages.ensemble import SUBMISSION_FILE, fuse_models, load_oof, read_weights, with_second_stage
 from yt8m_assets.stages.indexing import read_index
 from yt8m_assets.stages.lineage import Inputs, require_current
 from yt8m_assets.stages.nodes import Node
@@ -31,7 +31,7 @@ def collect_figures(recipe: Recipe, store: ArtifactStore, inputs: Inputs, progre
     rankings, ratings = load_oof(recipe, store, inputs)
     found = read_weights(store.fetch(inputs.parent("ensemble_weights")))
     k, rounds, seed = recipe.prediction.top_k, recipe.bootstrap_rounds, recipe.seed
-    ensemble = fuse_models(rankings, found["weights"], found["w0"], k)
+    ensemble = fuse_models(with_second_stage(recipe, rankings, ratings), found["weights"], found["w0"], k)
     with progress.task("leaderboard", len(rankings) + 3, "parts") as task:
         models = []
         for key, ranking in rankings.items():

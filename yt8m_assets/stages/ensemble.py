@@ -63,8 +63,10 @@ def _search(
     from yt8m_assets.ensemble.search import search_weights
     from yt8m_assets.ensemble.trial import TrialLog
 
-    rankings, ratings = load_oof(recipe, store, inputs)
-    presets = {"recipe": (ORIGINAL_W0, {model.key: model.preset_weight for model in recipe.models})}
+    models, ratings = load_oof(recipe, store, inputs)
+    rankings = with_second_stage(recipe, models, ratings)
+    preset = {model.key: model.preset_weight for model in recipe.models}
+    presets = {"recipe": (ORIGINAL_W0, {key: preset.get(key, 0.0) for key in rankings})}
     run_file, log_path = state / "run.json", state / TRIALS_FILE
     resume = json.loads(run_file.read_text()) if run_file.is_file() else None
     settings = recipe.search
@@ -100,7 +102,7 @@ def _search(
         run.log_dataset(
             "holdout_ratings", digest=ratings_manifest.digest, source_uri=store.uri(ratings_manifest), context="holdout"
         )
-        _publish(publication, result, run)
+        _publish(publication, result, _fitted(recipe, models, ratings), run)
 
 
 def _tags(recipe: Recipe, inputs: Inputs, run_tags: Mapping[str, str]) -> dict[str, str]:
@@ -123,6 +125,30 @@ def load_oof(recipe: Recipe, store: ArtifactStore, inputs: Inputs) -> "tuple[dic
 
     rankings = {key: RankingReader(store.fetch(inputs.parent("oof_ranking", key))) for key in recipe.model_keys}
     return rankings, Ratings.read_csv(store.fetch(inputs.parent("holdout_ratings")) / RATINGS_FILE)
+
+
+def with_second_stage(
+    recipe: Recipe, rankings: "Mapping[str, RankingSource]", ratings: "Ratings"
+) -> "dict[str, RankingSource]":
+    """Out-of-fold rankings of the models, and that of the second stage where the recipe has one.
+
+    There every video is scored by what was fitted on the ratings of other videos.
+    """
+    if not recipe.second_stage:
+        return dict(rankings)
+    from yt8m_assets.ensemble.second_stage import SECOND_STAGE, cross_fitted
+
+    staged, _ = cross_fitted(list(rankings.values()), ratings, recipe.seed, recipe.prediction.top_k)
+    return {**rankings, SECOND_STAGE: staged}
+
+
+def _fitted(recipe: Recipe, rankings: "Mapping[str, RankingSource]", ratings: "Ratings") -> dict[str, Any]:
+    """What scores the test videos: the second stage of all held-out ones, for the file of weights."""
+    if not recipe.second_stage:
+        return {}
+    from yt8m_assets.ensemble.second_stage import SECOND_STAGE, fit_second_stage
+
+    return {SECOND_STAGE: fit_second_stage(list(rankings.values()), ratings).to_json()}
 
 
 def trial_metrics(trial: "Trial", best: float) -> dict[str, float]:
@@ -154,11 +180,13 @@ def best_params(result: "SearchResult") -> dict[str, float]:
     return {"best/map_at_100000": result.map, "best/w0": result.w0, **weights}
 
 
-def _publish(publication: Publication, result: "SearchResult", run: TrackedRun) -> None:
+def _publish(
+    publication: Publication, result: "SearchResult", second_stage: Mapping[str, Any], run: TrackedRun
+) -> None:
     """Write weights, trials, pictures and metadata."""
     from yt8m_assets.ensemble.plots import plot_search
 
-    found = result.to_json()
+    found = result.to_json() | dict(second_stage)
     (publication.path / WEIGHTS_FILE).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     rows = [{"number": t.number, "target": t.target, "params": dict(t.params), "phase": t.phase} for t in result.trials]
     (publication.path / TRIALS_FILE).write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
@@ -214,7 +242,14 @@ def make_submission(
 
     found = read_weights(store.fetch(inputs.parent("ensemble_weights")))
     classes = read_segment_classes(recipe, store, inputs.parent("segment_shards")).tolist()
-    readers = {key: RankingReader(store.fetch(inputs.parent("test_ranking", key))) for key in recipe.model_keys}
+    readers: dict[str, RankingSource] = {
+        key: RankingReader(store.fetch(inputs.parent("test_ranking", key))) for key in recipe.model_keys
+    }
+    if "second_stage" in found:
+        from yt8m_assets.ensemble.second_stage import SECOND_STAGE, SecondStage, StagedRanking
+
+        stage = SecondStage.from_json(found[SECOND_STAGE])
+        readers[SECOND_STAGE] = StagedRanking(list(readers.values()), [stage], k=recipe.prediction.top_k)
     k = recipe.prediction.top_k
     params = {**inputs.config, "w0": found["w0"], **{f"weight/{key}": value for key, value in found["weights"].items()}}
     with (

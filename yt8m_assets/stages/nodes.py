@@ -99,6 +99,11 @@ def _video_weight(recipe: Recipe, _: Node) -> dict[str, Any]:
     return {"video_weight": weight} if weight else {}
 
 
+def _second_stage(recipe: Recipe, _: Node) -> dict[str, Any]:
+    """Absent when off, likewise; its folds follow from the seed, which counts anyway."""
+    return {"second_stage": True} if recipe.second_stage else {}
+
+
 def _presets(recipe: Recipe, _: Node) -> dict[str, Any]:
     return {"preset": {model.key: model.preset_weight for model in recipe.models}}
 
@@ -195,7 +200,7 @@ ASSETS: dict[str, Asset] = {
     "ensemble_weights": Asset(
         group="ensemble",
         parents=("oof_ranking", "holdout_ratings"),
-        config=("search", _presets, "prediction.top_k", "seed"),
+        config=("search", _presets, _second_stage, "prediction.top_k", "seed"),
         code_version="2",
         kinds=frozenset({"mlflow"}),
         machine="large",
