@@ -12,7 +12,7 @@ from yt8m_assets.data.simulation.world import build_world
 from yt8m_assets.errors import DataError
 from yt8m_assets.evaluation.oracle import oracle_scores
 from yt8m_assets.evaluation.oracle_courses import CourseChain
-from yt8m_assets.evaluation.oracle_video import rater_table, video_oracle_scores
+from yt8m_assets.evaluation.oracle_video import _positive, rater_table, video_oracle_scores
 
 SMALL = {
     "num_classes": 12,
@@ -154,3 +154,15 @@ def test_a_rater_sees_what_is_active_from_the_margin_to_the_whole():
     half = table[0b000011111]  # the first three of five seconds, and before
     assert 0.1 < half < 0.7
     assert table[0b000111111] > half > table[0b000001111]
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_a_draw_counts_by_how_likely_it_has_the_segment_rated(uniform):
+    """Four segments; three draws: active in the first alone, in the third alone, and nowhere. By hand."""
+    config = SimulationConfig(uniform_ratings=uniform)
+    active = np.zeros((3, 20), bool)
+    active[0, :5] = active[1, 10:15] = True
+    seen = rater_table(config)[0b001111111]
+    weights = np.ones(3) if uniform else np.array([0.775, 0.225 / 3, 1 / 4])
+    expected = weights @ [seen, 0.02, 0.02] / weights.sum()
+    assert _positive(config, active, 0) == pytest.approx(expected)
