@@ -2,9 +2,8 @@
 
 A logistic regression on four figures of a (segment, class), shared by all classes. x is the log-odds of a segment's
 place in a list, (n - place - 1/2) of n, averaged over the models; the figures are x, its mean over the video, its
-maximum over the video, and its mean over the two neighbours. Ratings say which way the video counts: where as many
-segments are rated positive in every video, a segment is to stand out from its own, and the weight of the mean is
-negative; where raters see segments as they come, it is positive.
+maximum over the video, and its mean over the two neighbours. Ratings say which way the video counts: a segment may have
+to stand out from its own (the weight of the mean is negative; docs/beyond.md has figures), or be the likelier for it.
 
 It is fitted on out-of-fold rankings alone, and never scores a video that it was fitted on: `StagedRanking` refuses.
 Shapes: S segments, V videos, P rated pairs.
