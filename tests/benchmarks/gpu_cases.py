@@ -88,7 +88,7 @@ class Setup:
             label_weights=None,
             video_ids=tuple(f"v{number:05d}" for number in range(size)),
             starts=torch.zeros(size, dtype=torch.int64),
-            frame_index=torch.arange(draws).remainder(count).expand(size, draws),  # type: ignore[arg-type]
+            frame_index=torch.arange(draws).remainder(count).repeat(size, 1),  # type: ignore[arg-type]
         )
         return made.pin_memory() if pinned and self.device.type == "cuda" else made
 

@@ -132,20 +132,43 @@ def _digests(recipe: Recipe, folder: Path, tracking: NullTracking) -> dict[str, 
         return {key: result.manifest.digest for key, result in made}
 
 
+def recorded_steps(setup: Setup, num_steps: int = 8) -> Iterator[Row]:
+    """Steps that are replayed from a CUDA graph leave the weights and moments of steps launched kernel by kernel."""
+    for key in ("bert_mean_l2h12", "gated_netvlad_h1024c16", "mix_nextvlad_iter60"):
+        found, replayed = [], 0
+        for recorded in (False, True):
+            stepper, batch = setup.stepper(key, cuda_graphs=recorded), setup.batch(key)
+            losses = [float(stepper.run(batch, step, 1e-3)) for step in range(num_steps)]
+            stepper.check()
+            state = [value.detach() for value in (*stepper.model.parameters(), *stepper.model.buffers())]
+            state += stepper.optimizer.state_tensors().values()
+            found.append((losses, state))
+            replayed += len(stepper.graphs.graphs) if stepper.graphs is not None else 0
+        (plain, before), (graphed, after) = found
+        apart = max(float((a.double() - b.double()).abs().max()) for a, b in zip(before, after, strict=True))
+        relative = float(np.max(np.abs(np.subtract(plain, graphed)) / np.abs(plain)))
+        equal = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        ok = relative < 1e-3 and replayed == (setup.device.type == "cuda")
+        yield {"model": key, "recorded": replayed, "bit_identical": equal, "apart": apart, "loss": relative, "ok": ok}
+
+
 def non_finite(setup: Setup) -> Iterator[Row]:
     """A step with a loss that is no number changes no weight, blocks those after it, and is named with its videos."""
-    stepper, batch = setup.stepper("bert_mean_l2h12"), setup.batch("bert_mean_l2h12")
-    before = {name: value.detach().clone() for name, value in stepper.model.named_parameters()}
-    poisoned = replace(batch, labels=batch.labels.clone().fill_(float("nan")))
-    said = ""
-    try:
-        for step, part in enumerate((poisoned, batch)):
-            stepper.run(part, step, 1e-3)
-        stepper.check()
-    except NonFiniteError as error:
-        said = str(error)
-    same = all(torch.equal(value, before[name]) for name, value in stepper.model.named_parameters())
-    yield {"said": said[:120], "ok": same and said.startswith("step 1 ") and "v00000" in said}
+    for first in (0, 6):  # launched kernel by kernel, and replayed
+        stepper, batch = setup.stepper("bert_mean_l2h12"), setup.batch("bert_mean_l2h12")
+        for step in range(first):
+            stepper.run(batch, step, 1e-3)
+        before = {name: value.detach().clone() for name, value in stepper.model.named_parameters()}
+        poisoned = replace(batch, labels=batch.labels.clone().fill_(float("nan")))
+        said = ""
+        try:
+            for step, part in enumerate((poisoned, batch), start=first):
+                stepper.run(part, step, 1e-3)
+            stepper.check()
+        except NonFiniteError as error:
+            said = str(error)
+        same = all(torch.equal(value, before[name]) for name, value in stepper.model.named_parameters())
+        yield {"said": said[:120], "ok": same and said.startswith(f"step {first + 1} ") and "v00000" in said}
 
 
 def out_of_memory(setup: Setup) -> Iterator[Row]:

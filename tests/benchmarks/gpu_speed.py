@@ -1,5 +1,6 @@
 """What a device's training, prediction and reading cost, beside what its arithmetic and its memory could do."""
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from tests.benchmarks.gpu_cases import FAMILIES, Setup
 from tests.benchmarks.scale_index import recipe_over, write_data
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
 from yt8m_assets.data.dataset.memory import load_videos
-from yt8m_assets.prediction.scoring import CellScores, ModelCells, ScoringOptions, SegmentIndex, score_videos
+from yt8m_assets.prediction.blocks import ScoringOptions, SegmentIndex
+from yt8m_assets.prediction.scoring import CellScores, ModelCells, score_videos
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.ranking.topk import StreamingTopK
 from yt8m_assets.storage.cache import Cache
@@ -40,37 +42,69 @@ def peaks(setup: Setup) -> Iterator[Row]:
     yield {"what": "copy", "gigabytes_a_second": _peaks["bytes"] / 1e9}
 
 
-def training_steps(setup: Setup, compile_: bool = False) -> Iterator[Row]:
-    """One step of each family at full width and the recipes' batch."""
+def training_steps(setup: Setup, *modes: dict[str, bool]) -> Iterator[Row]:
+    """One step of each family at full width and the recipes' batch, recorded in a CUDA graph and not."""
     if "bytes" not in _peaks:
         list(peaks(setup))
-    for key in FAMILIES:
-        batch = setup.batch(key)
-        with setup.peak() as memory:
-            stepper = setup.stepper(key, compile=compile_)
-            numbers = iter(range(10**6))
+    on_gpu = setup.device.type == "cuda"
+    for mode in modes or ({"cuda_graphs": True}, {"cuda_graphs": False})[: 2 if on_gpu else 1]:
+        for key in FAMILIES:
+            yield {"model": key, "batch": setup.batch_size} | mode | _training_step(setup, key, mode)
 
-            def step(stepper: Any = stepper, batch: Any = batch, numbers: Any = numbers) -> None:
-                stepper.run(batch, next(numbers), 1e-4)
 
+def _training_step(setup: Setup, key: str, mode: dict[str, bool]) -> Row:
+    batch, numbers = setup.batch(key), iter(range(10**6))
+    with setup.peak() as memory:
+        stepper = setup.stepper(key, **mode)
+
+        def step() -> None:
+            stepper.run(batch, next(numbers), 1e-4)
+
+        with contextlib.nullcontext() if mode.get("compile") else FlopCounterMode(display=False) as flops:
             step()
-            seconds = setup.seconds(step, rounds=3, calls=2 if setup.tiny else 10)
-        stepper.check()
-        parameters = sum(value.numel() for value in stepper.model.parameters())
-        row = {"model": key, "batch": setup.batch_size, "compile": compile_, "milliseconds": 1000 * seconds}
-        row |= {"examples_a_second": setup.batch_size / seconds, "parameters": parameters}
-        row |= {"over_memory_floor": seconds / (BYTES_A_PARAMETER * parameters / _peaks["bytes"])}
-        if not compile_:
-            with FlopCounterMode(display=False) as flops:
-                step()
-            row["share_of_peak"] = flops.get_total_flops() / seconds / _peaks["bfloat16"]
-        yield row | _kernels(setup, step, seconds) | {"peak_gb": memory[0] if memory else None}
-        del stepper, step
+        seconds = setup.seconds(step, rounds=3, calls=2 if setup.tiny else 10)
+    stepper.check()
+    parameters = sum(value.numel() for value in stepper.model.parameters())
+    row = {"milliseconds": 1000 * seconds, "examples_a_second": setup.batch_size / seconds, "parameters": parameters}
+    row["over_memory_floor"] = seconds / (BYTES_A_PARAMETER * parameters / _peaks["bytes"])
+    if flops is not None:
+        row["share_of_peak"] = flops.get_total_flops() / seconds / _peaks["bfloat16"]
+    return row | _kernels(setup, step, seconds) | {"peak_gb": memory[0] if memory else None}
 
 
 def compiled_steps(setup: Setup) -> Iterator[Row]:
     """The same, compiled."""
-    yield from training_steps(setup, compile_=True)
+    yield from training_steps(setup, {"compile": True})
+
+
+def forward(setup: Setup) -> Iterator[Row]:
+    """Windows a second of a BERT's forward pass at inference, and their share of the peak, by windows at once."""
+    if "bytes" not in _peaks:
+        list(peaks(setup))
+    width = sum(setup.spec(FAMILIES[0]).feature_sizes)
+    for key in FAMILIES[:2]:
+        model = setup.build(key).eval().hold_linear_weights(torch.bfloat16)
+        for size in (64,) if setup.tiny else (512, 2048, 8192):
+            frames = torch.randn(size, 5, width, device=setup.device)
+            counts = torch.full((size,), 5, device=setup.device)
+            for compile_ in (False, True)[: 1 if setup.tiny else 2]:
+                call = torch.compile(model, dynamic=False) if compile_ else model
+
+                def run(call: Any = call, frames: Any = frames, counts: Any = counts) -> None:
+                    with torch.inference_mode(), torch.autocast(setup.device.type, dtype=torch.bfloat16):
+                        call(frames, counts)
+
+                if not compile_:
+                    with FlopCounterMode(display=False) as flops:
+                        run()
+                seconds = setup.seconds(run)
+                yield {
+                    "model": key,
+                    "windows": size,
+                    "compile": compile_,
+                    "windows_a_second": size / seconds,
+                    "share_of_peak": flops.get_total_flops() / seconds / _peaks["bfloat16"],
+                }
 
 
 def _kernels(setup: Setup, step: Any, seconds: float) -> Row:
@@ -140,30 +174,38 @@ class _Videos:
 
 
 def prediction(setup: Setup) -> Iterator[Row]:
-    """Segments a second of each family at four shifts, ranked; and how much of it is ranking."""
+    """Segments a second of each family at four shifts, ranked; and how much of it is ranking.
+
+    Of the segments a class keeps one in five hundred, as of a test set's fifty million a hundred thousand.
+    """
     width, count = sum(setup.spec(FAMILIES[0]).feature_sizes), 4 if setup.tiny else 4000
     videos: Any = _Videos(count, 60 if setup.tiny else 250, width)
     index = SegmentIndex.of(videos)
     classes = np.arange(setup.num_rated)
     for key in FAMILIES:
-        model = setup.build(key).restrict_classes(torch.from_numpy(classes).to(setup.device))
+        model = setup.build(key).eval().restrict_classes(torch.from_numpy(classes).to(setup.device))
         model = model.hold_linear_weights(torch.bfloat16)
-        rates = {}
-        for name, top_k in (("ranked", 100_000), ("unranked", 1)):
-            options = ScoringOptions(precision="bfloat16", batch_size=64 if setup.tiny else 8192, top_k=top_k)
-            cells = [
-                CellScores(shift=shift, best=StreamingTopK(classes, min(top_k, len(index.segments)), index.segments))
-                for shift in SHIFTS
-            ]
-            member = ModelCells(key=key, model=model, cells=cells)
-            found = score_videos(videos, index, [member], options, device=setup.device, progress=NullProgress())
-            rates[name] = found.num_segments * len(SHIFTS) / found.seconds
-        yield {
-            "model": key,
-            "windows_a_second": rates["ranked"],
-            "segments_a_second": rates["ranked"] / len(SHIFTS),
-            "unranked": rates["unranked"],
-        }
+        for compile_ in (False, True)[: 2 if key == FAMILIES[0] and not setup.tiny else 1]:
+            rates = {}
+            for name, top_k in (("warm", 1), ("ranked", max(len(index.segments) // 500, 1)), ("best_alone", 1)):
+                options = ScoringOptions(
+                    precision="bfloat16", batch_size=64 if setup.tiny else 8192, top_k=top_k, compile=compile_
+                )
+                cells = [
+                    CellScores(shift=shift, best=StreamingTopK(classes, top_k, index.segments)) for shift in SHIFTS
+                ]
+                member = ModelCells(key=key, model=model, cells=cells)
+                found = score_videos(videos, index, [member], options, device=setup.device, progress=NullProgress())
+                rates[name] = found.num_segments * len(SHIFTS) / found.seconds
+                for cell in cells:
+                    cell.finish()
+            yield {
+                "model": key,
+                "compile": compile_,
+                "windows_a_second": rates["ranked"],
+                "segments_a_second": rates["ranked"] / len(SHIFTS),
+                "best_alone": rates["best_alone"],
+            }
 
 
 def loader(setup: Setup) -> Iterator[Row]:

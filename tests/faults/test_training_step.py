@@ -121,7 +121,7 @@ def test_f13_an_infinite_gradient_under_a_finite_loss_stops_before_the_step() ->
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
-@pytest.mark.parametrize("place", ["forward", "step"])
+@pytest.mark.parametrize("place", ["forward", "apply"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_f51_out_of_memory_says_what_to_lower(
     error: Exception, place: str, compiled: bool, monkeypatch: pytest.MonkeyPatch

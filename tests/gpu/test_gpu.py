@@ -20,6 +20,7 @@ pytestmark = [
     [
         gpu_checks.goldens,
         gpu_checks.training_equals_cpu,
+        gpu_checks.recorded_steps,
         gpu_checks.resume,
         gpu_checks.non_finite,
         gpu_checks.out_of_memory,

@@ -17,14 +17,8 @@ from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.errors import CorruptShardError, NonFiniteError, OutOfMemoryError
 from yt8m_assets.prediction import scoring
-from yt8m_assets.prediction.scoring import (
-    CellScores,
-    ModelCells,
-    ScoringOptions,
-    SegmentIndex,
-    read_blocks,
-    score_videos,
-)
+from yt8m_assets.prediction.blocks import ScoringOptions, SegmentIndex, read_blocks
+from yt8m_assets.prediction.scoring import CellScores, ModelCells, score_videos
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.ranking.demotion import DemotedRanking, best_classes, candidate_mask, edge_mask, video_means
 from yt8m_assets.ranking.topk import StreamingTopK

@@ -23,7 +23,8 @@ from yt8m_assets.errors import (
     Yt8mError,
 )
 from yt8m_assets.prediction import scoring
-from yt8m_assets.prediction.scoring import PassStatistics, SegmentIndex, score_videos
+from yt8m_assets.prediction.blocks import SegmentIndex
+from yt8m_assets.prediction.scoring import PassStatistics, score_videos
 from yt8m_assets.ranking.files import read_ranking
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import read_segment_classes, read_shards

@@ -7,55 +7,29 @@ alone is done once too, and every shift's windows are gathered from that.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models import FrameModel
-from yt8m_assets.data.dataset.ahead import walk
 from yt8m_assets.data.dataset.loading import read_ahead
 from yt8m_assets.data.dataset.videos import Videos
-from yt8m_assets.data.dataset.windows import SEGMENT_FRAMES, Edges, segment_frame_index
 from yt8m_assets.data.records.features import model_inputs
 from yt8m_assets.device.compilation import Compiled
 from yt8m_assets.device.memory import is_out_of_memory
 from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.errors import OutOfMemoryError, Yt8mError
+from yt8m_assets.prediction.blocks import Block, ScoringOptions, SegmentIndex, read_blocks
+from yt8m_assets.prediction.entering import Entering
 from yt8m_assets.progress import Progress
 from yt8m_assets.ranking.demotion import demote
-from yt8m_assets.ranking.files import Ranking, Segments
+from yt8m_assets.ranking.files import Ranking
 from yt8m_assets.ranking.topk import StreamingTopK
 from yt8m_assets.ranking.video_term import compose
 
 _PREFETCHED_BLOCKS = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoringOptions:
-    """How segments are cut and scored (see `PredictionConfig`)."""
-
-    batch_size: int = 512
-    """Windows a forward pass sees."""
-    edges: Edges = "clamp"
-    """What a shifted window shows beyond the video."""
-    max_frames: int = 300
-    """Frames of a video that are used."""
-    top_k: int = 100_000
-    """Segments kept per class."""
-    precision: str = "float32"
-    """Arithmetic of the forward pass."""
-    compile: bool = False
-    """Compile the models; pays off from some ten thousand segments."""
-    trim_start: int = 0
-    """Segments at a video's beginning that are ranked last."""
-    trim_end: int = 0
-    """Segments at a video's end that are ranked last."""
-    candidate_classes: int | None = None
-    """Classes a video is a candidate for, those of highest mean score; in the others it is ranked last. None: all."""
-    video_weight: float = 0.0
-    """Weight of a video's own evidence in its segments' scores (`ranking.video_term`)."""
 
 
 @dataclass(kw_only=True)
@@ -73,7 +47,7 @@ class CellScores:
     error: Exception | None = None
     """Why this cell could not be finished; the others go on."""
 
-    def update(self, scores: np.ndarray, block: "_Block", options: ScoringOptions) -> None:
+    def update(self, scores: np.ndarray, block: Block, options: ScoringOptions) -> None:
         """Take in scores float32 [S, R] of a block, with its videos' evidence and its demotions."""
         if self.error is not None:
             return
@@ -83,6 +57,17 @@ class CellScores:
             self.best.update(demote(composed, block.edge, block.begins, options.candidate_classes), block.rows)
         except Yt8mError as error:
             self.error = error
+
+    def take(self, arrived: Arriving | Entering, block: Block, options: ScoringOptions) -> None:
+        """`update` with scores that come from the device, all of them or those that can enter."""
+        if isinstance(arrived, Arriving):
+            self.update(arrived.get().numpy(), block, options)
+            return
+        low, high = arrived.extremes()
+        if np.isfinite([low, high]).all() and arrived.give(self.best, block.rows):
+            self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
+        else:
+            self.update(arrived.scores.cpu().numpy(), block, options)
 
     def finish(self) -> Ranking:
         """The ranking. Raises what stopped this cell."""
@@ -103,29 +88,6 @@ class ModelCells:
     """One per shift."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegmentIndex:
-    """All segments of some videos: the canonical table and where each video's segments lie in it."""
-
-    segments: Segments
-    """The table."""
-    rows: np.ndarray
-    """int32 [all segments]: row in the table, in the order of the videos."""
-    first: np.ndarray
-    """int64 [V + 1]: a video's segments are rows[first[v] : first[v + 1]]."""
-
-    @classmethod
-    def of(cls, videos: Videos) -> "SegmentIndex":
-        """A segment starts every 5 seconds (SPEC section 10). Raises DataError for a repeated video id."""
-        counts = -(-np.asarray(videos.num_frames, np.int64) // SEGMENT_FRAMES)
-        counts[videos.damaged(np.arange(len(counts)))] = 0  # set aside now, before their segments are counted
-        first = np.concatenate([[0], np.cumsum(counts)])
-        video = np.repeat(np.arange(len(counts)), counts)
-        start = (np.arange(first[-1]) - first[video]) * SEGMENT_FRAMES
-        segments, rows = Segments.sorted(videos.video_ids, video, start)
-        return cls(segments=segments, rows=rows, first=first)
-
-
 @dataclass(kw_only=True)
 class PassStatistics:
     """What a pass over the data did."""
@@ -138,60 +100,8 @@ class PassStatistics:
     """Per shift: windows with at least one row outside the video (zeros)."""
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Some whole videos: frames uint8 [N, F]; index int64 [H, S, 5] into them (N: a zero row); begins int64 [V]."""
-
-    frames: Tensor
-    index: Tensor
-    num_frames: Tensor
-    rows: np.ndarray
-    edge: np.ndarray
-    begins: np.ndarray
-    past_end: np.ndarray
-
-    def pinned(self) -> "_Block":
-        """The same in page-locked memory, from where it is copied to a GPU without waiting for what that computes."""
-        tensors = {name: getattr(self, name).pin_memory() for name in ("frames", "index", "num_frames")}
-        return replace(self, **tensors)
-
-
-def read_blocks(
-    videos: Videos, index: SegmentIndex, shifts: Sequence[int], options: ScoringOptions
-) -> Iterator[_Block]:
-    """Cut the videos, in order, into blocks of about `batch_size` segments; each video is read once."""
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-    begin = 0
-    for number in walk(videos):
-        frames = videos.read(number)
-        cut = [segment_frame_index(len(frames), shift, options.edges, options.max_frames) for shift in shifts]
-        counts = cut[0][2]
-        place = np.arange(len(counts))
-        edge = (place < options.trim_start) | (place >= len(counts) - options.trim_end)
-        if len(counts):
-            parts.append((frames, np.stack([rows for rows, _, _ in cut]), counts, edge))
-        if index.first[number + 1] - index.first[begin] >= options.batch_size or number + 1 == len(videos):
-            if index.first[number + 1] > index.first[begin]:
-                yield _join(parts, index.rows[index.first[begin] : index.first[number + 1]])
-            parts, begin = [], number + 1
-
-
-def _join(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], rows: np.ndarray) -> _Block:
-    frames = np.concatenate([part[0] for part in parts])
-    offsets = np.cumsum([0, *(len(part[0]) for part in parts)])
-    shifted = [
-        np.where(part[1] < 0, len(frames), part[1] + offset) for part, offset in zip(parts, offsets, strict=False)
-    ]
-    index = np.concatenate(shifted, axis=1)
-    return _Block(
-        frames=torch.from_numpy(frames),
-        index=torch.from_numpy(index),
-        num_frames=torch.from_numpy(np.concatenate([part[2] for part in parts])),
-        rows=rows,
-        edge=np.concatenate([part[3] for part in parts]),
-        begins=np.cumsum([0, *(len(part[3]) for part in parts[:-1])]),
-        past_end=(index == len(frames)).any(axis=2).sum(axis=1),
-    )
+_Waiting = tuple[CellScores, Arriving | Entering, Block]
+"""A cell, its scores of a block and the block."""
 
 
 def score_videos(
@@ -208,10 +118,10 @@ def score_videos(
     statistics = PassStatistics(num_windows_past_end=dict.fromkeys(shifts, 0))
     num_cells = sum(len(member.cells) for member in members)
     started = time.monotonic()
-    waiting: list[tuple[list[CellScores], Arriving, _Block]] = []
-    blocks = read_blocks(videos, index, shifts, options)
+    waiting: list[_Waiting] = []
+    blocks = read_blocks(videos, index, shifts, options, pinned=device.type == "cuda")
     if device.type == "cuda":
-        blocks = read_ahead((block.pinned() for block in blocks), _PREFETCHED_BLOCKS)
+        blocks = read_ahead(blocks, _PREFETCHED_BLOCKS)
     scorers = {
         member.key: Compiled(
             member.model.score_windows, enabled=options.compile, what=f"scoring {member.key}", dynamic=True
@@ -222,8 +132,9 @@ def score_videos(
     with progress.task(title, int(index.first[-1]), "segments") as task, torch.inference_mode():
         for block in blocks:
             found = [
-                (live, Arriving(scores), block)
+                (cell, _sent(own, cell, block, options), block)
                 for live, scores in _score_block(block, shifts, members, scorers, options, device)
+                for cell, own in zip(live, scores, strict=True)
             ]
             _take(waiting, options)  # the device works on this block while the last one's scores are ranked
             waiting = found
@@ -236,7 +147,7 @@ def score_videos(
 
 
 def _score_block(
-    block: _Block,
+    block: Block,
     shifts: list[int],
     members: Sequence[ModelCells],
     scorers: Mapping[str, Compiled],
@@ -286,7 +197,17 @@ def _explain(error: Exception, key: str) -> Exception:
     return error
 
 
-def _take(waiting: list[tuple[list[CellScores], Arriving, _Block]], options: ScoringOptions) -> None:
-    for cells, scores, block in waiting:
-        for cell, own in zip(cells, scores.get().numpy(), strict=True):
-            cell.update(own, block, options)
+def _sent(scores: Tensor, cell: CellScores, block: Block, options: ScoringOptions) -> Arriving | Entering:
+    """Scores [S, R] of a cell on their way to the host: from a GPU those alone that can still enter, where that is one
+    score's own matter and there are full lists.
+    """
+    alone = not options.video_weight and options.candidate_classes is None
+    threshold = cell.best.threshold
+    if scores.device.type == "cpu" or not alone or np.isneginf(threshold).any():
+        return Arriving(scores)
+    return Entering(scores, threshold, block.edge)
+
+
+def _take(waiting: list[_Waiting], options: ScoringOptions) -> None:
+    for cell, arrived, block in waiting:
+        cell.take(arrived, block, options)

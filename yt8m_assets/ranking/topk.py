@@ -42,6 +42,7 @@ class StreamingTopK:
         self.k, self._segments = k, segments
         order = np.argsort(self.class_ids)
         self._order = None if np.array_equal(order, np.arange(order.size)) else order
+        self._place = np.argsort(order)
         self._capacity = capacity_of(k)
         # Row n is the n-th class in ascending order. Pages of an empty array cost nothing until they are written.
         self._scores = np.empty((self.class_ids.size, self._capacity), np.float32)
@@ -94,16 +95,39 @@ class StreamingTopK:
     def _take(self, block: np.ndarray, rows: np.ndarray) -> None:
         """Append a block float32 [C, n] where it reaches the thresholds."""
         entered = block >= self._threshold[:, None]
-        sizes = np.count_nonzero(entered, axis=1)
-        for column in np.flatnonzero(sizes).tolist():
-            if self._count[column] + sizes[column] > self._capacity:
-                self._compact(column)
-                entered[column] = block[column] >= self._threshold[column]
+        for column in np.flatnonzero(entered.any(axis=1)).tolist():
             chosen = np.flatnonzero(entered[column])
-            part = slice(int(self._count[column]), int(self._count[column]) + chosen.size)
-            self._scores[column, part] = block[column, chosen]
-            self._rows[column, part] = rows[chosen]
-            self._count[column] = part.stop
+            self._append(column, block[column, chosen], rows[chosen])
+
+    def _append(self, column: int, scores: np.ndarray, rows: np.ndarray) -> None:
+        """Append at most a block's scores to a class; a full buffer is cut first, which may shut some of them out."""
+        if self._count[column] + scores.size > self._capacity:
+            self._compact(column)
+            kept = scores >= self._threshold[column]
+            scores, rows = scores[kept], rows[kept]
+        part = slice(int(self._count[column]), int(self._count[column]) + scores.size)
+        self._scores[column, part], self._rows[column, part] = scores, rows
+        self._count[column] = part.stop
+
+    @property
+    def threshold(self) -> np.ndarray:
+        """float32 [C], by score column: what lies below cannot enter; -infinity while a class's buffer is not full."""
+        return self._threshold[self._place]
+
+    def update_entering(self, counts: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> None:
+        """Take in what of some segments' finite scores reaches the thresholds, all else having been left out.
+
+        Arguments: `counts` int [C], how many each score column has; `rows` int [n] and `scores` float32 [n], column
+        after column. Raises DataError for a row that the segment table does not hold.
+        """
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self._segments)):
+            raise DataError(f"a scored segment lies outside the table of {len(self._segments)} segments")
+        ends = np.cumsum(counts, dtype=np.int64)
+        for source in np.flatnonzero(counts).tolist():
+            end, column = int(ends[source]), int(self._place[source])
+            for first in range(end - int(counts[source]), end, _BLOCK):
+                part = slice(first, min(first + _BLOCK, end))
+                self._append(column, scores[part], rows[part])
 
     def _compact(self, column: int) -> None:
         """Cut a class's buffer to its K best, in order of arrival, and raise its threshold."""

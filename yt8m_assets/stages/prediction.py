@@ -137,7 +137,8 @@ class _Pass:
         """Score, then publish cell by cell."""
         import torch
 
-        from yt8m_assets.prediction.scoring import ScoringOptions, SegmentIndex, score_videos
+        from yt8m_assets.prediction.blocks import ScoringOptions, SegmentIndex
+        from yt8m_assets.prediction.scoring import score_videos
         from yt8m_assets.stages.data import read_segment_classes
 
         check_gpu(find_hardware())

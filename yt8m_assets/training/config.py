@@ -10,6 +10,7 @@ EXECUTION_FIELDS = (
     "num_processes",
     "accumulation",
     "compile",
+    "cuda_graphs",
     "activation_checkpointing",
     "checkpoint_every",
     "checkpoint_seconds",
@@ -104,6 +105,8 @@ class TrainingConfig:
     """On a GPU, how float32 matrix products are computed: float32, or TF32 ("high"; 10 bits of mantissa)."""
     compile: bool = False
     """Use torch.compile; where it fails training goes on uncompiled, with the reason logged."""
+    cuda_graphs: bool = True
+    """On one GPU, record a step's kernels and launch them at once; not with compile or activation_checkpointing."""
     accumulation: int = 1
     """Micro-batches an optimiser step is split into; divides batch_size."""
     activation_checkpointing: bool = False

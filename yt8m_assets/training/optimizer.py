@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,33 +30,62 @@ class Optimizer:
         self.weight_decay = config.weight_decay if config.optimizer == "adamw" else 0.0
         self.first = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         self.second = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        device = next((value.device for value in self.parameters.values()), torch.device("cpu"))
+        self.rate = 0.0
+        self.corrected, self.decay = (torch.zeros((), device=device) for _ in range(2))
+        self.late = torch.full((), 1e9, device=device)
+        """A step so late that torch's own corrections are 1."""
+
+    def begin(self, learning_rate: float) -> None:
+        """Count a step and set its learning rate."""
+        self.num_steps += 1
+        self.rate = learning_rate
+        if self.corrected.device.type != "cpu":
+            first, second = (1 - beta**self.num_steps for beta in BETAS)
+            self.corrected.fill_(learning_rate * math.sqrt(second) / first)
+            self.decay.fill_(1 - learning_rate * self.weight_decay)
+
+    def step(self, learning_rate: float, blocked: Tensor | None = None) -> None:
+        """`begin` and `apply`."""
+        self.begin(learning_rate)
+        self.apply(blocked)
 
     @torch.no_grad()
-    def step(self, learning_rate: float, blocked: Tensor | None = None) -> None:
-        """Apply the gradients, unless the scalar tensor `blocked` is 1 (decided on the device, without a sync)."""
-        self.num_steps += 1
-        epsilon = EPSILON / math.sqrt(1 - BETAS[1] ** self.num_steps)
-        for decays in (True, False):
-            names = [name for name, p in self.parameters.items() if p.grad is not None and (p.ndim >= 2) is decays]
-            if not names:
-                continue
-            parameters = [self.parameters[name] for name in names]
-            steps = torch.full((), float(self.num_steps), device=parameters[0].device)
+    def apply(self, blocked: Tensor | None = None) -> None:
+        """Apply the gradients, unless the scalar tensor `blocked` is 1 (decided on the device, without a sync).
+
+        On a GPU all that changes from step to step is read from the device's memory, so that a CUDA graph can hold
+        this: both corrections are in the rate, torch's own are switched off, and the decay is a pass of its own.
+        """
+        names = [name for name, p in self.parameters.items() if p.grad is not None]
+        matrices = [name for name in names if self.parameters[name].ndim >= 2]
+        if self.corrected.device.type == "cpu":
+            steps = torch.full((), float(self.num_steps))
+            epsilon = EPSILON / math.sqrt(1 - BETAS[1] ** self.num_steps)
+            vectors = [name for name in names if self.parameters[name].ndim < 2]
+            for group, decay in ((matrices, self.weight_decay), (vectors, 0.0)):
+                self._update(group, steps, blocked, lr=self.rate, weight_decay=decay, eps=epsilon)
+            return
+        if self.weight_decay and matrices:
+            kept = self.decay if blocked is None else torch.where(blocked > 0, 1.0, self.decay)
+            torch._foreach_mul_([self.parameters[name] for name in matrices], kept)
+        self._update(names, self.late, blocked, lr=self.corrected, weight_decay=0.0, eps=EPSILON)
+
+    def _update(self, names: list[str], step: Tensor, blocked: Tensor | None, **options: Any) -> None:
+        if names:
             torch.ops.aten._fused_adamw_(
-                parameters,
-                [p.grad for p in parameters],
+                [self.parameters[name] for name in names],
+                [self.parameters[name].grad for name in names],
                 [self.first[name] for name in names],
                 [self.second[name] for name in names],
                 [],
-                [steps] * len(names),
-                lr=learning_rate,
+                [step] * len(names),
                 beta1=BETAS[0],
                 beta2=BETAS[1],
-                weight_decay=self.weight_decay if decays else 0.0,
-                eps=epsilon,
                 amsgrad=False,
                 maximize=False,
                 found_inf=blocked,
+                **options,
             )
 
     def zero_gradients(self) -> None:

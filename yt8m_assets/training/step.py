@@ -13,6 +13,7 @@ from yt8m_assets.device.compilation import Compiled
 from yt8m_assets.device.memory import explain_memory, is_out_of_memory
 from yt8m_assets.errors import NonFiniteError
 from yt8m_assets.training.config import TrainingConfig
+from yt8m_assets.training.graphs import StepGraphs
 from yt8m_assets.training.loss import Objective
 from yt8m_assets.training.optimizer import Optimizer, clip_gradients
 from yt8m_assets.training.randomness import derive_seed, seed_defaults
@@ -46,9 +47,14 @@ class Stepper:
         for weights, factor in self.model.l2_terms():  # type: ignore[operator]
             if weights.requires_grad and factor:
                 self.penalised.setdefault(factor * config.regularization_weight, []).append(weights)
+        self.step = 0
+        self.number = torch.zeros((), device=device)
         self.blocked = torch.zeros((), device=device)
         self.evidence = torch.zeros(2, device=device)
         self.norms: Tensor | None = None
+        alone = self.module is objective
+        recorded = config.cuda_graphs and alone and not config.compile and not config.activation_checkpointing
+        self.graphs = StepGraphs(self.advance, device) if device.type == "cuda" and recorded else None
         self.recent: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=4 * config.log_every)
 
     def run(self, batch: Batch, step: int, learning_rate: float) -> Tensor:
@@ -57,24 +63,43 @@ class Stepper:
         Raises NonFiniteError naming step and videos, OutOfMemoryError naming the settings to lower.
         """
         self.recent.append((step, tuple(batch.video_ids)))
+        counted = self.optimizer.num_steps
+
+        def prepare() -> None:
+            self.step = step
+            self.seed_step()
+            self.optimizer.begin(learning_rate)
+            self.number.fill_(step)
+
         try:
-            before = [value.clone() for value in self.statistics]
-            loss = self.differentiate(batch, step, before)
-            gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
-            norms = clip_gradients(gradients, self.config)
-            self.judge(step, loss, norms, before)
-            self.optimizer.step(learning_rate, self.blocked)
+            if self.graphs is not None:
+                return self.graphs.run(batch, prepare)
+            prepare()
+            return self.advance(batch)
         except Exception as error:
+            self.optimizer.num_steps = counted
             if is_out_of_memory(error):
                 what = f"at {self.config.examples_at_once} examples a forward pass"
                 raise explain_memory(error, what, memory_remedies(self.config)) from error
             raise
+
+    def seed_step(self) -> None:
+        """Draw dropout as this step draws it, whatever came before."""
+        seed_defaults(self.device, derive_seed(self.seed, "dropout", self.step, self.rank))
+
+    def advance(self, batch: Batch) -> Tensor:
+        """Gradients, clipping, verdict and update of a prepared step: on a GPU the device's work alone."""
+        before = [value.clone() for value in self.statistics]
+        loss = self.differentiate(batch, before)
+        gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
+        norms = clip_gradients(gradients, self.config)
+        self.judge(loss, norms, before)
+        self.optimizer.apply(self.blocked)
         return loss
 
-    def differentiate(self, batch: Batch, step: int, before: list[Tensor]) -> Tensor:
+    def differentiate(self, batch: Batch, before: list[Tensor]) -> Tensor:
         """Loss and gradients of a step. Where the compiler fails, at any point, the step is made anew without it."""
         while True:
-            seed_defaults(self.device, derive_seed(self.seed, "dropout", step, self.rank))
             self.optimizer.zero_gradients()
             try:
                 return self.accumulate(batch)
@@ -82,6 +107,7 @@ class Stepper:
                 self.restore_statistics(before)
                 if not self.compiled.give_up(error):
                     raise
+                self.seed_step()
 
     @torch.no_grad()
     def restore_statistics(self, before: list[Tensor]) -> None:
@@ -129,20 +155,21 @@ class Stepper:
             return (run or self.compiled.attempt)(*tensors, share)
 
     @torch.no_grad()
-    def judge(self, step: int, loss: Tensor, norms: Tensor, before: list[Tensor]) -> None:
+    def judge(self, loss: Tensor, norms: Tensor, before: list[Tensor]) -> None:
         """Block the update if loss or gradients are not finite, and take back the batch-norm statistics."""
         bad = ~(loss.isfinite() & norms.isfinite().all())
         if self.device.type == "cpu":
             if bad:
                 self.restore_statistics(before)
-                self.raise_non_finite(step, float(loss), norms)
+                self.raise_non_finite(self.step, float(loss), norms)
             self.recent.clear()
             return
-        evidence = torch.stack([torch.full_like(loss, step), loss])
         first = self.blocked == 0
-        self.evidence = torch.where(first, evidence, self.evidence)
-        self.norms = norms if self.norms is None else torch.where(first, norms, self.norms)
-        self.blocked = torch.maximum(self.blocked, bad.float())
+        if self.norms is None or self.norms.shape != norms.shape:
+            self.norms = torch.zeros_like(norms)
+        self.evidence.copy_(torch.where(first, torch.stack([self.number, loss]), self.evidence))
+        self.norms.copy_(torch.where(first, norms, self.norms))
+        self.blocked.copy_(torch.maximum(self.blocked, bad.float()))
         for value, old in zip(self.statistics, before, strict=True):
             value.copy_(torch.where(self.blocked > 0, old, value))
 

@@ -1,0 +1,90 @@
+"""A training step as one launch: CUDA graphs, recorded for each shape of batch that comes back.
+
+A step of these models is a thousand small kernels; a GPU is done with one before the host has launched the next. A
+graph launches all of them at once. What it reads and writes lies in places in memory that never change.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yt8m_assets.data.dataset.batches import Batch
+
+logger = logging.getLogger(__name__)
+
+EAGER_STEPS = 3
+"""Steps of a shape that run kernel by kernel first: libraries choose their algorithms and take their workspace."""
+MAX_GRAPHS = 8
+"""Shapes that are recorded, the first to come back so often; a graph keeps its inputs and gradients in memory."""
+_TENSORS = ("frames", "valid", "num_frames", "labels", "label_weights", "frame_index")
+"""What of a batch a step reads."""
+_pools: dict[torch.device, Any] = {}
+
+
+class Recorded:
+    """One recorded step on a CUDA device: its batch, its loss and the graph."""
+
+    def __init__(self, body: Callable[[Batch], Tensor], batch: Batch, device: torch.device) -> None:
+        copies = {name: _copied(getattr(batch, name), device) for name in _TENSORS}
+        self.inputs = Batch(
+            **{field.name: copies.get(field.name, getattr(batch, field.name)) for field in fields(Batch)}
+        )
+        self.graph = torch.cuda.CUDAGraph()
+        # Graphs are replayed one after another: all of a process, of several models too, share their passing memory.
+        pool = _pools.setdefault(device, torch.cuda.graph_pool_handle())
+        # Other threads may page-lock memory and copy checkpoints meanwhile.
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+            self.loss = body(self.inputs)
+
+    def run(self, batch: Batch) -> Tensor:
+        """Copy a batch in and replay."""
+        for name in _TENSORS:
+            target = getattr(self.inputs, name)
+            if target is not None:
+                target.copy_(getattr(batch, name), non_blocking=True)
+        self.graph.replay()
+        return self.loss.clone()  # the next replay writes over it
+
+
+class StepGraphs:
+    """Runs a step's `body`, as it is or recorded; `body` does nothing on the host that the next step needs done anew.
+
+    Arguments: `body`, from a batch on the device to the loss; `record`, what makes a `Recorded`. Where recording fails,
+    all goes on unrecorded, and the log says why.
+    """
+
+    def __init__(self, body: Callable[[Batch], Tensor], device: torch.device, record: Any = Recorded) -> None:
+        self.body, self.device, self.record = body, device, record
+        self.seen: Counter[Any] = Counter()
+        self.graphs: dict[Any, Recorded] = {}
+        self.enabled = True
+
+    def run(self, batch: Batch, prepare: Callable[[], None]) -> Tensor:
+        """The loss of a step on a batch that may still lie in the host's memory; `prepare` is called before it."""
+        tensors = [getattr(batch, name) for name in _TENSORS]
+        shape = tuple(None if value is None else (tuple(value.shape), value.dtype) for value in tensors)
+        if shape not in self.graphs and self.enabled and len(self.graphs) < MAX_GRAPHS:
+            self.seen[shape] += 1
+            if self.seen[shape] > EAGER_STEPS:
+                self._record(shape, batch)
+        prepare()
+        graph = self.graphs.get(shape)
+        return self.body(batch) if graph is None else graph.run(batch)
+
+    def _record(self, shape: Any, batch: Batch) -> None:
+        try:
+            self.graphs[shape] = self.record(self.body, batch, self.device)
+        except Exception as error:  # noqa: BLE001 - whatever it is, steps run without
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            logger.warning("recording a CUDA graph failed, training goes on without: %s", lines[0])
+            self.enabled = False
+
+
+def _copied(value: Tensor | None, device: torch.device) -> Tensor | None:
+    """A tensor of its own on the device, in the order of its dimensions."""
+    return None if value is None else torch.empty(value.shape, dtype=value.dtype, device=device).copy_(value)
