@@ -7,6 +7,7 @@ alone is done once too, and every shift's windows are gathered from that.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +31,7 @@ from yt8m_assets.ranking.topk import StreamingTopK
 from yt8m_assets.ranking.video_term import compose
 
 _PREFETCHED_BLOCKS = 2
+_RANKING_THREADS = 8
 
 
 @dataclass(kw_only=True)
@@ -120,8 +122,9 @@ def score_videos(
     started = time.monotonic()
     waiting: list[_Waiting] = []
     blocks = read_blocks(videos, index, shifts, options, pinned=device.type == "cuda")
+    pool = None  # on a CPU the models take all cores
     if device.type == "cuda":
-        blocks = read_ahead(blocks, _PREFETCHED_BLOCKS)
+        blocks, pool = read_ahead(blocks, _PREFETCHED_BLOCKS), ThreadPoolExecutor(_RANKING_THREADS)
     scorers = {
         member.key: Compiled(
             member.model.score_windows, enabled=options.compile, what=f"scoring {member.key}", dynamic=True
@@ -136,12 +139,12 @@ def score_videos(
                 for live, scores in _score_block(block, shifts, members, scorers, options, device)
                 for cell, own in zip(live, scores, strict=True)
             ]
-            _take(waiting, options)  # the device works on this block while the last one's scores are ranked
+            _take(waiting, options, pool)  # the device works on this block while the last one's scores are ranked
             waiting = found
             for shift, count in zip(shifts, block.past_end.tolist(), strict=True):
                 statistics.num_windows_past_end[shift] += count
             task.advance(len(block.rows))
-        _take(waiting, options)
+        _take(waiting, options, pool)
     statistics.num_segments, statistics.seconds = int(index.first[-1]), time.monotonic() - started
     return statistics
 
@@ -208,6 +211,10 @@ def _sent(scores: Tensor, cell: CellScores, block: Block, options: ScoringOption
     return Entering(scores, threshold, block.edge)
 
 
-def _take(waiting: list[_Waiting], options: ScoringOptions) -> None:
-    for cell, arrived, block in waiting:
+def _take(waiting: list[_Waiting], options: ScoringOptions, pool: Executor | None) -> None:
+    def take(one: _Waiting) -> None:
+        cell, arrived, block = one
         cell.take(arrived, block, options)
+
+    for _ in map(take, waiting) if pool is None else pool.map(take, waiting):
+        pass

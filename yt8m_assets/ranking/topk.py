@@ -14,6 +14,8 @@ from yt8m_assets.ranking.sorting import ascending_order, descending_order
 
 _BLOCK = 8192
 """Segments that are looked at together: large enough to hide the cost of a numpy call, small enough for the cache."""
+_ENTERING = 256
+"""Entering scores a class that are gathered, on average, before they are sorted in."""
 
 
 def capacity_of(k: int) -> int:
@@ -23,7 +25,7 @@ def capacity_of(k: int) -> int:
 
 def max_bytes(num_classes: int, k: int, num_segments: int) -> int:
     """What the buffers of a StreamingTopK can come to take; they are longer, but never filled further."""
-    return num_classes * (min(capacity_of(k), num_segments) * 8 + _BLOCK * 4)
+    return num_classes * (min(capacity_of(k), num_segments) * 8 + _BLOCK * 4 + _ENTERING * 12)
 
 
 class StreamingTopK:
@@ -42,7 +44,7 @@ class StreamingTopK:
         self.k, self._segments = k, segments
         order = np.argsort(self.class_ids)
         self._order = None if np.array_equal(order, np.arange(order.size)) else order
-        self._place = np.argsort(order)
+        self._place = np.argsort(order).astype(np.uint16 if order.size <= 2**16 else np.int64)
         self._capacity = capacity_of(k)
         # Row n is the n-th class in ascending order. Pages of an empty array cost nothing until they are written.
         self._scores = np.empty((self.class_ids.size, self._capacity), np.float32)
@@ -50,6 +52,8 @@ class StreamingTopK:
         self._pending = np.empty((self.class_ids.size, _BLOCK), np.float32)
         self._pending_rows = np.empty(_BLOCK, np.int32)
         self._num_pending = 0
+        self._entering: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._num_entering = 0
         self._count = np.zeros(self.class_ids.size, np.int64)
         self._threshold = np.full(self.class_ids.size, -np.inf, np.float32)
 
@@ -122,12 +126,26 @@ class StreamingTopK:
         """
         if rows.size and (rows.min() < 0 or rows.max() >= len(self._segments)):
             raise DataError(f"a scored segment lies outside the table of {len(self._segments)} segments")
-        ends = np.cumsum(counts, dtype=np.int64)
-        for source in np.flatnonzero(counts).tolist():
-            end, column = int(ends[source]), int(self._place[source])
-            for first in range(end - int(counts[source]), end, _BLOCK):
+        self._entering.append((np.repeat(self._place, counts), rows, scores))
+        self._num_entering += rows.size
+        if self._num_entering >= _ENTERING * self.class_ids.size:
+            self._flush_entering()
+
+    def _flush_entering(self) -> None:
+        """Sort in what has entered since the last time."""
+        if not self._entering:
+            return
+        columns, rows, scores = (np.concatenate(parts) for parts in zip(*self._entering, strict=True))
+        self._entering, self._num_entering = [], 0
+        order = np.argsort(columns, kind="stable")
+        rows, scores = rows[order], scores[order]
+        ends = np.cumsum(np.bincount(columns, minlength=self.class_ids.size)).tolist()
+        for column, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            for first in range(begin, end, _BLOCK):
                 part = slice(first, min(first + _BLOCK, end))
                 self._append(column, scores[part], rows[part])
+            if self._count[column] > self.k + self.k // 2:  # what is shut out now need not be sent
+                self._compact(column)
 
     def _compact(self, column: int) -> None:
         """Cut a class's buffer to its K best, in order of arrival, and raise its threshold."""
@@ -149,6 +167,7 @@ class StreamingTopK:
     def finish(self) -> Ranking:
         """The ranking of everything taken in; frees the buffers. Ties are in the order of (video id, start)."""
         self._flush()
+        self._flush_entering()
         counts = [self._sort(column) for column in range(self.class_ids.size)]
         offsets = np.cumsum([0, *counts])
         for buffer in (self._scores, self._rows):

@@ -106,7 +106,7 @@ class TrainingConfig:
     compile: bool = False
     """Use torch.compile; where it fails training goes on uncompiled, with the reason logged."""
     cuda_graphs: bool = True
-    """On one GPU, record a step's kernels and launch them at once; not with compile or activation_checkpointing."""
+    """On one GPU, record a step's kernels and launch them at once; not with activation_checkpointing."""
     accumulation: int = 1
     """Micro-batches an optimiser step is split into; divides batch_size."""
     activation_checkpointing: bool = False

@@ -6,7 +6,8 @@ graph launches all of them at once. What it reads and writes lies in places in m
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from yt8m_assets.data.dataset.batches import Batch
+from yt8m_assets.training.randomness import default_generators
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,10 @@ _pools: dict[torch.device, Any] = {}
 
 
 class Recorded:
-    """One recorded step on a CUDA device: its batch, its loss and the graph."""
+    """One recorded step on a CUDA device: its batch, its loss and the graph.
+
+    Raises whatever `body` does that cannot be recorded; the device and its random numbers go on as before.
+    """
 
     def __init__(self, body: Callable[[Batch], Tensor], batch: Batch, device: torch.device) -> None:
         copies = {name: _copied(getattr(batch, name), device) for name in _TENSORS}
@@ -38,17 +43,34 @@ class Recorded:
         # Graphs are replayed one after another: all of a process, of several models too, share their passing memory.
         pool = _pools.setdefault(device, torch.cuda.graph_pool_handle())
         # Other threads may page-lock memory and copy checkpoints meanwhile.
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+        recording = torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local")
+        here = torch.cuda.stream(torch.cuda.current_stream(device))  # a recording that fails stays on its own
+        with own_generator(device) as self.generator, here, recording:
             self.loss = body(self.inputs)
 
-    def run(self, batch: Batch) -> Tensor:
-        """Copy a batch in and replay."""
+    def run(self, batch: Batch, seed: int) -> Tensor:
+        """Copy a batch in and replay, with the random numbers of `seed`."""
         for name in _TENSORS:
             target = getattr(self.inputs, name)
             if target is not None:
                 target.copy_(getattr(batch, name), non_blocking=True)
+        self.generator.manual_seed(seed)
         self.graph.replay()
         return self.loss.clone()  # the next replay writes over it
+
+
+@contextmanager
+def own_generator(device: torch.device) -> Iterator[torch.Generator]:
+    """Let a generator of its own stand for the device's default one: a graph is bound to the one it is recorded with,
+    and a recording that fails leaves it unusable.
+    """
+    default = default_generators(device)[-1]
+    before, own = default.graphsafe_get_state(), default.clone_state()
+    default.graphsafe_set_state(own)
+    try:
+        yield own
+    finally:
+        default.graphsafe_set_state(before)
 
 
 class StepGraphs:
@@ -64,17 +86,16 @@ class StepGraphs:
         self.graphs: dict[Any, Recorded] = {}
         self.enabled = True
 
-    def run(self, batch: Batch, prepare: Callable[[], None]) -> Tensor:
-        """The loss of a step on a batch that may still lie in the host's memory; `prepare` is called before it."""
+    def run(self, batch: Batch, seed: int) -> Tensor:
+        """The loss of a step on a batch that may still lie in the host's memory; torch's generators are at `seed`."""
         tensors = [getattr(batch, name) for name in _TENSORS]
         shape = tuple(None if value is None else (tuple(value.shape), value.dtype) for value in tensors)
         if shape not in self.graphs and self.enabled and len(self.graphs) < MAX_GRAPHS:
             self.seen[shape] += 1
             if self.seen[shape] > EAGER_STEPS:
                 self._record(shape, batch)
-        prepare()
         graph = self.graphs.get(shape)
-        return self.body(batch) if graph is None else graph.run(batch)
+        return self.body(batch) if graph is None else graph.run(batch, seed)
 
     def _record(self, shape: Any, batch: Batch) -> None:
         try:
@@ -83,6 +104,7 @@ class StepGraphs:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             logger.warning("recording a CUDA graph failed, training goes on without: %s", lines[0])
             self.enabled = False
+            _pools.pop(self.device, None)  # it stays marked as being recorded to
 
 
 def _copied(value: Tensor | None, device: torch.device) -> Tensor | None:

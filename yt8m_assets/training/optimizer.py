@@ -71,21 +71,26 @@ class Optimizer:
             torch._foreach_mul_([self.parameters[name] for name in matrices], kept)
         self._update(names, self.late, blocked, lr=self.corrected, weight_decay=0.0, eps=EPSILON)
 
-    def _update(self, names: list[str], step: Tensor, blocked: Tensor | None, **options: Any) -> None:
+    def _update(
+        self, names: list[str], step: Tensor, blocked: Tensor | None, *, lr: float | Tensor, **rest: Any
+    ) -> None:
+        # Named, for torch would take a rate on the device for a number, and wait for it.
+        form = "tensor_lr" if isinstance(lr, Tensor) else "default"
         if names:
-            torch.ops.aten._fused_adamw_(
+            getattr(torch.ops.aten._fused_adamw_, form)(
                 [self.parameters[name] for name in names],
                 [self.parameters[name].grad for name in names],
                 [self.first[name] for name in names],
                 [self.second[name] for name in names],
                 [],
                 [step] * len(names),
+                lr=lr,
                 beta1=BETAS[0],
                 beta2=BETAS[1],
                 amsgrad=False,
                 maximize=False,
                 found_inf=blocked,
-                **options,
+                **rest,
             )
 
     def zero_gradients(self) -> None:

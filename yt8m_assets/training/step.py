@@ -52,8 +52,7 @@ class Stepper:
         self.blocked = torch.zeros((), device=device)
         self.evidence = torch.zeros(2, device=device)
         self.norms: Tensor | None = None
-        alone = self.module is objective
-        recorded = config.cuda_graphs and alone and not config.compile and not config.activation_checkpointing
+        recorded = config.cuda_graphs and self.module is objective and not config.activation_checkpointing
         self.graphs = StepGraphs(self.advance, device) if device.type == "cuda" and recorded else None
         self.recent: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=4 * config.log_every)
 
@@ -63,19 +62,12 @@ class Stepper:
         Raises NonFiniteError naming step and videos, OutOfMemoryError naming the settings to lower.
         """
         self.recent.append((step, tuple(batch.video_ids)))
-        counted = self.optimizer.num_steps
-
-        def prepare() -> None:
-            self.step = step
-            self.seed_step()
+        counted, self.step = self.optimizer.num_steps, step
+        try:
+            seed = self.seed_step()
             self.optimizer.begin(learning_rate)
             self.number.fill_(step)
-
-        try:
-            if self.graphs is not None:
-                return self.graphs.run(batch, prepare)
-            prepare()
-            return self.advance(batch)
+            return self.advance(batch) if self.graphs is None else self.graphs.run(batch, seed)
         except Exception as error:
             self.optimizer.num_steps = counted
             if is_out_of_memory(error):
@@ -83,9 +75,11 @@ class Stepper:
                 raise explain_memory(error, what, memory_remedies(self.config)) from error
             raise
 
-    def seed_step(self) -> None:
-        """Draw dropout as this step draws it, whatever came before."""
-        seed_defaults(self.device, derive_seed(self.seed, "dropout", self.step, self.rank))
+    def seed_step(self) -> int:
+        """Draw dropout as this step draws it, whatever came before; the seed."""
+        seed = derive_seed(self.seed, "dropout", self.step, self.rank)
+        seed_defaults(self.device, seed)
+        return seed
 
     def advance(self, batch: Batch) -> Tensor:
         """Gradients, clipping, verdict and update of a prepared step: on a GPU the device's work alone."""
