@@ -14,7 +14,7 @@ from yt8m_assets.ranking.sorting import ascending_order, descending_order
 
 _BLOCK = 8192
 """Segments that are looked at together: large enough to hide the cost of a numpy call, small enough for the cache."""
-_ENTERING = 256
+_ENTERING = 128
 """Entering scores a class that are gathered, on average, before they are sorted in."""
 
 
@@ -25,7 +25,7 @@ def capacity_of(k: int) -> int:
 
 def max_bytes(num_classes: int, k: int, num_segments: int) -> int:
     """What the buffers of a StreamingTopK can come to take; they are longer, but never filled further."""
-    return num_classes * (min(capacity_of(k), num_segments) * 8 + _BLOCK * 4 + _ENTERING * 12)
+    return num_classes * (min(capacity_of(k), num_segments) * 8 + _BLOCK * 4)
 
 
 class StreamingTopK:

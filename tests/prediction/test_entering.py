@@ -1,0 +1,132 @@
+"""What a GPU sends of its scores, on CPU tensors: the rankings are those of all scores."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.prediction.test_scoring import CLASSES, SHIFTS, Toy
+from yt8m_assets.device.transfer import Arriving
+from yt8m_assets.errors import NonFiniteError
+from yt8m_assets.prediction import scoring
+from yt8m_assets.prediction.blocks import ScoringOptions, SegmentIndex
+from yt8m_assets.prediction.entering import Entering
+from yt8m_assets.prediction.scoring import CellScores, ModelCells, score_videos
+from yt8m_assets.progress import NullProgress
+from yt8m_assets.ranking.topk import StreamingTopK
+
+CPU = torch.device("cpu")
+
+
+class Videos:
+    """Videos of random bytes in memory, of 5 to 300 frames."""
+
+    def __init__(self, count: int) -> None:
+        draws = np.random.default_rng(3)
+        self.video_ids = np.array([f"v{number:04d}" for number in draws.permutation(count)], "S5")
+        self.num_frames, self.shard_sizes = draws.integers(5, 301, count), np.array([count])
+        self.content = [draws.integers(0, 256, (length, 1152), dtype=np.uint8) for length in self.num_frames]
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    def damaged(self, numbers: np.ndarray) -> np.ndarray:
+        return np.zeros(len(numbers), bool)
+
+    def read(self, number: int) -> np.ndarray:
+        return self.content[number]
+
+    def ahead(self, needs: Any, **options: Any) -> None:
+        """All is here."""
+
+
+def score(videos: Any, model: Any, k: int, **options: Any) -> list[CellScores]:
+    index = SegmentIndex.of(videos)
+    cells = [CellScores(shift=shift, best=StreamingTopK(CLASSES[::-1], k, index.segments)) for shift in SHIFTS]
+    members = [ModelCells(key="toy", model=model, cells=cells)]
+    chosen = ScoringOptions(batch_size=64, **options)
+    score_videos(videos, index, members, chosen, device=CPU, progress=NullProgress())
+    return cells
+
+
+def send_entering(monkeypatch: pytest.MonkeyPatch, sent: list[Entering]) -> None:
+    """Let scores be sent as from a GPU."""
+
+    def send(scores: torch.Tensor, cell: CellScores, block: Any, options: ScoringOptions) -> Arriving | Entering:
+        if np.isneginf(cell.best.threshold).any():
+            return Arriving(scores)
+        sent.append(Entering(scores, cell.best.threshold, block.edge))
+        return sent[-1]
+
+    monkeypatch.setattr(scoring, "_sent", send)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists are full after a few blocks, not after ten thousand segments."""
+    monkeypatch.setattr("yt8m_assets.ranking.topk._BLOCK", 16)
+    monkeypatch.setattr("yt8m_assets.ranking.topk._ENTERING", 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"trim_start": 2, "trim_end": 1}])
+@pytest.mark.parametrize("share", [1, 8, 10**6])
+def test_rankings_are_those_of_all_scores(monkeypatch: pytest.MonkeyPatch, options: dict[str, int], share: int) -> None:
+    """Also where more enter than have room, and where many are equal at the end of a list."""
+    videos, model = Videos(60), Toy()
+    model.weights = (model.weights * 4).round() / 4  # equal scores abound
+    expected = score(videos, model, 50, **options)
+    sent: list[Entering] = []
+    send_entering(monkeypatch, sent)
+    monkeypatch.setattr("yt8m_assets.prediction.entering._SHARE", share)
+    found = score(videos, model, 50, **options)
+    assert len(sent) > 20
+    for cell, other in zip(expected, found, strict=True):
+        assert (cell.lowest, cell.highest) == (other.lowest, other.highest)
+        one, two = cell.finish(), other.finish()
+        assert np.array_equal(one.class_ids, two.class_ids)
+        for class_id in one.class_ids:
+            for own, others in zip(one.entries(class_id), two.entries(class_id), strict=True):
+                assert np.array_equal(own, others)
+
+
+def test_what_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A score below every list's end is seen all the same."""
+    videos, model = Videos(60), Toy()
+    forward = model.forward
+    calls = iter(range(10**6))
+
+    def broken(frames: torch.Tensor, num_frames: torch.Tensor) -> Any:
+        output = forward(frames, num_frames)
+        if next(calls) == 100:
+            output.probabilities[3, 5] = float("nan")
+        return output
+
+    monkeypatch.setattr(model, "forward", broken)
+    sent: list[Entering] = []
+    send_entering(monkeypatch, sent)
+    cells = score(videos, model, 50)
+    assert sent
+    with pytest.raises(NonFiniteError, match=r"class .* for segment v.* is nan"):
+        for cell in cells:
+            cell.finish()
+
+
+@pytest.mark.parametrize(
+    ("options", "entering"),
+    [({}, True), ({"trim_start": 1}, True), ({"video_weight": 0.2}, False), ({"candidate_classes": 3}, False)],
+)
+def test_a_gpu_sends_all_where_a_video_decides_together(options: dict[str, Any], entering: bool) -> None:
+    class Elsewhere(torch.Tensor):
+        device = torch.device("cuda")
+
+    best = StreamingTopK(CLASSES, 10, SegmentIndex.of(Videos(4)).segments)  # type: ignore[arg-type]
+    best._threshold[:] = 0.5
+    scores = torch.zeros(0, len(CLASSES)).as_subclass(Elsewhere)
+    made: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "Entering", lambda *_: made.append("entering"))
+        patch.setattr(scoring, "Arriving", lambda *_: made.append("all"))
+        block: Any = type("Block", (), {"edge": None})
+        scoring._sent(scores, CellScores(shift=0, best=best), block, ScoringOptions(**options))
+    assert made == ["entering" if entering else "all"]
