@@ -174,40 +174,36 @@ class _Videos:
 
 
 def prediction(setup: Setup) -> Iterator[Row]:
-    """Segments a second of each family at four shifts, ranked.
+    """Segments a second of each family at four shifts, ranked; of the first compiled as well.
 
     Of the segments a class keeps one in five hundred, as of a test set's fifty million a hundred thousand.
     """
-    width, count = sum(setup.spec(FAMILIES[0]).feature_sizes), 4 if setup.tiny else 4000
-    frames = 60 if setup.tiny else 250
-    few, many = _Videos(max(count // 8, 1), frames, width), _Videos(count, frames, width)
-    classes = np.arange(setup.num_rated)
     for key in FAMILIES:
-        model = setup.build(key).eval().restrict_classes(torch.from_numpy(classes).to(setup.device))
-        model = model.hold_linear_weights(torch.bfloat16)
-        for compile_ in (False, True)[: 2 if key == FAMILIES[0] and not setup.tiny else 1]:
-            rates = {}
-            videos: Any
-            for name, videos in (("warm", few), ("ranked", many)):
-                index = SegmentIndex.of(videos)
-                top_k = max(len(index.segments) // 500, 1)
-                options = ScoringOptions(
-                    precision="bfloat16", batch_size=64 if setup.tiny else 8192, top_k=top_k, compile=compile_
-                )
-                cells = [
-                    CellScores(shift=shift, best=StreamingTopK(classes, top_k, index.segments)) for shift in SHIFTS
-                ]
-                member = ModelCells(key=key, model=model, cells=cells)
-                found = score_videos(videos, index, [member], options, device=setup.device, progress=NullProgress())
-                rates[name] = found.num_segments * len(SHIFTS) / found.seconds
-                for cell in cells:
-                    cell.finish()
-            yield {
-                "model": key,
-                "compile": compile_,
-                "windows_a_second": rates["ranked"],
-                "segments_a_second": rates["ranked"] / len(SHIFTS),
-            }
+        yield predict(setup, key)
+    if not setup.tiny:
+        yield predict(setup, FAMILIES[0], compile_=True)
+
+
+def predict(setup: Setup, key: str, num_videos: int = 8000, compile_: bool = False) -> Row:
+    """The same of one model; the first eighth is warm-up."""
+    width = sum(setup.spec(key).feature_sizes)
+    count, frames = (8, 60) if setup.tiny else (num_videos, 250)
+    classes = np.arange(setup.num_rated)
+    model = setup.build(key).eval().restrict_classes(torch.from_numpy(classes).to(setup.device))
+    model = model.hold_linear_weights(torch.bfloat16)
+    for size in (count // 8, count):
+        videos: Any = _Videos(size, frames, width)
+        index = SegmentIndex.of(videos)
+        top_k = max(len(index.segments) // 500, 1)
+        batch = 64 if setup.tiny else 8192
+        options = ScoringOptions(precision="bfloat16", batch_size=batch, top_k=top_k, compile=compile_)
+        cells = [CellScores(shift=shift, best=StreamingTopK(classes, top_k, index.segments)) for shift in SHIFTS]
+        member = ModelCells(key=key, model=model, cells=cells)
+        found = score_videos(videos, index, [member], options, device=setup.device, progress=NullProgress())
+        for cell in cells:
+            cell.finish()
+    rate = found.num_segments / found.seconds
+    return {"model": key, "compile": compile_, "windows_a_second": rate * len(SHIFTS), "segments_a_second": rate}
 
 
 def loader(setup: Setup) -> Iterator[Row]:

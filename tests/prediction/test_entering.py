@@ -67,6 +67,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists are full after a few blocks, not after ten thousand segments."""
     monkeypatch.setattr("yt8m_assets.ranking.topk._BLOCK", 16)
     monkeypatch.setattr("yt8m_assets.ranking.topk._ENTERING", 2)
+    monkeypatch.setattr("yt8m_assets.ranking.topk._SLACK", 4)
 
 
 @pytest.mark.parametrize("options", [{}, {"trim_start": 2, "trim_end": 1}])

@@ -14,8 +14,10 @@ from yt8m_assets.ranking.sorting import ascending_order, descending_order
 
 _BLOCK = 8192
 """Segments that are looked at together: large enough to hide the cost of a numpy call, small enough for the cache."""
-_ENTERING = 128
-"""Entering scores a class that are gathered, on average, before they are sorted in."""
+_ENTERING = 256
+"""Entering scores a class that are gathered, on average, before they are sorted in; more for a longer list."""
+_SLACK = 1024
+"""By how many a class's list may be too long, or by half, before it is cut to shut out more."""
 
 
 def capacity_of(k: int) -> int:
@@ -128,7 +130,7 @@ class StreamingTopK:
             raise DataError(f"a scored segment lies outside the table of {len(self._segments)} segments")
         self._entering.append((np.repeat(self._place, counts), rows, scores))
         self._num_entering += rows.size
-        if self._num_entering >= _ENTERING * self.class_ids.size:
+        if self._num_entering >= max(_ENTERING, self.k // 64) * self.class_ids.size:
             self._flush_entering()
 
     def _flush_entering(self) -> None:
@@ -144,7 +146,7 @@ class StreamingTopK:
             for first in range(begin, end, _BLOCK):
                 part = slice(first, min(first + _BLOCK, end))
                 self._append(column, scores[part], rows[part])
-            if self._count[column] > self.k + self.k // 2:  # what is shut out now need not be sent
+            if self._count[column] > self.k + max(self.k // 2, _SLACK):  # what is shut out now need not be sent
                 self._compact(column)
 
     def _compact(self, column: int) -> None:

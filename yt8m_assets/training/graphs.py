@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -25,7 +26,16 @@ MAX_GRAPHS = 8
 """Shapes that are recorded, the first to come back so often; a graph keeps its inputs and gradients in memory."""
 _TENSORS = ("frames", "valid", "num_frames", "labels", "label_weights", "frame_index")
 """What of a batch a step reads."""
-_pools: dict[torch.device, Any] = {}
+
+
+class Pool:
+    """Memory that recorded steps share: they are replayed one after another, those of several models too."""
+
+    def __init__(self) -> None:
+        self.handle = torch.cuda.graph_pool_handle()
+
+
+_pools: WeakValueDictionary[torch.device, Pool] = WeakValueDictionary()  # a pool without a graph is gone for torch too
 
 
 class Recorded:
@@ -40,10 +50,9 @@ class Recorded:
             **{field.name: copies.get(field.name, getattr(batch, field.name)) for field in fields(Batch)}
         )
         self.graph = torch.cuda.CUDAGraph()
-        # Graphs are replayed one after another: all of a process, of several models too, share their passing memory.
-        pool = _pools.setdefault(device, torch.cuda.graph_pool_handle())
+        self.pool = _pools.get(device) or _pools.setdefault(device, Pool())
         # Other threads may page-lock memory and copy checkpoints meanwhile.
-        recording = torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local")
+        recording = torch.cuda.graph(self.graph, pool=self.pool.handle, capture_error_mode="thread_local")
         here = torch.cuda.stream(torch.cuda.current_stream(device))  # a recording that fails stays on its own
         with own_generator(device) as self.generator, here, recording:
             self.loss = body(self.inputs)

@@ -14,6 +14,8 @@ from yt8m_assets.training.config import TrainingConfig
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 """Epsilon-hat: added to the root of the uncorrected second moment."""
+LARGE = 2**18
+"""Elements from which a gradient is clipped by the update itself on a GPU, which saves a pass over its memory."""
 
 
 class Optimizer:
@@ -51,11 +53,12 @@ class Optimizer:
         self.apply(blocked)
 
     @torch.no_grad()
-    def apply(self, blocked: Tensor | None = None) -> None:
+    def apply(self, blocked: Tensor | None = None, divisors: Tensor | None = None) -> None:
         """Apply the gradients, unless the scalar tensor `blocked` is 1 (decided on the device, without a sync).
 
-        On a GPU all that changes from step to step is read from the device's memory, so that a CUDA graph can hold
-        this: both corrections are in the rate, torch's own are switched off, and the decay is a pass of its own.
+        `divisors`: see `clip_gradients`. On a GPU all that changes from step to step is read from the device's memory,
+        so that a CUDA graph can hold this: both corrections are in the rate, torch's own are switched off, and the
+        decay is a pass of its own.
         """
         names = [name for name, p in self.parameters.items() if p.grad is not None]
         matrices = [name for name in names if self.parameters[name].ndim >= 2]
@@ -69,7 +72,14 @@ class Optimizer:
         if self.weight_decay and matrices:
             kept = self.decay if blocked is None else torch.where(blocked > 0, 1.0, self.decay)
             torch._foreach_mul_([self.parameters[name] for name in matrices], kept)
-        self._update(names, self.late, blocked, lr=self.corrected, weight_decay=0.0, eps=EPSILON)
+        options: Any = {"lr": self.corrected, "weight_decay": 0.0, "eps": EPSILON}
+        groups: list[tuple[list[str], Tensor | None]] = [(names, None)]
+        if divisors is not None:
+            scales = dict(zip(names, divisors.unbind(), strict=True))
+            groups = [([name], scales[name]) for name in names if _is_large(self.parameters[name])]
+            groups.append(([name for name in names if not _is_large(self.parameters[name])], None))
+        for group, scale in groups:
+            self._update(group, self.late, blocked, grad_scale=scale, **options)
 
     def _update(
         self, names: list[str], step: Tensor, blocked: Tensor | None, *, lr: float | Tensor, **rest: Any
@@ -125,25 +135,34 @@ def gradient_norms(gradients: list[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def clip_gradients(gradients: list[Tensor], config: TrainingConfig) -> Tensor:
-    """Scale gradients down in place to `clip_norm`, each variable by itself or all together.
+def clip_gradients(gradients: list[Tensor], config: TrainingConfig) -> tuple[Tensor, Tensor | None]:
+    """Scale gradients down to `clip_norm`, each variable by itself or all together.
 
-    Returns the norms before clipping, float32 [number of gradients], on the gradients' device.
+    Returns the norms before clipping, float32 [number of gradients], on the gradients' device; and for `apply` what
+    large gradients are still to be divided by, likewise, or None. Off a GPU all is done here, in place.
     """
     norms = gradient_norms(gradients)
     if config.clip == "none":
-        return norms
-    if config.clip == "global":
-        scale = config.clip_norm / torch.linalg.vector_norm(norms).clamp(min=config.clip_norm)
-        torch._foreach_mul_(gradients, scale)
-        return norms
-    if norms.device.type == "cpu":  # reading them is free here, and most gradients need no scaling
-        for gradient, norm in zip(gradients, norms.tolist(), strict=True):
+        return norms, None
+    whole = torch.linalg.vector_norm(norms) if config.clip == "global" else None
+    if norms.device.type == "cpu":
+        if whole is not None:
+            torch._foreach_mul_(gradients, config.clip_norm / whole.clamp(min=config.clip_norm))
+            return norms, None
+        for gradient, norm in zip(gradients, norms.tolist(), strict=True):  # most need no scaling
             if norm > config.clip_norm:
                 gradient.mul_(config.clip_norm / norm)
-        return norms
-    torch._foreach_mul_(gradients, list((config.clip_norm / norms.clamp(min=config.clip_norm)).unbind()))
-    return norms
+        return norms, None
+    divisors = ((norms if whole is None else whole.expand_as(norms)) / config.clip_norm).clamp(min=1)
+    small = [number for number, gradient in enumerate(gradients) if not _is_large(gradient)]
+    if small:
+        parts = divisors.unbind()
+        torch._foreach_div_([gradients[number] for number in small], [parts[number] for number in small])
+    return norms, divisors
+
+
+def _is_large(gradient: Tensor) -> bool:
+    return gradient.numel() >= LARGE
 
 
 @dataclass(frozen=True, kw_only=True)

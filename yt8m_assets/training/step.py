@@ -86,9 +86,9 @@ class Stepper:
         before = [value.clone() for value in self.statistics]
         loss = self.differentiate(batch, before)
         gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
-        norms = clip_gradients(gradients, self.config)
+        norms, divisors = clip_gradients(gradients, self.config)
         self.judge(loss, norms, before)
-        self.optimizer.apply(self.blocked)
+        self.optimizer.apply(self.blocked, divisors)
         return loss
 
     def differentiate(self, batch: Batch, before: list[Tensor]) -> Tensor:
