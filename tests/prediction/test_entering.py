@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from tests.prediction.test_scoring import CLASSES, SHIFTS, Toy
-from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.errors import NonFiniteError
 from yt8m_assets.prediction import scoring
 from yt8m_assets.prediction.blocks import ScoringOptions, SegmentIndex
@@ -53,10 +52,8 @@ def score(videos: Any, model: Any, k: int, **options: Any) -> list[CellScores]:
 def send_entering(monkeypatch: pytest.MonkeyPatch, sent: list[Entering]) -> None:
     """Let scores be sent as from a GPU."""
 
-    def send(scores: torch.Tensor, cell: CellScores, block: Any, options: ScoringOptions) -> Arriving | Entering:
-        if np.isneginf(cell.best.threshold).any():
-            return Arriving(scores)
-        sent.append(Entering(scores, cell.best.threshold, block.edge))
+    def send(scores: torch.Tensor, cell: CellScores, block: Any, options: ScoringOptions) -> Entering:
+        sent.append(Entering(scores, cell.best, block.edge))
         return sent[-1]
 
     monkeypatch.setattr(scoring, "_sent", send)
@@ -122,7 +119,6 @@ def test_a_gpu_sends_all_where_a_video_decides_together(options: dict[str, Any],
         device = torch.device("cuda")
 
     best = StreamingTopK(CLASSES, 10, SegmentIndex.of(Videos(4)).segments)  # type: ignore[arg-type]
-    best._threshold[:] = 0.5
     scores = torch.zeros(0, len(CLASSES)).as_subclass(Elsewhere)
     made: list[str] = []
     with pytest.MonkeyPatch.context() as patch:

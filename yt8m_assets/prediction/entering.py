@@ -19,23 +19,26 @@ _SHARE = 8
 
 
 class Entering:
-    """The entering scores of a cell in one block, on their way to the host.
+    """The entering scores of a cell in one block, on their way to the host; all of them while its lists are filling.
 
-    Arguments: `scores` float32 [S, R]; `threshold` float32 [R], the end of each class's list; `edge` bool [S], segments
-    that are demoted as a video's edge.
+    Arguments: `scores` float32 [S, R]; `best`, where they go; `edge` bool [S], segments demoted as a video's edge.
     """
 
-    def __init__(self, scores: Tensor, threshold: np.ndarray, edge: np.ndarray) -> None:
-        self.scores, self.capacity = scores, -(-scores.numel() // _SHARE)
-        size, classes = scores.shape
+    def __init__(self, scores: Tensor, best: StreamingTopK, edge: np.ndarray) -> None:
+        self.scores, self.best = scores, best
+        self.size, self.capacity = len(scores), -(-scores.numel() // _SHARE)
         device = scores.device
         demoted = scores - torch.from_numpy(edge).to(device, non_blocking=True)[:, None] * float(EDGE)
-        enters = demoted >= torch.from_numpy(threshold).to(device, non_blocking=True)
-        by_class = enters.t().contiguous()
-        found = torch.nonzero_static(by_class.flatten(), size=self.capacity, fill_value=0)[:, 0]
-        values = demoted.flatten()[found % size * classes + found // size]
-        counts = by_class.sum(1, dtype=torch.int32)
-        self._numbers = Arriving(torch.cat([counts, (found % size).int()]))
+        self._numbers = None
+        if best.is_open:
+            values = demoted.t().flatten()
+        else:
+            enters = demoted >= torch.from_numpy(best.threshold).to(device, non_blocking=True)
+            by_class = enters.t().contiguous()
+            found = torch.nonzero_static(by_class.flatten(), size=self.capacity, fill_value=0)[:, 0]
+            values = demoted.flatten()[found % self.size * scores.shape[1] + found // self.size]
+            counts = by_class.sum(1, dtype=torch.int32)
+            self._numbers = Arriving(torch.cat([counts, (found % self.size).int()]))
         self._values = Arriving(torch.cat([torch.stack(scores.aminmax()), values]))
 
     def extremes(self) -> tuple[float, float]:
@@ -43,12 +46,15 @@ class Entering:
         low, high = self._values.get()[:2].tolist()
         return low, high
 
-    def give(self, best: StreamingTopK, rows: np.ndarray) -> bool:
+    def give(self, rows: np.ndarray) -> bool:
         """Put the scores of the segments `rows` int [S] in; false, and nothing is done, where they had no room."""
-        numbers = self._numbers.get().numpy()
-        counts, found = np.split(numbers, [self.scores.shape[1]])
+        values = self._values.get().numpy()[2:]
+        if self._numbers is None:
+            self.best.update_all(values.reshape(-1, self.size), rows)
+            return True
+        counts, found = np.split(self._numbers.get().numpy(), [self.scores.shape[1]])
         total = int(counts.sum(dtype=np.int64))
         if total > self.capacity:
             return False
-        best.update_entering(counts, rows[found[:total]], self._values.get().numpy()[2 : 2 + total])
+        self.best.update_entering(counts, rows[found[:total]], values[:total])
         return True

@@ -7,7 +7,6 @@ alone is done once too, and every shift's windows are gathered from that.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +30,6 @@ from yt8m_assets.ranking.topk import StreamingTopK
 from yt8m_assets.ranking.video_term import compose
 
 _PREFETCHED_BLOCKS = 2
-_RANKING_THREADS = 8
 
 
 @dataclass(kw_only=True)
@@ -66,7 +64,7 @@ class CellScores:
             self.update(arrived.get().numpy(), block, options)
             return
         low, high = arrived.extremes()
-        if np.isfinite([low, high]).all() and arrived.give(self.best, block.rows):
+        if np.isfinite([low, high]).all() and arrived.give(block.rows):
             self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
         else:
             self.update(arrived.scores.cpu().numpy(), block, options)
@@ -122,9 +120,8 @@ def score_videos(
     started = time.monotonic()
     waiting: list[_Waiting] = []
     blocks = read_blocks(videos, index, shifts, options, pinned=device.type == "cuda")
-    pool = None  # on a CPU the models take all cores
     if device.type == "cuda":
-        blocks, pool = read_ahead(blocks, _PREFETCHED_BLOCKS), ThreadPoolExecutor(_RANKING_THREADS)
+        blocks = read_ahead(blocks, _PREFETCHED_BLOCKS)
     scorers = {
         member.key: Compiled(
             member.model.score_windows, enabled=options.compile, what=f"scoring {member.key}", dynamic=True
@@ -139,12 +136,12 @@ def score_videos(
                 for live, scores in _score_block(block, shifts, members, scorers, options, device)
                 for cell, own in zip(live, scores, strict=True)
             ]
-            _take(waiting, options, pool)  # the device works on this block while the last one's scores are ranked
+            _take(waiting, options)  # the device works on this block while the last one's scores are ranked
             waiting = found
             for shift, count in zip(shifts, block.past_end.tolist(), strict=True):
                 statistics.num_windows_past_end[shift] += count
             task.advance(len(block.rows))
-        _take(waiting, options, pool)
+        _take(waiting, options)
     statistics.num_segments, statistics.seconds = int(index.first[-1]), time.monotonic() - started
     return statistics
 
@@ -202,19 +199,13 @@ def _explain(error: Exception, key: str) -> Exception:
 
 def _sent(scores: Tensor, cell: CellScores, block: Block, options: ScoringOptions) -> Arriving | Entering:
     """Scores [S, R] of a cell on their way to the host: from a GPU those alone that can still enter, where that is one
-    score's own matter and there are full lists.
+    score's own matter.
     """
-    alone = not options.video_weight and options.candidate_classes is None
-    threshold = cell.best.threshold
-    if scores.device.type == "cpu" or not alone or np.isneginf(threshold).any():
+    if scores.device.type == "cpu" or options.video_weight or options.candidate_classes is not None:
         return Arriving(scores)
-    return Entering(scores, threshold, block.edge)
+    return Entering(scores, cell.best, block.edge)
 
 
-def _take(waiting: list[_Waiting], options: ScoringOptions, pool: Executor | None) -> None:
-    def take(one: _Waiting) -> None:
-        cell, arrived, block = one
+def _take(waiting: list[_Waiting], options: ScoringOptions) -> None:
+    for cell, arrived, block in waiting:
         cell.take(arrived, block, options)
-
-    for _ in map(take, waiting) if pool is None else pool.map(take, waiting):
-        pass

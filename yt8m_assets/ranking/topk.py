@@ -58,6 +58,8 @@ class StreamingTopK:
         self._num_entering = 0
         self._count = np.zeros(self.class_ids.size, np.int64)
         self._threshold = np.full(self.class_ids.size, -np.inf, np.float32)
+        self.is_open = True
+        """Whether every class still takes every segment."""
 
     def update(self, scores: np.ndarray, rows: np.ndarray | int) -> None:
         """Take in scores float32 [n, C] of the segments in `rows` (int [n], or the first of n consecutive rows).
@@ -73,8 +75,7 @@ class StreamingTopK:
             raise DataError(f"{row_array.shape} rows for {len(scores)} scored segments")
         if not len(scores):
             return
-        if row_array.min() < 0 or row_array.max() >= len(self._segments):
-            raise DataError(f"a scored segment lies outside the table of {len(self._segments)} segments")
+        self._check(row_array)
         with np.errstate(invalid="ignore"):  # infinities of both signs
             total = scores.sum(dtype=np.float64)
         if not np.isfinite(total):
@@ -100,6 +101,11 @@ class StreamingTopK:
 
     def _take(self, block: np.ndarray, rows: np.ndarray) -> None:
         """Append a block float32 [C, n] where it reaches the thresholds."""
+        begin, end = int(self._count[0]), int(self._count[0]) + rows.size
+        if self.is_open and end <= self._capacity:
+            self._scores[:, begin:end], self._rows[:, begin:end] = block, rows
+            self._count[:] = end
+            return
         entered = block >= self._threshold[:, None]
         for column in np.flatnonzero(entered.any(axis=1)).tolist():
             chosen = np.flatnonzero(entered[column])
@@ -120,14 +126,25 @@ class StreamingTopK:
         """float32 [C], by score column: what lies below cannot enter; -infinity while a class's buffer is not full."""
         return self._threshold[self._place]
 
+    def update_all(self, scores: np.ndarray, rows: np.ndarray) -> None:
+        """`update` with finite scores float32 [C, n], class by class."""
+        self._check(rows)
+        block = scores if self._order is None else scores[self._order]
+        for first in range(0, rows.size, _BLOCK):
+            part = slice(first, first + _BLOCK)
+            self._take(block[:, part], rows[part])
+
+    def _check(self, rows: np.ndarray) -> None:
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self._segments)):
+            raise DataError(f"a scored segment lies outside the table of {len(self._segments)} segments")
+
     def update_entering(self, counts: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> None:
         """Take in what of some segments' finite scores reaches the thresholds, all else having been left out.
 
         Arguments: `counts` int [C], how many each score column has; `rows` int [n] and `scores` float32 [n], column
         after column. Raises DataError for a row that the segment table does not hold.
         """
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self._segments)):
-            raise DataError(f"a scored segment lies outside the table of {len(self._segments)} segments")
+        self._check(rows)
         self._entering.append((np.repeat(self._place, counts), rows, scores))
         self._num_entering += rows.size
         if self._num_entering >= max(_ENTERING, self.k // 64) * self.class_ids.size:
@@ -164,7 +181,7 @@ class StreamingTopK:
             excess = kept.size - self.k
             kept = np.sort(np.concatenate([kept[~is_tied], tied[by_id[: tied.size - excess]]]))
         scores[: self.k], rows[: self.k] = scores[kept], rows[kept]
-        self._count[column], self._threshold[column] = self.k, threshold
+        self._count[column], self._threshold[column], self.is_open = self.k, threshold, False
 
     def finish(self) -> Ranking:
         """The ranking of everything taken in; frees the buffers. Ties are in the order of (video id, start)."""
