@@ -113,7 +113,7 @@ class Pooler(nn.Module):
         if self.pooling == "concat":
             return (x_BTH if mask_BT is None else x_BTH * mask_BT[:, :, None]).flatten(1)
         if self.pooling == "last":
-            return x_BTH[:, -1] if mask_BT is None else x_BTH[torch.arange(len(x_BTH)), mask_BT.sum(1) - 1]
+            return x_BTH[:, -1] if mask_BT is None else x_BTH[torch.arange(x_BTH.shape[0]), mask_BT.sum(1) - 1]
         if self.pooling == "mean":
             if mask_BT is None:
                 return x_BTH.mean(1)

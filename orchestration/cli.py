@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score-submission": ("orchestration.cli_files", "MAP of a submission file against ratings"),
     "report": ("orchestration.cli_files", "the leaderboard with a column for ratings of your own"),
     "timeline": ("orchestration.cli_files", "draw what the models see in one video, second by second"),
+    "export": ("orchestration.cli_export", "write a model (.pt2, .onnx), a ranking with scores, or AP by class (.csv)"),
     "inspect": ("orchestration.cli_files", "show what shards hold"),
     "init-recipe": ("orchestration.cli_recipe", "write a JSON recipe for data of your own, to be filled in"),
     "import-checkpoint": ("orchestration.cli_files", "publish weights of the original (NPZ of its variables)"),
@@ -117,11 +118,19 @@ def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
             add("file", "submission.csv", type=Path)
             text = "ratings.csv (video_id:start,class,0 or 1), or rated shards: one, a pattern, or a folder"
             add("--ratings", text, type=Path, required=True)
+            add("--per-class", "a CSV file to be written, with the average precision of each class", type=Path)
         case "report":
             add("--ratings", "ratings of the test videos: as for score-submission", type=Path, required=True)
         case "timeline":
             add("video", "id of a video of the segment or test shards")
             add("--models", "models, separated by commas (default: all)", type=_names, default=())
+        case "export":
+            text = (
+                "finetuned_model/MODEL, oof_ranking/MODEL, test_ranking/MODEL, submission, or leaderboard (AP by class)"
+            )
+            add("node", text)
+            add("file", "a model: .pt2 or .onnx; scores: .csv or .parquet; AP by class: .csv", type=Path)
+            add("--frames", "frames of the windows that a model takes (default: 5)", type=int)
         case "inspect":
             add("uri", "TFRecord shards, patterns or folders: local paths or gs:// URIs", nargs="+")
         case "init-recipe":

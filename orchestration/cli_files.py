@@ -11,6 +11,8 @@ import numpy as np
 from orchestration.session import open_session, say, show
 from yt8m_assets.errors import DataError, MissingDataError
 from yt8m_assets.progress import default_progress
+from yt8m_assets.stages.lineage import current_manifest
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import safe_join
 
 MAX_PROBLEMS = 20
@@ -50,7 +52,8 @@ def command_score_submission(arguments: argparse.Namespace) -> int:
     from yt8m_assets.reports.submission_score import score_submission
     from yt8m_assets.stages.ratings import read_ratings
 
-    recipe, path = open_session(arguments).recipe, require_file(arguments.file)
+    session, path = open_session(arguments), require_file(arguments.file)
+    recipe = session.recipe
     ratings = read_ratings(arguments.ratings, recipe.data)
     score = score_submission(path, ratings, num_rounds=recipe.bootstrap_rounds, seed=recipe.seed)
     result, low, high = score.result, score.interval.low, score.interval.high
@@ -60,6 +63,12 @@ def command_score_submission(arguments: argparse.Namespace) -> int:
         named = ", ".join(map(str, result.missing[:MAX_PROBLEMS]))
         more = " ..." if len(result.missing) > MAX_PROBLEMS else ""
         say(f"{len(result.missing)} classes with positive ratings are not in the file and count 0: {named}{more}")
+    if arguments.per_class:
+        from yt8m_assets.reports.per_class import write_per_class
+
+        shards = current_manifest(recipe, session.store, Node("segment_shards"))
+        write_per_class({"submission": result}, ratings, arguments.per_class, session.store, shards)
+        say(arguments.per_class)
     return 0
 
 

@@ -34,6 +34,7 @@ def make_leaderboard(
         return StageResult(inputs.published, reused=True)
     from yt8m_assets.reports.figures import collect_figures
     from yt8m_assets.reports.page import write_page
+    from yt8m_assets.reports.per_class import PER_CLASS_FILE, holdout_results, write_per_class
     from yt8m_assets.reports.plots import draw_leaderboard
     from yt8m_assets.reports.timeline import busiest_video, make_timeline
 
@@ -46,6 +47,8 @@ def make_leaderboard(
         text = json.dumps(figures, indent=1, sort_keys=True, allow_nan=False) + "\n"
         (publication.path / LEADERBOARD_FILE).write_text(text)
         report = publication.report_path
+        results, ratings = holdout_results(recipe, store, inputs)
+        write_per_class(results, ratings, report / PER_CLASS_FILE, store, inputs.parent("segment_shards"))
         pictures = draw_leaderboard(figures, report)
         video_id = busiest_video(store, inputs.parent("holdout_ratings"))
         pictures[f"A video second by second: {video_id}"] = make_timeline(recipe, store, video_id, report)

@@ -236,20 +236,12 @@ def make_submission(
     inputs = resolve_inputs(recipe, store, node)
     if inputs.published is not None:
         return StageResult(inputs.published, reused=True)
-    from yt8m_assets.ranking.files import RankingReader
     from yt8m_assets.stages.data import read_segment_classes
     from yt8m_assets.submission import validate_submission, write_submission
 
     found = read_weights(store.fetch(inputs.parent("ensemble_weights")))
     classes = read_segment_classes(recipe, store, inputs.parent("segment_shards")).tolist()
-    readers: dict[str, RankingSource] = {
-        key: RankingReader(store.fetch(inputs.parent("test_ranking", key))) for key in recipe.model_keys
-    }
-    if "second_stage" in found:
-        from yt8m_assets.ensemble.second_stage import SECOND_STAGE, SecondStage, StagedRanking
-
-        stage = SecondStage.from_json(found[SECOND_STAGE])
-        readers[SECOND_STAGE] = StagedRanking(list(readers.values()), [stage], k=recipe.prediction.top_k)
+    fusion = fuse_tests(recipe, store, inputs, found)
     k = recipe.prediction.top_k
     params = {**inputs.config, "w0": found["w0"], **{f"weight/{key}": value for key, value in found["weights"].items()}}
     with (
@@ -260,9 +252,9 @@ def make_submission(
         run.log_dataset(shards.key, digest=shards.digest, source_uri=store.uri(shards), context="test")
         path = publication.path / SUBMISSION_FILE
         with progress.task("writing submission", len(classes), "classes") as task:
-            fused = _Watched(fuse_models(readers, found["weights"], found["w0"], k), task.advance)
+            fused = _Watched(fusion, task.advance)
             write_submission(fused, path, classes, k)
-        videos = set().union(*(reader.segments.video_ids.tolist() for reader in readers.values()))
+        videos = set(fused.segments.video_ids.tolist())
         problems = validate_submission(path, classes, videos, k)
         if problems:
             shown = "; ".join(str(problem) for problem in problems[:5])
@@ -279,6 +271,22 @@ def make_submission(
         run.keep(publication.path)
         publication.metadata.update(**sizes, problems=0, mlflow_run_id=run.run_id, mlflow_url=run.url)
     return publication.result
+
+
+def fuse_tests(recipe: Recipe, store: ArtifactStore, inputs: Inputs, found: Mapping[str, Any]) -> "FusedRanking":
+    """The ranking that the submission lists: the test rankings fused with published weights, class by class."""
+    from yt8m_assets.ranking.files import RankingReader
+
+    k = recipe.prediction.top_k
+    readers: dict[str, RankingSource] = {
+        key: RankingReader(store.fetch(inputs.parent("test_ranking", key))) for key in recipe.model_keys
+    }
+    if "second_stage" in found:
+        from yt8m_assets.ensemble.second_stage import SECOND_STAGE, SecondStage, StagedRanking
+
+        stage = SecondStage.from_json(found[SECOND_STAGE])
+        readers[SECOND_STAGE] = StagedRanking(list(readers.values()), [stage], k=k)
+    return fuse_models(readers, found["weights"], found["w0"], k)
 
 
 def fuse_models(
