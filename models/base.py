@@ -49,8 +49,9 @@ class FrameModel(nn.Module):
     """
 
     Options: ClassVar[type[Any]] = Options
-    sampling: ClassVar[Literal["sequence", "frames"]]
-    """What training draws: a run of consecutive frames (from all frames at inference), or single frames."""
+    sampling: ClassVar[Literal["sequence", "frames", "video"]]
+    """What training draws: a run of consecutive frames (from all frames at inference), or single frames; or nothing,
+    for a model that sees whole videos ("video": see `score_videos`)."""
     tf_rules: ClassVar[Sequence[tuple[str, str]]] = ()
     """Substitutions (pattern, replacement) from this model's parameter names to the original's variables."""
     branch_loss_weight: float = 0.0
@@ -98,12 +99,24 @@ class FrameModel(nn.Module):
         (frames_NF,) = embedded
         return self(frames_NF[index_WT], num_frames_W).probabilities
 
+    def score_videos(self, embedded: tuple[Tensor, ...], index_BST: Tensor, num_frames_BS: Tensor) -> Tensor:
+        """Score every segment of whole videos: probabilities [B, S, C] of models with `sampling` "video".
+
+        index_BST are the rows, among the embedded frames, of each segment's window, a video's windows in their order;
+        num_frames_BS is 0 where a video has no further segment. Windows that are shifted are so all alike: the video is
+        seen moved under the grid of its segments. Such a model's forward scores the video, or with frame_index [B, 1]
+        the segment of each that holds this frame; there all frames are given and nothing is drawn.
+        """
+        raise TypeError(f"{type(self).__name__} scores windows by themselves, not the segments of a video together")
+
     def sample_frame_index(self, num_frames: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
         """Choose the frames this model looks at: int64 [B, N], or None for all of them (SPEC section 2).
 
         Training draws from the generator (call this outside a compiled graph and pass the result as frame_index);
         inference is evenly spaced for models of single frames, and all frames for models of sequences.
         """
+        if self.sampling == "video":
+            return None
         if not self.training:
             return None if self.sampling == "sequence" else evenly_spaced(num_frames, self.num_sampled_frames)
         num_draws = 1 if self.sampling == "sequence" else self.num_sampled_frames
@@ -123,8 +136,9 @@ class FrameModel(nn.Module):
             return
         if frame_index.ndim != 2 or frame_index.shape[0] != frames.shape[0]:
             raise ValueError(f"frame_index has shape {tuple(frame_index.shape)}: expected [{frames.shape[0]}, N]")
-        if self.sampling == "frames" and frame_index.shape[1] != self.num_sampled_frames:
-            raise ValueError(f"frame_index has {frame_index.shape[1]} columns: expected {self.num_sampled_frames}")
+        expected = {"frames": self.num_sampled_frames, "video": 1}.get(self.sampling, frame_index.shape[1])
+        if frame_index.shape[1] != expected:
+            raise ValueError(f"frame_index has {frame_index.shape[1]} columns: expected {expected}")
 
     def split_modalities(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Split frames [B, T, F] into their rgb and audio parts."""

@@ -28,6 +28,9 @@ LEADERBOARD_ORDER = (
 )
 """The nine of the published solution, in its README's order; other keys follow alphabetically."""
 
+VIDEO_MODELS = ("frame_scorer",)
+"""Beyond the solution: keys of models that see whole videos. `list_models` names what scores windows by themselves."""
+
 ModelClass = TypeVar("ModelClass", bound="type[FrameModel]")
 
 
@@ -57,8 +60,11 @@ def register_model(key: str, **defaults: Any) -> Callable[[ModelClass], ModelCla
 
 
 def list_models() -> list[str]:
-    """Name every architecture: the nine of the solution in its README's order, then any others alphabetically."""
-    keys = _registered_in_source().keys() | _REGISTRY.keys()
+    """Name the architectures: the nine of the solution in its README's order, then any others alphabetically.
+
+    Those that see whole videos (`VIDEO_MODELS`) are not among them.
+    """
+    keys = (_registered_in_source().keys() | _REGISTRY.keys()) - set(VIDEO_MODELS)
     return [key for key in LEADERBOARD_ORDER if key in keys] + sorted(keys - set(LEADERBOARD_ORDER))
 
 
@@ -108,7 +114,7 @@ def _entry(key: str) -> _Entry:
     if key not in _REGISTRY:
         module = _registered_in_source().get(key)
         if module is None:
-            raise ValueError(f"there is no model {key!r}; choose one of {', '.join(list_models())}")
+            raise ValueError(f"there is no model {key!r}; choose one of {', '.join([*list_models(), *VIDEO_MODELS])}")
         import_module(module)
     return _REGISTRY[key]
 
