@@ -38,6 +38,35 @@ def test_the_best_trial_is_at_least_every_preset_and_the_best_ranking_alone(foun
     assert found.equal_weights_map == found.trials[0].target
 
 
+def test_where_the_folds_cannot_tell_the_trusted_ranking_is_taken():
+    """What its rival adds is less than noise on these few videos; with equal weights to go back to, both are kept."""
+    rankings, ratings = problem({"a": 0.4, "b": 0.9}, num_videos=12, share_rated=0.2, seed=2)
+    found = search_weights(rankings, ratings, config=QUICK, presets={}, trusted="a")
+    assert found.amount == 1
+    assert found.weights == {"a": 1.0, "b": 0.0}
+    assert found.map == found.single_maps["a"]
+    assert found.nested.towards == found.towards == "a alone"
+    plain = search_weights(rankings, ratings, config=QUICK, presets={})
+    assert plain.weights["b"] > 0.4
+    assert plain.nested.equal_map != found.nested.equal_map
+    assert found.to_json()["shrinking"]["towards"] == found.to_json()["nested"]["towards"] == "a alone"
+    assert found.reason.endswith("not more than noise")
+
+
+def test_a_trusted_ranking_that_is_noise_is_left_where_the_folds_tell():
+    rankings, ratings = problem({"good": 0.3, "noise": 4.0}, num_videos=60, share_rated=0.3)
+    found = search_weights(rankings, ratings, config=QUICK, presets={}, trusted="noise")
+    assert found.amount < 0.5
+    assert found.weights["good"] > 0.5
+    assert found.nested.gain > 2 * found.nested.gain_standard_error
+
+
+def test_without_a_trusted_ranking_nothing_is_said_of_one(found):
+    plain = found.to_json()
+    assert "towards" not in plain["shrinking"]
+    assert "towards" not in plain["nested"]
+
+
 def plain_local_search(objective: FusionObjective, budget: int = 3000) -> float:
     """From equal weights: one number at a time times and by a factor, off, or on again; what is better is kept."""
     point = np.array([ORIGINAL_W0, *[1 / len(objective.keys)] * len(objective.keys)])

@@ -182,6 +182,7 @@ def test_a_second_stage_is_one_more_ranking_from_the_search_to_the_submission(ra
     staged = replace(recipe, second_stage=True)
     found = read_weights(store.fetch(search((staged, store)).manifest))
     assert set(found["weights"]) == {*recipe.model_keys, SECOND_STAGE} == set(found["single_maps"])
+    assert found["shrinking"]["towards"] == "second stage alone"
     stage = SecondStage.from_json(found[SECOND_STAGE])
     oof = readers(ranked_graph, "oof")
     ratings = Ratings.read_csv(store.fetch(store.require("holdout_ratings")) / "ratings.csv")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yt8m_assets.ensemble.nested import EQUAL
+
 if TYPE_CHECKING:
     from yt8m_assets.ensemble.search import SearchResult
 
@@ -69,6 +71,7 @@ def _weights(result: "SearchResult") -> Any:
     axes.bar_label(bars, texts, padding=3, fontsize=8)
     axes.set_xlim(0, max(shares) * 1.35)
     axes.set_xlabel("weight, %")
-    shrunk = f", shrunk by {result.amount:g} towards equal ones" if result.amount else ""
+    towards = "equal ones" if result.towards == EQUAL else result.towards
+    shrunk = f", shrunk by {result.amount:g} towards {towards}" if result.amount else ""
     axes.set_title(f"Weights{shrunk}, w0 = {result.w0:.3g}", loc="left", fontsize=10)
     return figure

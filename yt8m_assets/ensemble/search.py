@@ -2,10 +2,10 @@
 
 Presets first (equal weights, the recipe's), then random ones. Then local searches: from equal weights, from the best so
 far, from starts that a Gaussian process of the starts so far proposes (scikit-optimize, ask and tell), and until the
-trials are used up from points near the best. At last the weights are shrunk towards equal ones, as far as unseen videos
-ask for (nested.py). Weights count by their ratios alone, so every trial is evaluated and logged with weights that sum
-to 1. What a trial asks for depends on the trials before it and the seed only: a search that is resumed from its log
-goes on exactly as it would have.
+trials are used up from points near the best. At last the weights are shrunk towards equal ones, or towards the ranking
+that is trusted more than those, as far as unseen videos ask for (nested.py). Weights count by their ratios alone, so
+every trial is evaluated and logged with weights that sum to 1. What a trial asks for depends on the trials before it
+and the seed only: a search that is resumed from its log goes on exactly as it would have.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from yt8m_assets.ensemble.config import SearchConfig
-from yt8m_assets.ensemble.nested import AMOUNTS, NestedResult, cross_validate, shrink
+from yt8m_assets.ensemble.nested import AMOUNTS, EQUAL, NestedResult, cross_validate, shrink
 from yt8m_assets.ensemble.objective import FusionObjective
 from yt8m_assets.ensemble.preset import ORIGINAL_W0, ORIGINAL_WEIGHTS
 from yt8m_assets.ensemble.proposal import (
     STEPS,
     Candidate,
+    candidate,
     climb,
     model_candidate,
     perturbed_candidate,
@@ -47,11 +48,11 @@ class SearchResult:
     w0: float
     """Place constant to fuse with."""
     weights: dict[str, float]
-    """Weights to fuse with: the best trial's, shrunk towards equal ones; they sum to 1."""
+    """Weights to fuse with: the best trial's, shrunk towards safer ones; they sum to 1."""
     map: float
     """MAP@K with them, on the ratings they were searched on."""
     amount: float
-    """How far they were shrunk: 0 = the best trial as it is, 1 = equal weights with their own w0."""
+    """How far they were shrunk: 0 = the best trial as it is, 1 = `towards`, by default equal weights with their w0."""
     reason: str
     """Why so far."""
     best: Trial
@@ -66,14 +67,17 @@ class SearchResult:
     """MAP@K of every ranking alone."""
     nested: NestedResult | None
     """MAP on unseen videos by cross-validation; None when it was left out or there are too few videos."""
+    towards: str = EQUAL
+    """What they are shrunk to."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain numbers, without the trials."""
+        towards = {} if self.towards == EQUAL else {"towards": self.towards}
         return {
             "w0": self.w0,
             "weights": self.weights,
             "map": self.map,
-            "shrinking": {"amount": self.amount, "reason": self.reason},
+            "shrinking": {"amount": self.amount, "reason": self.reason, **towards},
             "searched": {"w0": self.best.w0, "weights": self.best.weights, "map": self.best.target},
             "equal_map": self.equal_weights_map,
             "best_single": {"key": self.best_single[0], "map": self.best_single[1]},
@@ -92,12 +96,14 @@ def search_weights(
     on_trial: Callable[[Trial], None] | None = None,
     presets: Mapping[str, tuple[float, Mapping[str, float]]] | None = None,
     k: int = TOP_K,
+    trusted: str | None = None,
 ) -> SearchResult:
     """Search w0 and the weights of `fuse(rankings, weights, w0, k)` for the highest MAP@K on the ratings.
 
     `log_path`: every trial is appended there, and a log that exists is continued. `on_trial` sees every new trial.
     `presets`: {name: (w0, weights)} to try beside equal weights; default: the original's, for models it knows. The
     best trial is at least as good as every preset and as a climb from equal weights, on these ratings.
+    `trusted`: key of the ranking to shrink to where unseen videos do not tell; None: equal weights of all.
 
     Raises CheckpointMismatchError when the log belongs to other rankings or ratings, DataError when no class has a
     positive.
@@ -110,16 +116,19 @@ def search_weights(
     first = _first_candidates(objective.keys, config, presets, [best_single[0]])
     trials = _Search(objective, TrialLog(log_path), on_trial, config).run(first)
     best = max(trials, key=lambda trial: trial.target)
-    nested = None
+    nested, safe, towards = None, first[0], EQUAL
+    if trusted is not None:
+        safe = candidate(ORIGINAL_W0, [float(key == trusted) for key in objective.keys], "preset")
+        towards = f"{trusted.replace('_', ' ')} alone"
     if config.num_folds and objective.videos().size >= config.num_folds:
         # Every ranking alone: which one is best is for each fold to find out on the other folds.
         starts = _first_candidates(objective.keys, config, presets, objective.keys)
-        nested = cross_validate(objective, starts, config.num_folds, config.w0_bounds, config.seed)
+        nested = cross_validate(objective, starts, config.num_folds, config.w0_bounds, config.seed, safe, towards)
     searched = Candidate(w0=best.w0, weights=tuple(best.weights[key] for key in objective.keys), phase=best.phase)
     amount, reason = 0.0, "search.num_folds is 0: the search is taken as it is"
     if config.num_folds:
-        amount, reason = shrinking(objective, searched, first[0], nested, best_single[1])
-    chosen = shrink(searched, first[0], amount)
+        amount, reason = shrinking(objective, searched, safe, nested, best_single[1])
+    chosen = shrink(searched, safe, amount)
     params = chosen.params(objective.keys)
     return SearchResult(
         w0=chosen.w0,
@@ -133,6 +142,7 @@ def search_weights(
         best_single=best_single,
         single_maps=singles,
         nested=nested,
+        towards=towards,
     )
 
 
@@ -141,7 +151,7 @@ def shrinking(
 ) -> tuple[float, str]:
     """How far to shrink, and why: as the folds say, but not below a MAP of `least` on the hold-out as a whole.
 
-    Without folds that could tell (`nested` None), to equal weights.
+    Without folds that could tell (`nested` None), all the way: to equal weights, or what stands for them.
     """
     wanted, why = (1.0, _TOO_FEW) if nested is None else (nested.amount, nested.reason)
     for amount in sorted((a for a in AMOUNTS if 0 < a <= wanted), reverse=True):

@@ -121,8 +121,9 @@ def _weight_settings(recipe: Recipe, oof: "OofRankings") -> list[Setting]:
     if nested is not None:
         unseen = f"on unseen videos {nested['gain']:+.4f} (s.e. {nested['gain_standard_error']:.4f})"
     best_trial, amount = oof.found["searched"], oof.found["shrinking"]["amount"]
+    towards = oof.found["shrinking"].get("towards", "equal ones")
     tuned = f"tuned on these ratings; {unseen}"
-    published = f"the search's, shrunk by {amount:g} towards equal ones" if amount else tuned
+    published = f"the search's, shrunk by {amount:g} towards {towards}" if amount else tuned
     rows = [
         Setting("equal", partial(oof.fused, oof.equal, oof.equal_w0)),
         Setting("the original's", partial(oof.fused, preset, ORIGINAL_W0), "each model's preset_weight in the recipe"),

@@ -77,14 +77,15 @@ def remarks(figures: Mapping[str, Any]) -> list[str]:
         "in the third digit."
     )
     lines.append(picking_remark(figures))
+    shrinking = ensemble["shrinking"]
+    towards = shrinking.get("towards", "equal ones")
     if ensemble["nested"]:
         nested = ensemble["nested"]
         lines.append(
             f"Searched weights are tuned on these ratings; as they are, on videos they were not searched on, they gain "
-            f"{nested['gain']:+.4f} +- {nested['gain_standard_error']:.4f} over equal ones (nested cross-validation)."
+            f"{nested['gain']:+.4f} +- {nested['gain_standard_error']:.4f} over {towards} (nested cross-validation)."
         )
-    shrinking = ensemble["shrinking"]
-    lines.append(f"They are shrunk by {shrinking['amount']:g} towards equal ones: {shrinking['reason']}.")
+    lines.append(f"They are shrunk by {shrinking['amount']:g} towards {towards}: {shrinking['reason']}.")
     if figures.get("given"):
         given = figures["given"]
         lines.append(

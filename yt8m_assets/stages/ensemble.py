@@ -61,11 +61,13 @@ def _search(
     """Run the search inside a tracked run. `state` keeps the trials and the run, for a search that is killed."""
     from yt8m_assets.ensemble.preset import ORIGINAL_W0
     from yt8m_assets.ensemble.search import search_weights
+    from yt8m_assets.ensemble.second_stage import SECOND_STAGE
     from yt8m_assets.ensemble.trial import TrialLog
 
     models, ratings = load_oof(recipe, store, inputs)
     rankings = with_second_stage(recipe, models, ratings)
     preset = {model.key: model.preset_weight for model in recipe.models}
+    trusted = SECOND_STAGE if recipe.second_stage else None
     presets = {"recipe": (ORIGINAL_W0, {key: preset.get(key, 0.0) for key in rankings})}
     run_file, log_path = state / "run.json", state / TRIALS_FILE
     resume = json.loads(run_file.read_text()) if run_file.is_file() else None
@@ -96,7 +98,14 @@ def _search(
             track(trial)
 
         result = search_weights(
-            rankings, ratings, config=settings, log_path=log_path, on_trial=on_trial, presets=presets, k=k
+            rankings,
+            ratings,
+            config=settings,
+            log_path=log_path,
+            on_trial=on_trial,
+            presets=presets,
+            k=k,
+            trusted=trusted,
         )
         ratings_manifest = inputs.parent("holdout_ratings")
         run.log_dataset(
