@@ -41,6 +41,11 @@ class Options:
     """Options of a model; an architecture derives its own frozen dataclass and checks it in __post_init__."""
 
 
+def sees_videos(model: nn.Module) -> bool:
+    """Whether a model scores the segments of a video together: `sampling` "video"."""
+    return getattr(model, "sampling", None) == "video"
+
+
 class FrameModel(nn.Module):
     """Base of all architectures: frames [B, T, F] of a video or segment to class probabilities [B, C].
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.faults.test_training import StopAt
 from tests.memory_tracking import MemoryTracking
-from tests.training.support import BERT, MIX, make_recipe, prepare_store
+from tests.training.support import BERT, MIX, SCORER, make_recipe, prepare_store
 from yt8m_assets.device.hardware import find_hardware
 from yt8m_assets.errors import MissingArtifactError
 from yt8m_assets.progress import NullProgress, PlainProgress
@@ -26,7 +26,7 @@ def train(stage: Callable[..., StageResult], recipe: Recipe, store: ArtifactStor
     return stage(recipe, store, key, tracking=tracking, progress=NullProgress(), run_tags={"who": "test"}, **options)
 
 
-@pytest.mark.parametrize("model", [MIX, BERT], ids=["mix", "bert"])
+@pytest.mark.parametrize("model", [MIX, BERT, SCORER], ids=["mix", "bert", "scorer"])
 def test_a_model_is_pretrained_and_finetuned(tmp_path: Path, shards: Path, model) -> None:
     recipe = make_recipe(shards, model)
     store = prepare_store(tmp_path, recipe)

@@ -43,6 +43,15 @@ BERT = ModelRecipe(
     pretraining=replace(PRETRAINING, window_frames=5),
     finetuning=FINETUNING,
 )
+SCORER = ModelRecipe(
+    key="scorer",
+    title="Frame scorer (tiny)",
+    architecture="frame_scorer",
+    overrides={"width": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 16},
+    pretraining=PRETRAINING,
+    finetuning=FINETUNING,
+)
+"""Sees whole videos."""
 
 
 def write_shards(folder: Path, num_videos: int = 36, num_shards: int = 6) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from models import list_models
-from tests.training.support import MIX, make_recipe, prepare_store
+from models.registry import VIDEO_MODELS
+from tests.training.support import MIX, SCORER, make_recipe, prepare_store
 from tests.training.test_passes import NARROW, THREE, digests, together
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.recipes import load_recipe
@@ -18,10 +19,10 @@ from yt8m_assets.training.loss import Objective
 from yt8m_assets.training.model_files import ModelSpec
 
 
-@pytest.mark.parametrize("key", list_models())
+@pytest.mark.parametrize("key", [*list_models(), *VIDEO_MODELS])
 @pytest.mark.parametrize("changes", [{}, {"window_frames": 5, "accumulation": 2}])
 def test_activations_are_those_of_a_real_step(key: str, changes: dict[str, int]) -> None:
-    narrow = NARROW[key.split("_")[0]]
+    narrow = {**NARROW, "frame": SCORER.overrides}[key.split("_")[0]]
     spec = ModelSpec(architecture=key, overrides=narrow, num_classes=6, feature_sizes=(16, 8), max_frames=30)
     config = TrainingConfig(num_steps=1, batch_size=8, **changes)  # type: ignore[arg-type]
     model = spec.build().train()

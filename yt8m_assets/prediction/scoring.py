@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models import FrameModel
+from models.base import sees_videos
 from yt8m_assets.data.dataset.loading import read_ahead
 from yt8m_assets.data.dataset.videos import Videos
 from yt8m_assets.data.records.features import model_inputs
@@ -23,6 +24,7 @@ from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.errors import OutOfMemoryError, Yt8mError
 from yt8m_assets.prediction.blocks import Block, ScoringOptions, SegmentIndex, read_blocks
 from yt8m_assets.prediction.entering import Entering
+from yt8m_assets.prediction.whole_videos import score_grids, scorer_of
 from yt8m_assets.progress import Progress
 from yt8m_assets.ranking.demotion import demote
 from yt8m_assets.ranking.files import Ranking
@@ -124,7 +126,7 @@ def score_videos(
         blocks = read_ahead(blocks, _PREFETCHED_BLOCKS)
     scorers = {
         member.key: Compiled(
-            member.model.score_windows, enabled=options.compile, what=f"scoring {member.key}", dynamic=True
+            scorer_of(member.model), enabled=options.compile, what=f"scoring {member.key}", dynamic=True
         )
         for member in members
     }
@@ -167,7 +169,7 @@ def _score_block(
         chosen = [shifts.index(cell.shift) for cell in live]
         try:
             windows, counts = index[chosen].flatten(0, 1), num_frames.repeat(len(live))
-            scores = _forward(member.model, scorers[member.key], features, windows, counts, options)
+            scores = _forward(member.model, scorers[member.key], features, windows, counts, options, block)
         except Exception as error:  # noqa: BLE001 - kept for this member's cells, raised when they are finished
             for cell in live:
                 cell.error = _explain(error, member.key)
@@ -182,11 +184,14 @@ def _forward(
     index: Tensor,
     num_frames: Tensor,
     options: ScoringOptions,
+    block: Block,
 ) -> Tensor:
     """Probabilities float32 of the windows index int64 [W, 5] of features [N, F], in passes of nearly equal size."""
     num_chunks = -(-len(index) // options.batch_size)
     with torch.autocast(features.device.type, dtype=torch.bfloat16, enabled=options.precision == "bfloat16"):
         embedded = model.embed_frames(features)
+        if sees_videos(model):
+            return score_grids(score, embedded, index, num_frames, block.begins, len(block.rows), options.batch_size)
         pairs = zip(index.chunk(num_chunks), num_frames.chunk(num_chunks), strict=True)
         return torch.cat([score(embedded, part, counts).float() for part, counts in pairs])
 

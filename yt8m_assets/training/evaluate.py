@@ -6,12 +6,14 @@ ranking wherever the cut at 100,000 drops no rated segment. In pre-training GAP@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.base import sees_videos
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
 from yt8m_assets.data.dataset.segments import SegmentTable
 from yt8m_assets.data.records.features import model_inputs
@@ -24,6 +26,8 @@ from yt8m_assets.training.randomness import isolated_randomness
 
 BATCH_SIZE = 512
 """Segments that are scored together."""
+WHOLE_BATCH_SIZE = 64
+"""The same of segments that are scored with their whole videos."""
 
 
 class Evaluation(Protocol):
@@ -75,11 +79,14 @@ class HoldoutEvaluation:
         pairs = self.pairs
         restricted = model.restrict_classes(torch.from_numpy(pairs.class_ids))  # type: ignore[operator]
         found = []
-        for first in range(0, len(self.table), BATCH_SIZE):
+        inputs, size = self.table.inputs, BATCH_SIZE
+        if sees_videos(model):
+            inputs, size = partial(inputs, whole=True), WHOLE_BATCH_SIZE
+        for first in range(0, len(self.table), size):
             if stop.requested:
                 raise EvaluationInterrupted
-            segments = np.arange(first, min(first + BATCH_SIZE, len(self.table)))
-            probabilities = infer(restricted, self.table.inputs(segments), self.device, self.precision)
+            segments = np.arange(first, min(first + size, len(self.table)))
+            probabilities = infer(restricted, inputs(segments), self.device, self.precision)
             begin, end = np.searchsorted(pairs.rows, [first, first + len(segments)])
             found.append(probabilities[pairs.rows[begin:end] - first, pairs.columns[begin:end]])
             check_finite(found[-1], self.table.video_ids[first : first + 5])
@@ -128,15 +135,17 @@ class VideoEvaluation:
 def infer(
     model: nn.Module, inputs: Iterable[Tensor], device: torch.device, precision: str, remedies: Sequence[str] = ()
 ) -> np.ndarray:
-    """Probabilities float32 [B, C] of frames uint8 [B, T, F], valid bool [B, T], num_frames int64 [B].
+    """Probabilities float32 [B, C] of frames uint8 [B, T, F], valid bool [B, T], num_frames int64 [B], frame_index.
+
+    The last, int64 [B, N], may be left out.
 
     Raises OutOfMemoryError with the remedies, and with that of a lower precision where there is one.
     """
     half = precision == "bfloat16"
     try:
-        frames, valid, num_frames = (part.to(device) for part in inputs)
+        frames, valid, num_frames, *index = (part.to(device) for part in inputs)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-            output = model(model_inputs(frames, valid), num_frames)
+            output = model(model_inputs(frames, valid), num_frames, *index)
         return output.probabilities.float().cpu().numpy()
     except Exception as error:
         if not is_out_of_memory(error):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from models.base import sees_videos
 from yt8m_assets.device.memory import free_bytes
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.loss import Objective
@@ -57,7 +58,8 @@ def saved_bytes(objective: Objective, spec: ModelSpec, config: TrainingConfig) -
     model, size = objective.model, config.batch_size // config.accumulation // config.num_processes
     draws: int = model.num_sampled_frames  # type: ignore[assignment]
     length = config.window_frames or spec.max_frames
-    num_frames = min(length, draws)
+    whole = sees_videos(model)
+    num_frames = length if whole else min(length, draws)
     frames = torch.zeros(size, num_frames, sum(spec.feature_sizes), dtype=torch.uint8)
     index = torch.zeros(size, draws, dtype=torch.int64)
     weights = {value.untyped_storage()._cdata for value in model.parameters()}
@@ -73,7 +75,7 @@ def saved_bytes(objective: Objective, spec: ModelSpec, config: TrainingConfig) -
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), half:
         labels = torch.zeros(size, spec.num_classes)
         valid = torch.zeros(size, num_frames, dtype=torch.bool)
-        objective(frames, valid, torch.full((size,), num_frames), labels, None, index)
+        objective(frames, valid, torch.full((size,), num_frames), labels, None, None if whole else index)
     return sum(held.values()) + frames.numel() + 4 * labels.numel()
 
 

@@ -12,7 +12,7 @@ from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.segments import Mining, SegmentDataset, SegmentTable
 from yt8m_assets.data.dataset.views import View
 from yt8m_assets.data.dataset.windows import dequantise
-from yt8m_assets.errors import VocabularyError
+from yt8m_assets.errors import ConfigError, VocabularyError
 
 SEGMENTS = str(GOLDEN / "frame_segment_labels.tfrecord")
 TINY = Reading(feature_sizes=SIZES)
@@ -155,3 +155,42 @@ def test_views_take_their_frames_of_a_segment(views):
         assert np.array_equal(part.valid.numpy(), np.take_along_axis(plain.valid.numpy(), look.rows, 1))
         assert part.starts.tolist() == plain.starts.tolist()
         assert part.frames.shape[1] == (3 if view is FEW else 5)
+
+
+def test_a_segment_with_its_whole_video_says_where_it_starts(tmp_path):
+    """aaaa's segments are at 5 and 0, cccc's at 5 and 40, past its end; labels and weights are the segments' own."""
+    mining = Mining(classes=np.array([0, 1, 2, 3]), positive=1.5, negative=0.5)
+    videos, dataset = tiny(tmp_path, batch_size=4, views=(View(sampling="video"),), mining=mining)
+    batch = next(iter(dataset))
+    plain = dataset.table.batch(np.array([dataset.table.segment_ids.index(name) for name in names(batch)]), mining)
+    assert batch.frames.shape == (4, 12, 12)
+    assert sorted(names(batch)) == ["aaaa:0", "aaaa:5", "cccc:40", "cccc:5"]
+    assert batch.frame_index.tolist() == [[start] for start in batch.starts.tolist()]
+    for row, video_id in enumerate(batch.video_ids):
+        video = next(video for video in videos if video.video_id == video_id)
+        length = len(video.frames)
+        assert np.array_equal(batch.frames[row, :length].numpy(), video.frames)
+        assert not batch.frames[row, length:].any()
+        assert batch.valid[row].tolist() == [second < length for second in range(12)]
+        assert batch.num_frames[row] == length
+    assert np.array_equal(batch.labels, plain.labels)
+    assert np.array_equal(batch.label_weights, plain.label_weights)
+
+
+def names(batch):
+    return [f"{video}:{start}" for video, start in zip(batch.video_ids, batch.starts.tolist(), strict=True)]
+
+
+def test_a_stream_of_whole_videos_is_another_stream_for_one_model(tmp_path):
+    _, whole = tiny(tmp_path, views=(View(sampling="video"),))
+    _, plain = tiny(tmp_path)
+    assert whole.identity() != plain.identity()
+    with pytest.raises(ConfigError, match="read for one model at a time"):
+        tiny(tmp_path, views=(View(sampling="video"), FEW))
+
+
+def test_whole_videos_are_restored_everywhere(tmp_path):
+    def make():
+        return tiny(tmp_path, batch_size=2, views=(View(sampling="video"),))[1]
+
+    check_restores_everywhere(make, 5)

@@ -12,6 +12,7 @@ from yt8m_assets.data.dataset.ratings import SegmentRatings, collect_ratings
 from yt8m_assets.data.dataset.videos import Videos
 from yt8m_assets.data.dataset.views import View
 from yt8m_assets.data.dataset.windows import SEGMENT_FRAMES
+from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
@@ -119,22 +120,38 @@ class SegmentTable:
             self._named[number] = np.unique(np.concatenate([labels, *rated]))
         return self._named[number]
 
-    def inputs(self, segments: np.ndarray) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    def inputs(self, segments: np.ndarray, whole: bool = False) -> "tuple[torch.Tensor, ...]":
         """As tensors: frames uint8 [B, 5, F], validity bool [B, 5], `num_frames` int64 [B].
 
-        `num_frames` is 5 for all, as in the original.
+        `num_frames` is 5 for all, as in the original. With `whole` the frames are those of its video [B, T, F], and a
+        fourth tensor int64 [B, 1] says where in it each segment starts.
         """
         import torch
 
+        if whole:
+            return self._whole(segments)
         frames, valid = self.frames(segments)
         num_frames = torch.full((len(segments),), SEGMENT_FRAMES, dtype=torch.int64)
         return torch.from_numpy(frames), torch.from_numpy(valid), num_frames
 
-    def batch(self, segments: np.ndarray, mining: Mining | None = None) -> Batch:
+    def _whole(self, segments: np.ndarray) -> "tuple[torch.Tensor, ...]":
+        import torch
+
+        numbers, row = np.unique(self.numbers[segments], return_inverse=True)
+        lengths = self._videos.num_frames[numbers].astype(np.int64)
+        frames = np.zeros((len(numbers), max(int(lengths.max()), 1), self._videos.feature_size), np.uint8)
+        for place, number in enumerate(numbers.tolist()):
+            video = self._videos.read(number)
+            frames[place, : len(video)] = video
+        valid = np.arange(frames.shape[1]) < lengths[:, None]
+        parts = frames[row], valid[row], lengths[row], self.starts[segments][:, None]
+        return tuple(torch.from_numpy(part) for part in parts)
+
+    def batch(self, segments: np.ndarray, mining: Mining | None = None, whole: bool = False) -> Batch:
         """A training batch: `inputs`, and labels and weights over all classes."""
         import torch
 
-        frames, valid, num_frames = self.inputs(segments)
+        frames, valid, num_frames, *index = self.inputs(segments, whole)
         labels, weights = self.annotations(segments, mining)
         return Batch(
             frames=frames,
@@ -144,6 +161,7 @@ class SegmentTable:
             label_weights=torch.from_numpy(weights),
             video_ids=tuple(self.video_ids[segment] for segment in segments.tolist()),
             starts=torch.from_numpy(self.starts[segments]),
+            frame_index=index[0] if index else None,
         )
 
     def _read(self, segment: int, frames: np.ndarray, valid: np.ndarray) -> None:
@@ -185,13 +203,16 @@ class SegmentDataset(BatchStream):
         mining: Mining | None = None,
     ) -> None:
         self.table, self.mining = table, mining
+        whole = any(view.sampling == "video" for view in views)
+        if whole and len(views) > 1:
+            raise ConfigError("rated segments with their whole videos are read for one model at a time")
         super().__init__(
             num_examples=len(table),
             batch_size=batch_size,
             seed=seed,
             rank=rank,
             num_ranks=num_ranks,
-            num_workers=0 if table.in_memory else num_workers,
+            num_workers=0 if table.in_memory and not whole else num_workers,
             pin=pin_memory,
             views=tuple(views) or (View(),),
         )
@@ -209,7 +230,10 @@ class SegmentDataset(BatchStream):
 
     def make_batch(self, entries: list[tuple[Any, int]], uniforms: np.ndarray) -> Batch | JointBatch:
         """The batch of the drawn segments, and what the views take of their frames."""
-        batch = self.table.batch(np.array([plan[place] for plan, place in entries], np.int64), self.mining)
+        segments = np.array([plan[place] for plan, place in entries], np.int64)
+        if self.views[0].sampling == "video":
+            return self.table.batch(segments, self.mining, whole=True)
+        batch = self.table.batch(segments, self.mining)
         valid, lengths, starts = (tensor.numpy() for tensor in (batch.valid, batch.num_frames, batch.starts))
         parts = []
         for view in self.views:

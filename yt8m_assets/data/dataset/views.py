@@ -16,15 +16,16 @@ class View:
 
     window_frames: int | None = None
     """Contiguous frames, the start uniform over the video; None: the whole video."""
-    sampling: Literal["sequence", "frames"] | None = None
-    """What is drawn from those: a run of consecutive frames, or single ones with repetition; None: nothing."""
+    sampling: Literal["sequence", "frames", "video"] | None = None
+    """What is drawn from those: a run of consecutive frames, or single ones with repetition; None: nothing. "video":
+    nothing either, and a rated segment is shown with its whole video."""
     num_draws: int = 0
     """How many."""
 
     @property
     def num_uniforms(self) -> int:
         """Uniform numbers that an example's draws take, beside the one of its window."""
-        return {"sequence": 1, "frames": self.num_draws, None: 0}[self.sampling]
+        return {"sequence": 1, "frames": self.num_draws}.get(self.sampling or "", 0)
 
     def look(self, lengths: np.ndarray, starts: np.ndarray, uniforms: np.ndarray) -> "Look":
         """The frames of videos of `lengths` (int64 [B]) whose windows have `starts` (int64 [B]).
@@ -41,7 +42,7 @@ class View:
         return Look(rows, valid, local, index, starts)
 
     def _draw(self, lengths: np.ndarray, uniforms: np.ndarray) -> np.ndarray | None:
-        if self.sampling is None:
+        if self.sampling in (None, "video"):
             return None
         last = np.maximum(lengths - 1, 0)[:, None]
         if self.sampling == "frames":
