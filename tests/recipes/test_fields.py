@@ -62,6 +62,7 @@ _TRAINING = {
     "accumulation": "how a step is split; batch norm sees it, which has a test of its own",
     "num_processes": "as accumulation",
     "compile": "the same arithmetic, compiled",
+    "cuda_graphs": "the same kernels, launched at once",
     "activation_checkpointing": "the same activations, computed twice",
     "checkpoint_every": "how much work a crash may cost",
     "checkpoint_seconds": "as checkpoint_every",

@@ -44,6 +44,7 @@ def test_every_option_and_its_default_is_known_here() -> None:
         "precision": "float32",
         "float32_matmul_precision": "highest",
         "compile": False,
+        "cuda_graphs": True,
         "accumulation": 1,
         "activation_checkpointing": False,
         "num_processes": 1,
