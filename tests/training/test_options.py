@@ -52,6 +52,7 @@ CHANGED: dict[str, Any] = {
     "precision": "bfloat16",
     "float32_matmul_precision": "high",
     "compile": True,
+    "cuda_graphs": False,
     "accumulation": 2,
     "activation_checkpointing": True,
     "num_processes": 2,
