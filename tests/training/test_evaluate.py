@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.support import FEATURE_SIZES, NUM_CLASSES
+from tests.training.support import FEATURE_SIZES, NUM_CLASSES, SCORER
 from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.segments import SegmentTable
@@ -51,6 +52,23 @@ def test_scores_are_those_of_the_whole_head(table: SegmentTable) -> None:
         whole = model(model_inputs(batch.frames, batch.valid), batch.num_frames).probabilities
     pairs = evaluation.pairs
     np.testing.assert_allclose(scores, whole.numpy()[pairs.rows, pairs.class_ids[pairs.columns]], atol=1e-6)
+
+
+def test_a_model_of_whole_videos_scores_each_segment_within_its_own(
+    table: SegmentTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "WHOLE_BATCH_SIZE", 20)
+    spec = replace(SPEC, architecture="frame_scorer", overrides=SCORER.overrides)
+    model = spec.build(3).eval()
+    evaluation = HoldoutEvaluation(table, torch.device("cpu"))
+    scores = evaluation.scores(model, StopRequest())
+    pairs, batch = evaluation.pairs, table.batch(np.arange(len(table)), whole=True)
+    with torch.no_grad():
+        inputs = model_inputs(batch.frames, batch.valid), batch.num_frames
+        found = [model(*inputs, index).probabilities for index in (batch.frame_index, None)]
+    segments, videos = (each.numpy()[pairs.rows, pairs.class_ids[pairs.columns]] for each in found)
+    np.testing.assert_allclose(scores, segments, atol=1e-6)
+    assert np.abs(scores - videos).max() > 1e-3
 
 
 def test_only_frames_are_made_and_shipped(table: SegmentTable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,23 @@ def test_activations_are_those_of_a_real_step(key: str, changes: dict[str, int])
     assert real > 1000
 
 
+def test_a_model_of_whole_videos_keeps_all_of_their_frames() -> None:
+    config = TrainingConfig(num_steps=1, batch_size=8)
+    sizes = []
+    for max_frames in (30, 300):
+        spec = ModelSpec(
+            architecture="frame_scorer",
+            overrides=SCORER.overrides,
+            num_classes=6,
+            feature_sizes=(16, 8),
+            max_frames=max_frames,
+        )
+        sizes.append(saved_bytes(Objective(spec.build().train(), config), spec, config))
+    assert sizes[1] > 8 * sizes[0]
+    windows = replace(config, window_frames=30)
+    assert saved_bytes(Objective(spec.build().train(), windows), spec, windows) == sizes[0]
+
+
 def test_the_state_is_counted_by_number_and_kind() -> None:
     recipe = load_recipe("challenge")
     spec, config = model_spec(recipe, "bert_mean_l2h12"), recipe.model("bert_mean_l2h12").pretraining

@@ -16,7 +16,9 @@ from yt8m_assets.verbatim import for_picture
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
+    from models import FrameModel
     from yt8m_assets.data.records.video import Video
 
 NUM_CLASSES = 6
@@ -106,6 +108,7 @@ def score_seconds(
     import numpy as np
     import torch
 
+    from models.base import sees_videos
     from yt8m_assets.data.records.features import model_inputs
     from yt8m_assets.stages.ensemble import read_weights
     from yt8m_assets.stages.training import load_model
@@ -125,8 +128,25 @@ def score_seconds(
         model: Any = load_model(store, require_current(recipe, store, Node("finetuned_model", key)))
         with torch.inference_mode():
             restricted = model.restrict_classes(torch.as_tensor(classes, dtype=torch.int64))
-            total += share * restricted(inputs, counts).probabilities.numpy()
+            if sees_videos(restricted):
+                found = _among_all(restricted, torch.from_numpy(video.frames), torch.from_numpy(index))
+            else:
+                found = restricted(inputs, counts).probabilities
+            total += share * found.numpy()
     return total
+
+
+def _among_all(model: "FrameModel", frames: "Tensor", index: "Tensor") -> "Tensor":
+    """Probabilities [T, R] of the windows `index` int64 [T, 5] of a video uint8 [T, F], each among every fifth."""
+    import torch
+
+    from yt8m_assets.data.records.features import model_inputs
+
+    embedded = model.embed_frames(model_inputs(frames[None], torch.ones((1, len(frames)), dtype=torch.bool))[0])
+    grids = [index[first::_WINDOW][None] for first in range(min(_WINDOW, len(index)))]
+    found = [model.score_videos(embedded, grid, torch.full(grid.shape[:2], _WINDOW))[0] for grid in grids]
+    order = torch.cat([torch.arange(first, len(index), _WINDOW) for first in range(len(grids))])
+    return torch.cat(found)[order.argsort()]
 
 
 def _ratings_of(video: "Video", class_id: int) -> list[list[int]]:
