@@ -1,15 +1,18 @@
 """Recipes by name, from Python files and from JSON overlays; hostile files are refused (RELIABILITY F49)."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes import KNOWN_RECIPES, load_recipe
 from yt8m_assets.recipes.loading import MAX_FILE_SIZE
 from yt8m_assets.recipes.overlay import construct
+from yt8m_assets.stages.training import model_spec
 from yt8m_assets.training.config import TrainingConfig
 
 
@@ -21,6 +24,21 @@ def write(path: Path, **values: Any) -> Path:
 @pytest.mark.parametrize("name", KNOWN_RECIPES)
 def test_known_names_load(name: str) -> None:
     assert load_recipe(name).name == name
+
+
+@pytest.mark.parametrize("name", KNOWN_RECIPES)
+def test_every_model_of_a_known_recipe_can_be_built(name: str) -> None:
+    recipe = load_recipe(name)
+    for key in recipe.model_keys:
+        with torch.device("meta"):
+            assert model_spec(recipe, key).build().num_classes == recipe.data.num_classes
+
+
+def test_what_goes_beyond_the_demo_leaves_the_demo_s_own_as_they_are() -> None:
+    demo, beyond = load_recipe("demo"), load_recipe("demo_beyond")
+    assert beyond.models[:-1] == demo.models
+    assert replace(beyond, name="demo", models=demo.models, second_stage=False) == demo
+    assert "frame_scorer" not in load_recipe("challenge").model_keys
 
 
 def test_overlay_changes_nested_fields_and_nothing_else(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from dataclasses import replace
 from yt8m_assets.recipes import demo
 from yt8m_assets.recipes.schema import ModelRecipe
 
-_DECAYED = {"optimizer": "adamw", "weight_decay": 0.5}
 FRAME_SCORER = ModelRecipe(
     key="frame_scorer",
     title="Frame scorer",
-    overrides={"width": 256, "num_layers": 0},
+    overrides={"width": 256, "num_layers": 0, "num_heads": 4},
     pretraining=replace(
         demo.PRETRAINING,
-        **_DECAYED,
+        optimizer="adamw",
+        weight_decay=0.5,
         num_steps=300,
         batch_size=128,
         learning_rate=2e-3,
@@ -27,7 +27,8 @@ FRAME_SCORER = ModelRecipe(
     ),
     finetuning=replace(
         demo.FINETUNING,
-        **_DECAYED,
+        optimizer="adamw",
+        weight_decay=0.5,
         num_steps=150,
         learning_rate=1e-3,
         window_frames=None,
