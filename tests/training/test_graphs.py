@@ -1,6 +1,7 @@
 """Steps that are replayed, with a stand-in for the CUDA graph that runs the recorded body again (see tests/gpu)."""
 
-from dataclasses import replace
+import typing
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.training.support import BATCHES
 from tests.training.test_other_devices import Calls
 from tests.training.test_step import CPU, make_stepper
 from yt8m_assets.data.dataset.batches import Batch
-from yt8m_assets.training.graphs import _TENSORS, EAGER_STEPS, MAX_GRAPHS, StepGraphs
+from yt8m_assets.training.graphs import EAGER_STEPS, MAX_GRAPHS, StepGraphs, tensors_of
 from yt8m_assets.training.randomness import seed_defaults
 
 
@@ -20,14 +21,12 @@ class Again:
     """Runs the body on inputs of its own."""
 
     def __init__(self, body: Any, batch: Batch, device: torch.device) -> None:
-        values = {name: getattr(batch, name) for name in _TENSORS}
-        copies = {name: None if value is None else value.clone() for name, value in values.items()}
+        copies = {name: value.clone() for name, value in tensors_of(batch).items()}
         self.body, self.inputs, self.runs = body, replace(batch, **copies), 0
 
     def run(self, batch: Batch, seed: int) -> torch.Tensor:
-        for name in _TENSORS:
-            if (target := getattr(self.inputs, name)) is not None:
-                target.copy_(getattr(batch, name))
+        for name, value in tensors_of(batch).items():
+            getattr(self.inputs, name).copy_(value)
         seed_defaults(CPU, seed)
         self.runs += 1
         return self.body(self.inputs)  # type: ignore[no-any-return]
@@ -60,6 +59,13 @@ def test_each_shape_is_recorded_when_it_has_come_back_up_to_a_limit() -> None:
             assert len(graphs.graphs) == min(length - (number < EAGER_STEPS), MAX_GRAPHS)
     unweighted = replace(batch, label_weights=None)
     assert len({len(graphs.seen) for _ in range(2) if graphs.run(unweighted, 0) is not None}) == 1
+
+
+def test_every_tensor_of_a_batch_is_copied_in() -> None:
+    """What were left out would stay what it was when the step was recorded."""
+    batch = replace(BATCHES[0], frame_index=torch.zeros(8, 2, dtype=torch.int64))
+    names = {name for name, hint in typing.get_type_hints(Batch, {"torch": torch}).items() if "Tensor" in str(hint)}
+    assert names == set(tensors_of(batch)) == {field.name for field in fields(Batch)} - {"video_ids"}
 
 
 def test_where_recording_fails_steps_go_on_without(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -24,8 +24,6 @@ EAGER_STEPS = 3
 """Steps of a shape that run kernel by kernel first: libraries choose their algorithms and take their workspace."""
 MAX_GRAPHS = 8
 """Shapes that are recorded, the first to come back so often; a graph keeps its inputs and gradients in memory."""
-_TENSORS = ("frames", "valid", "num_frames", "labels", "label_weights", "frame_index")
-"""What of a batch a step reads."""
 
 
 class Pool:
@@ -59,10 +57,8 @@ class Recorded:
 
     def run(self, batch: Batch, seed: int) -> Tensor:
         """Copy a batch in and replay, with the random numbers of `seed`."""
-        for name in _TENSORS:
-            target = getattr(self.inputs, name)
-            if target is not None:
-                target.copy_(getattr(batch, name), non_blocking=True)
+        for name, value in tensors_of(batch).items():
+            getattr(self.inputs, name).copy_(value, non_blocking=True)
         self.generator.manual_seed(seed)
         self.graph.replay()
         return self.loss.clone()  # the next replay writes over it
@@ -97,8 +93,7 @@ class StepGraphs:
 
     def run(self, batch: Batch, seed: int) -> Tensor:
         """The loss of a step on a batch that may still lie in the host's memory; torch's generators are at `seed`."""
-        tensors = [getattr(batch, name) for name in _TENSORS]
-        shape = tuple(None if value is None else (tuple(value.shape), value.dtype) for value in tensors)
+        shape = tuple((name, value.shape, value.dtype) for name, value in tensors_of(batch).items())
         if shape not in self.graphs and self.enabled and len(self.graphs) < MAX_GRAPHS:
             self.seen[shape] += 1
             if self.seen[shape] > EAGER_STEPS:
@@ -116,6 +111,12 @@ class StepGraphs:
             _pools.pop(self.device, None)  # it stays marked as being recorded to
 
 
-def _copied(value: Tensor | None, device: torch.device) -> Tensor | None:
+def tensors_of(batch: Batch) -> dict[str, Tensor]:
+    """All that a step may read of a batch, by name."""
+    values = ((field.name, getattr(batch, field.name)) for field in fields(batch))
+    return {name: value for name, value in values if isinstance(value, Tensor)}
+
+
+def _copied(value: Tensor, device: torch.device) -> Tensor:
     """A tensor of its own on the device, in the order of its dimensions."""
-    return None if value is None else torch.empty(value.shape, dtype=value.dtype, device=device).copy_(value)
+    return torch.empty(value.shape, dtype=value.dtype, device=device).copy_(value)
