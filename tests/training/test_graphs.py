@@ -21,7 +21,7 @@ class Again:
     """Runs the body on inputs of its own."""
 
     def __init__(self, body: Any, batch: Batch, device: torch.device) -> None:
-        copies = {name: value.clone() for name, value in tensors_of(batch).items()}
+        copies: Any = {name: value.clone() for name, value in tensors_of(batch).items()}
         self.body, self.inputs, self.runs = body, replace(batch, **copies), 0
 
     def run(self, batch: Batch, seed: int) -> torch.Tensor:
@@ -29,7 +29,7 @@ class Again:
             getattr(self.inputs, name).copy_(value)
         seed_defaults(CPU, seed)
         self.runs += 1
-        return self.body(self.inputs)  # type: ignore[no-any-return]
+        return self.body(self.inputs)  # type: ignore[no-any-return, unused-ignore]
 
 
 def test_replayed_steps_are_those_that_were_launched() -> None:

@@ -43,10 +43,8 @@ class Recorded:
     """
 
     def __init__(self, body: Callable[[Batch], Tensor], batch: Batch, device: torch.device) -> None:
-        copies = {name: _copied(getattr(batch, name), device) for name in _TENSORS}
-        self.inputs = Batch(
-            **{field.name: copies.get(field.name, getattr(batch, field.name)) for field in fields(Batch)}
-        )
+        copies: Any = {name: _copied(value, device) for name, value in tensors_of(batch).items()}
+        self.inputs = replace(batch, **copies)
         self.graph = torch.cuda.CUDAGraph()
         self.pool = _pools.get(device) or _pools.setdefault(device, Pool())
         # Other threads may page-lock memory and copy checkpoints meanwhile.
