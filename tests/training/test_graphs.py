@@ -1,8 +1,14 @@
 """Steps that are replayed, with a stand-in for the CUDA graph that runs the recorded body again (see tests/gpu)."""
 
+import gc
+import itertools
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import pytest
 import torch
@@ -13,7 +19,8 @@ from tests.training.support import BATCHES
 from tests.training.test_other_devices import Calls
 from tests.training.test_step import CPU, make_stepper
 from yt8m_assets.data.dataset.batches import Batch
-from yt8m_assets.training.graphs import EAGER_STEPS, MAX_GRAPHS, StepGraphs, tensors_of
+from yt8m_assets.training import graphs as graphs_module
+from yt8m_assets.training.graphs import EAGER_STEPS, MAX_GRAPHS, Recorded, StepGraphs, tensors_of
 from yt8m_assets.training.randomness import seed_defaults
 
 
@@ -104,3 +111,97 @@ def test_a_step_asks_the_device_for_nothing(key: str) -> None:
     assert len(calls.names) > 50
     asking = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "aten::index.Tensor_bool")
     assert [name for name in calls.names if any(word in name for word in asking)] == []
+
+
+class Generator:
+    """A default generator whose state another can stand for."""
+
+    def __init__(self) -> None:
+        self.state: list[int] = [7]
+
+    def graphsafe_get_state(self) -> list[int]:
+        return self.state
+
+    def graphsafe_set_state(self, other: Any) -> None:
+        self.state = getattr(other, "state", other)
+
+    def clone_state(self) -> "Generator":
+        own = Generator()
+        own.state = list(self.state)
+        return own
+
+    def manual_seed(self, seed: int) -> None:
+        self.state[0] = seed
+
+
+class Cuda:
+    """Of torch.cuda what recording asks for; a replay computes `again`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.generator, self.pools, self.modes = Generator(), itertools.count(), list[dict[str, Any]]()
+        monkeypatch.setattr(graphs_module, "_pools", WeakValueDictionary())
+        monkeypatch.setattr(graphs_module, "default_generators", lambda device: [None, self.generator])
+        parts = {"CUDAGraph": SimpleNamespace, "graph_pool_handle": lambda: next(self.pools), "graph": self.graph}
+        parts |= {"stream": lambda _: nullcontext(), "current_stream": lambda _: None}
+        for name, part in parts.items():
+            monkeypatch.setattr(torch.cuda, name, part)
+
+    @contextmanager
+    def graph(self, graph: Any, **mode: Any) -> Iterator[None]:
+        self.modes.append(mode)
+        yield
+
+
+def total(batch: Batch) -> torch.Tensor:
+    return batch.frames.sum().float() + batch.labels.sum() * 1000
+
+
+def test_what_a_recording_reads_are_copies_of_the_batch_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The very class, on a stand-in for torch.cuda; on a GPU tests/gpu tries it."""
+    cuda = Cuda(monkeypatch)
+    first, other = BATCHES[0], replace(BATCHES[0], labels=1 - BATCHES[0].labels, frames=BATCHES[0].frames // 2)
+    recorded = Recorded(total, first, CPU)
+    recorded.graph.replay = lambda: recorded.loss.copy_(total(recorded.inputs))
+    losses = [recorded.run(batch, 40 + number) for number, batch in enumerate((first, other, first))]
+    assert [float(loss) for loss in losses] == [float(total(batch)) for batch in (first, other, first)]
+    assert all(
+        value.data_ptr() != getattr(first, name).data_ptr() for name, value in tensors_of(recorded.inputs).items()
+    )
+    assert recorded.generator.state == [42]  # type: ignore[attr-defined]
+    assert cuda.generator.state == [7], "the default generator is as it was"
+    assert cuda.modes == [{"pool": 0, "capture_error_mode": "thread_local"}]
+
+
+def test_recordings_share_a_pool_as_long_as_one_of_them_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch forgets a pool with its last graph, and refuses its name from then on."""
+    cuda = Cuda(monkeypatch)
+    one, two = Recorded(total, BATCHES[0], CPU), Recorded(total, BATCHES[0], CPU)
+    del one
+    three = Recorded(total, BATCHES[0], CPU)
+    assert [mode["pool"] for mode in cuda.modes] == [0, 0, 0]
+    del two, three
+    gc.collect()
+    four = Recorded(total, BATCHES[0], CPU)
+    assert (cuda.modes[-1]["pool"], four.pool.handle) == (1, 1)
+
+
+def test_a_recording_that_fails_gives_the_random_numbers_back_and_leaves_its_pool(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuda = Cuda(monkeypatch)
+    alive = Recorded(total, BATCHES[0], CPU)
+
+    def body(batch: Batch) -> torch.Tensor:
+        if cuda.generator.state == [7]:  # it is not being recorded
+            return total(batch)
+        raise RuntimeError("operation not permitted")
+
+    cuda.generator.clone_state = lambda: SimpleNamespace(state=[8])  # type: ignore[method-assign,assignment,return-value]
+    graphs = StepGraphs(body, CPU)
+    for _ in range(EAGER_STEPS + 2):
+        assert float(graphs.run(BATCHES[0], 0)) == float(total(BATCHES[0]))
+    assert "operation not permitted" in caplog.text
+    assert cuda.generator.state == [7]
+    Recorded(total, BATCHES[0], CPU)
+    assert cuda.modes[-1]["pool"] == 1
+    assert alive.pool.handle == 0
