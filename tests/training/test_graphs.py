@@ -8,7 +8,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
-from weakref import WeakValueDictionary
 
 import pytest
 import torch
@@ -139,7 +138,7 @@ class Cuda:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.generator, self.pools, self.modes = Generator(), itertools.count(), list[dict[str, Any]]()
-        monkeypatch.setattr(graphs_module, "_pools", WeakValueDictionary())
+        monkeypatch.setattr(graphs_module, "_pools", type(graphs_module._pools)())
         monkeypatch.setattr(graphs_module, "default_generators", lambda device: [None, self.generator])
         parts = {"CUDAGraph": SimpleNamespace, "graph_pool_handle": lambda: next(self.pools), "graph": self.graph}
         parts |= {"stream": lambda _: nullcontext(), "current_stream": lambda _: None}
