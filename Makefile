@@ -5,10 +5,11 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 TEST_PROCESSES ?= 2
 MUTATIONS ?= --sample 300 --seed 1
+EXAMPLES ?= 3000
 
 PROCESSES := $(addprefix tests/orchestration/test_, processes.py backfills.py dagster_cli.py pages.py)
 
-.PHONY: demo bench-gpu bench-scale test test-slow test-processes test-servers test-kills test-cloud test-browser test-all test-mutations ui lint bench rehearsal setup clean-state
+.PHONY: demo bench-gpu bench-scale test test-slow test-processes test-servers test-kills test-fuzz test-cloud test-browser test-all test-mutations ui lint bench rehearsal setup clean-state
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -38,6 +39,9 @@ test-servers: $(INSTALLED)
 
 test-kills: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/training/test_resume.py -m slow --timeout 3000 --log-cli-level=INFO
+
+test-fuzz: $(INSTALLED)
+	OMP_NUM_THREADS=1 YT8M_FUZZ_EXAMPLES=$(EXAMPLES) $(RUN) -m pytest tests/faults/test_fuzzing.py --timeout 6000 --log-cli-level=INFO
 
 test-cloud: $(INSTALLED)
 	$(RUN) -m pytest -m cloud --timeout 1200

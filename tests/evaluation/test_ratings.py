@@ -38,12 +38,21 @@ def test_a_file_is_read_in_any_order_with_or_without_its_header(tmp_path, header
 
 
 @pytest.mark.parametrize(
-    "line", ["aaaa,3,1", "aaaa:5,3", "aaaa:5,x,1", "aaaa:5,3,0.5", "aaaa:5,3,nan", "aaaa:5,-3,1", ""]
+    "line",
+    ["aaaa,3,1", "aaaa:5,3", "aaaa:5,x,1", "aaaa:5,3,0.5", "aaaa:5,3,nan", "aaaa:5,-3,1", ""]
+    + [f"aaaa:5,{class_id},1" for class_id in ("9" * 12, "9" * 5000, "\u0663")],
 )
 def test_a_bad_line_is_named(tmp_path, line):
     path = tmp_path / "ratings.csv"
-    path.write_text(f"segment_id,class_id,score\naaaa:0,3,1\n{line}\n")
+    path.write_text(f"segment_id,class_id,score\naaaa:0,3,1\n{line}\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"ratings\.csv, line 3"):
+        Ratings.read_csv(path)
+
+
+def test_a_cell_beyond_all_measure_is_no_csv_of_ratings(tmp_path):
+    path = tmp_path / "ratings.csv"
+    path.write_text("aaaa:0,3,1\naaaa:5," + "3" * 200_000 + ",1\n")
+    with pytest.raises(DataError, match=r"ratings\.csv: not a CSV of ratings: field larger"):
         Ratings.read_csv(path)
 
 

@@ -27,7 +27,7 @@ from tests.faults.tracking_support import (
     synced,
 )
 from tests.storage.crash import commits_counted, dying_after, each_death
-from tests.storage.places import Emulated, Folder, Place
+from tests.storage.places import Emulated, Folder, Memory, Place
 from tests.storage.suite import contents
 from tests.storage.suite import publish as publish_files
 from yt8m_assets.data.dataset.shelf import IndexShelf
@@ -42,16 +42,24 @@ KEY = "asset/model"
 NewPlace = Callable[[Path, dict[str, bytes]], Place]
 
 
-@pytest.fixture(params=["folder", pytest.param("emulator", marks=pytest.mark.slow)])
+def in_a_folder_and(*others: str) -> pytest.MarkDecorator:
+    """Where a test's artifacts lie: in a bucket the same takes minutes, as each request is answered by a server."""
+    slow = [pytest.param(other, marks=pytest.mark.slow) for other in others]
+    return pytest.mark.parametrize("new_place", ["folder", *slow], indirect=True)
+
+
+@pytest.fixture
 def new_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> NewPlace:
-    """Makes a place for artifacts that holds these objects: a folder below the one that is given, or in a bucket."""
+    """Makes a place for artifacts that holds these objects: a folder below the one that is given, or a bucket."""
     if request.param == "emulator":
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", request.getfixturevalue("emulator"))
 
     def filled(folder: Path, objects: dict[str, bytes]) -> Place:
-        place: Place = Folder(folder / "root")
+        name = f"crash-{secrets.token_hex(4)}"
         if request.param == "emulator":
-            place = Emulated(os.environ["STORAGE_EMULATOR_HOST"], f"crash-{secrets.token_hex(4)}")
+            place: Place = Emulated(os.environ["STORAGE_EMULATOR_HOST"], name)
+        else:
+            place = Folder(folder / "root") if request.param == "folder" else Memory(f"{name}/root")
         for name, content in objects.items():
             place.write(name, content)
         return place
@@ -79,6 +87,7 @@ def listed_files(place: Place) -> set[str]:
     return {*names, *(f"{v['key']}/{v['folder']}/{file}" for v in values.values() for file in v["files"])}
 
 
+@in_a_folder_and("memory", "emulator")
 def test_a_publication(new_place: NewPlace, tmp_path: Path) -> None:
     files = {name: {"part": name.encode(), "sub/part": b"2" * 9} for name in ("first", "old", "new", "next")}
     seen: list[str] = []
@@ -127,6 +136,7 @@ def step_of(found: Checkpoint | None) -> int:
     return step
 
 
+@in_a_folder_and("memory")
 def test_a_checkpoint(new_place: NewPlace, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 
@@ -165,6 +175,7 @@ def test_a_checkpoint(new_place: NewPlace, tmp_path: Path) -> None:
     assert set(seen) == {(2, 2), (2, 3), (3, 3)}, "no checkpoint without the best weights that it speaks of"
 
 
+@in_a_folder_and("memory")
 def test_an_index_pass(new_place: NewPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a list of one shard to one of three, two of which have to be read."""
     asset, data = "pretraining_shards", tmp_path / "data"

@@ -279,3 +279,23 @@ def test_f40_two_syncs_at_once_send_nothing_twice(
     assert sync(store, tracking) == {"made": 1}
     assert refused
     assert_complete(mlflow_uri, range(3))
+
+
+def test_f40_tags_that_somebody_has_edited_keep_no_run_from_the_server(
+    mlflow_uri: str, tmp_path: Path, store: ArtifactStore
+):
+    """When another run was last heard of, and how good the champion is: texts on a page that anybody may change."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(mlflow_uri, mlflow_uri)
+    with open_tracking(mlflow_uri, tmp_path).run("other", kind="prediction") as other:
+        other.flush()
+        client.set_tag(other.run_id, "yt8m.process", "elsewhere 7 1.00")
+        client.set_tag(other.run_id, "yt8m.alive", "a while ago")
+        for number, metric in enumerate(("high", "nan", "-inf")):
+            publish(store, NullTracking(), range(number + 1), f"f{number}")
+            assert sync(store, open_tracking(mlflow_uri, tmp_path))["made"] == 1
+            champion = client.get_model_version_by_alias("yt8m-tiny", "champion")
+            assert champion.tags["fingerprint"] == f"f{number}"
+            client.set_model_version_tag("yt8m-tiny", champion.version, "metric", metric)
+        assert client.get_run(other.run_id).info.status == "KILLED"

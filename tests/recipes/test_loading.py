@@ -82,6 +82,8 @@ def test_overlay_may_keep_some_models_and_build_on_another_file(tmp_path: Path) 
         ({"prediction": {"edges": "mirror"}}, r"prediction.edges = 'mirror': choose one of 'clamp', 'wrap'"),
         ({"prediction": 3}, r"prediction = 3: give an object"),
         ({"prediction": {"tta_w0": float("inf")}}, r"prediction.tta_w0 = inf: must be finite"),
+        ({"prediction": {"tta_w0": 10**400}}, r"prediction.tta_w0 = 10+: must be finite"),
+        ({"data": {"test": json.loads("[" * 900 + "]" * 900)}}, "nested too deeply"),
         ({"prediction": {"top_k": 0}}, r"prediction.top_k = 0"),
         ({"prediction": {"top_k": 100_001}}, r"prediction.top_k = 100001: at most 100000 count"),
         ({"prediction": {"candidate_classes": 0}}, r"prediction.candidate_classes = 0: must be at least 1, or None"),

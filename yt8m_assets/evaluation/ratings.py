@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from yt8m_assets.errors import DataError
 from yt8m_assets.ranking.segments import Segments, split_segment_id
 
 _HEADERS = (["segment_id", "class_id", "score"], ["video_id", "start", "class_id", "score"])
+_CLASS = re.compile(r"[0-9]{1,9}")
 _SCORE = re.compile(r"[01](\.0*)?")
 
 
@@ -88,11 +89,11 @@ class Ratings:
         Raises DataError naming file and line.
         """
         names, classes, scores = [], [], []
-        for line, row in enumerate(csv.reader(_text_lines(path)), 1):
+        for line, row in enumerate(_rows(path), 1):
             if line == 1 and row in _HEADERS:
                 continue
             cells = [f"{row[0]}:{row[1]}", *row[2:]] if len(row) == 4 else row
-            if len(cells) != 3 or not cells[1].isdecimal() or not _SCORE.fullmatch(cells[2]):
+            if len(cells) != 3 or not _CLASS.fullmatch(cells[1]) or not _SCORE.fullmatch(cells[2]):
                 raise DataError(f"{path}, line {line}: {','.join(row)[:80]!r} is not video_id:start,class,score")
             try:
                 names.append(split_segment_id(cells[0]))
@@ -126,8 +127,10 @@ class Ratings:
         return segments.find(self.video_ids, self.video, self.start)
 
 
-def _text_lines(path: Path) -> list[str]:
+def _rows(path: Path) -> Iterator[list[str]]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        yield from csv.reader(path.read_text(encoding="utf-8").splitlines())
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a CSV of ratings: byte {error.start} is no text") from error
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV of ratings: {error}") from error

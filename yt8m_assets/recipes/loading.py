@@ -101,19 +101,25 @@ def _load_json(path: Path, depth: int) -> Recipe:
     if base_name not in KNOWN_RECIPES:
         base_name = str(path.parent / base_name)
     base = _load(base_name, depth + 1)
-    values = _absolute_paths(values, path.parent)
-    values.setdefault("name", path.stem)
     try:
-        recipe = base
-        if (models := values.pop("models", None)) is not None:
-            recipe = _override_models(recipe, models)
-        if (keys := values.pop("model_keys", None)) is not None:
-            if not isinstance(keys, list):
-                raise ConfigError(f"model_keys = {keys!r}: give the list of the models that the recipe has")
-            recipe = recipe.with_models(tuple(str(key) for key in keys))
-        return apply_overrides(recipe, values, "")
+        return _overridden(base, values, path)
     except ConfigError as error:
         raise ConfigError(f"recipe {str(path)!r}: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"recipe {str(path)!r}: nested too deeply") from error
+
+
+def _overridden(recipe: Recipe, values: dict[str, Any], path: Path) -> Recipe:
+    """The recipe that a file makes of the one it builds on."""
+    values = _absolute_paths(values, path.parent)
+    values.setdefault("name", path.stem)
+    if (models := values.pop("models", None)) is not None:
+        recipe = _override_models(recipe, models)
+    if (keys := values.pop("model_keys", None)) is not None:
+        if not isinstance(keys, list):
+            raise ConfigError(f"model_keys = {keys!r}: give the list of the models that the recipe has")
+        recipe = recipe.with_models(tuple(str(key) for key in keys))
+    return apply_overrides(recipe, values, "")
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Overriding fields of nested dataclasses with JSON values, each checked against the field's type."""
 
+import sys
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
-from math import isfinite
 from typing import Any, Literal, TypeVar
 
 from yt8m_assets.errors import ConfigError
@@ -92,7 +92,7 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, path: str) -> tuple[A
 
 def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not isfinite(value):
+        if not abs(value) <= sys.float_info.max:  # an integer may be too large for what asks whether it is finite
             raise ConfigError(f"{path} = {value!r}: must be finite")
         return float(value)
     if hint not in (bool, int, str) or type(value) is not hint:

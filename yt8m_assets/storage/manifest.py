@@ -4,9 +4,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_origin
 
 from yt8m_assets.errors import CorruptArtifactError, StorageError
 
@@ -68,6 +68,15 @@ def safe_join(*parts: str) -> str:
     return "/".join(names)
 
 
+def require_types(kind: type, values: Mapping[str, Any]) -> None:
+    """Raise TypeError where a value that was read from JSON is not of the type that its field of a dataclass has."""
+    for each in fields(kind):
+        wanted, value = get_origin(each.type) or each.type, values.get(each.name, ABSENT)
+        fits = type(value) is wanted or (wanted is float and type(value) is int)
+        if value is not ABSENT and isinstance(wanted, type) and not fits:
+            raise TypeError(f"{each.name} is of type {type(value).__name__}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What an artifact is: its inputs, its files and what a person wants to know about it."""
@@ -119,18 +128,22 @@ class Manifest:
             values = json.loads(content)
             checksum = values.pop("checksum")
             schema = values["schema"]
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            if schema != SCHEMA:
+                raise CorruptArtifactError(
+                    f"{name}: written as schema {schema}, this version reads {SCHEMA}; materialise it again"
+                )
+            if checksum != sha256_text(canonical_json(values)):
+                raise CorruptArtifactError(f"{name}: its checksum does not match; materialise the artifact again")
+            require_types(cls, values)
+            manifest = cls(**values)
+            for file, entry in manifest.files.items():
+                safe_join(file)
+                if (type(entry["size"]), type(entry["sha256"])) != (int, str):
+                    raise TypeError(f"{file}: no size and sha256")
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise CorruptArtifactError(f"{name}: not a manifest ({error}); materialise the artifact again") from error
-        if schema != SCHEMA:
-            raise CorruptArtifactError(
-                f"{name}: written as schema {schema}, this version reads {SCHEMA}; materialise it again"
-            )
-        if checksum != sha256_text(canonical_json(values)):
-            raise CorruptArtifactError(f"{name}: its checksum does not match; materialise the artifact again")
-        for file in values["files"]:
-            safe_join(file)
-        safe_join(values["folder"])
-        return cls(**values)
+        safe_join(manifest.folder)
+        return manifest
 
 
 def is_content(name: str) -> bool:

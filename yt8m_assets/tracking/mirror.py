@@ -48,7 +48,7 @@ def is_alive(run: "Run") -> bool:
     machine, _, process = tags.get(OWNER_TAG, "").partition(" ")
     own_machine, _, own = own_process().partition(" ")
     if machine != own_machine:
-        return now_milliseconds() - int(tags.get(ALIVE_TAG, "0")) < SILENCE_SECONDS * 1000
+        return now_milliseconds() - _last_heard(run) < SILENCE_SECONDS * 1000
     if process == own:
         return tags.get(RUN_TAG) in OPEN_RUNS
     number, _, started = process.partition(" ")
@@ -56,6 +56,12 @@ def is_alive(run: "Run") -> bool:
         return f"{psutil.Process(int(number)).create_time():.2f}" == started
     except (psutil.Error, ValueError):
         return False
+
+
+def _last_heard(run: "Run") -> int:
+    """When its process was last heard of, in milliseconds; 0 where nothing, or something odd, is said of that."""
+    said = run.data.tags.get(ALIVE_TAG, "")
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 16 else 0
 
 
 def find_run(server: Server, token: str, *, deleted: bool = False) -> "Run | None":
@@ -72,7 +78,7 @@ def end_dead_runs(server: Server) -> None:
     client = server.client()
     for run in client.search_runs([server.open_experiment()], "attributes.status = 'RUNNING'"):
         if OWNER_TAG in run.data.tags and not is_alive(run):
-            client.set_terminated(run.info.run_id, "KILLED", int(run.data.tags.get(ALIVE_TAG, now_milliseconds())))
+            client.set_terminated(run.info.run_id, "KILLED", _last_heard(run) or now_milliseconds())
 
 
 class Mirror:

@@ -81,8 +81,17 @@ def _champion(client: "MlflowClient", name: str, record: Record) -> tuple[int, f
     if started is None:
         return int(champion.version), -math.inf
     if _same_hold_out(champion, record):
-        return int(champion.version), float(champion.tags.get(METRIC_TAG, "-inf"))
+        return int(champion.version), _metric_of(champion)
     return int(champion.version), math.inf if started > record.started else -math.inf
+
+
+def _metric_of(version: Any) -> float:
+    """What a version is decided by; -inf where its tag holds no number."""
+    try:
+        metric = float(version.tags.get(METRIC_TAG, "-inf"))
+    except ValueError:
+        return -math.inf
+    return -math.inf if math.isnan(metric) else metric
 
 
 def _same_hold_out(version: Any, record: Record) -> bool:
@@ -107,7 +116,7 @@ def _yield_to_better(client: "MlflowClient", name: str, before: int, metric: flo
     Looks only at versions after the champion that was read: an older one may have been passed over by a person.
     """
     versions = client.search_model_versions(f"name = '{name}'")
-    rivals = [(float(v.tags[METRIC_TAG]), int(v.version), v) for v in versions if METRIC_TAG in v.tags]
+    rivals = [(_metric_of(v), int(v.version), v) for v in versions]
     rivals = [rival for rival in rivals if rival[1] > before and rival[0] > metric]
     for _, number, version in sorted(rivals, key=lambda rival: rival[:2], reverse=True):
         if _same_hold_out(version, record) and _start_of_living_run(client, version) is not None:

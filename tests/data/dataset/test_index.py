@@ -1,5 +1,8 @@
+import json
+
 import numpy as np
 import pytest
+from crc32c import crc32c
 
 from tests.data.factory import GOLDEN, SIZES, encode, encode_video_example, make_video, write_records, write_shard
 from yt8m_assets.data.dataset.index import (
@@ -10,7 +13,7 @@ from yt8m_assets.data.dataset.index import (
     framing_checksum,
 )
 from yt8m_assets.data.dataset.reading import Reading
-from yt8m_assets.errors import SchemaMismatchError
+from yt8m_assets.errors import DataError, SchemaMismatchError
 
 
 def shard(tmp_path, count=4):
@@ -44,6 +47,27 @@ def test_every_flipped_bit_of_an_index_file_is_noticed(tmp_path):
         with pytest.raises(ValueError):
             ShardIndex.from_bytes(bytes(content))
         content[bit // 8] ^= 1 << bit % 8
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": None},
+        {"num_videos": -1},
+        {"num_videos": "2"},
+        {"quarantined": 3},
+        {"colour": 1},
+        {"feature_sizes": None},
+    ],
+)
+def test_a_header_that_fits_its_checksum_and_nothing_else_is_refused(tmp_path, changes):
+    content = build_index(shard(tmp_path, 2), Reading(feature_sizes=SIZES)).to_bytes()
+    start = 12 + int.from_bytes(content[8:12], "little")
+    for header in ({**json.loads(content[12:start]), **changes}, {}, []):
+        text = json.dumps(header).encode()
+        forged = content[:8] + len(text).to_bytes(4, "little") + text + content[start:-4]
+        with pytest.raises(DataError, match="not an index"):
+            ShardIndex.from_bytes(forged + crc32c(forged).to_bytes(4, "little"))
 
 
 def test_the_checksum_changes_with_the_content(tmp_path):

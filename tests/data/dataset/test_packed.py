@@ -127,7 +127,17 @@ def test_rows_that_are_missing_are_an_error_with_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"files": [], "feature_sizes": [8, 4]}', '{"files": [{"name": "a", "num_shards": 9}]}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"files": [], "feature_sizes": [8, 4]}',
+        '{"files": [{"name": "a", "num_shards": 9}]}',
+        '{"files": [{"name": 3, "num_shards": 1}], "feature_sizes": [8, 4]}',
+        '{"files": [{"name": "a", "num_shards": 1}], "feature_sizes": ["x", null]}',
+    ],
 )
 def test_an_index_of_another_list_is_refused(tmp_path: Path, content: str) -> None:
     shards = pack_shards(tmp_path / "i", write_split(tmp_path, [3]), READING)

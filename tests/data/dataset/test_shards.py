@@ -121,7 +121,16 @@ def test_a_manifest_survives_its_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"schema": 2, "shards": [{"uri": 1}], "quarantined": [], "notes": {}}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"schema": 2, "shards": [{"uri": 1}], "quarantined": [], "notes": {}}',
+        '{"schema": 2, "shards": [], "quarantined": [], "notes": null}',
+        b"\xff",
+    ],
 )
 def test_a_damaged_manifest_is_named(text):
     with pytest.raises(DataError, match=r"x/shards\.json: not a shard manifest"):

@@ -16,7 +16,8 @@ from yt8m_assets.data.dataset.reading import RELEASED, Reading
 from yt8m_assets.data.records.framing import OVERHEAD_BYTES, ShardFile, framing_crc
 from yt8m_assets.data.records.parsing import RecordParser
 from yt8m_assets.data.records.reader import QuarantinedRecord, ReadReport, iterate_records, segments_beyond_end
-from yt8m_assets.errors import SchemaMismatchError
+from yt8m_assets.errors import DataError, SchemaMismatchError
+from yt8m_assets.storage.manifest import require_types
 
 if TYPE_CHECKING:
     from yt8m_assets.storage.remote import RemoteStat
@@ -124,19 +125,27 @@ class ShardIndex:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "ShardIndex":
-        """Parse and check. Raises ValueError when it is damaged or of another version."""
+        """Parse and check. Raises DataError when it is damaged or of another version."""
         if content[:8] != _MAGIC or crc32c(content[:-4]).to_bytes(4, "little") != content[-4:]:
-            raise ValueError("damaged")
+            raise DataError("damaged")
         start = 12 + int.from_bytes(content[8:12], "little")
-        header: dict[str, Any] = json.loads(content[12:start])
-        count, version = header.pop("num_videos"), header.pop("version")
-        if version != VERSION:
-            raise ValueError(f"of version {version}")
-        ids_start = start + count * RECORD.itemsize
-        header["quarantined"] = tuple(QuarantinedRecord(**entry) for entry in header["quarantined"])
-        header["feature_sizes"] = tuple(header["feature_sizes"])
-        records = np.frombuffer(content, RECORD, count, start)
-        return cls(**header, records=records, ids=np.frombuffer(content, "S11", count, ids_start))
+        try:
+            header: dict[str, Any] = json.loads(content[12:start])
+            count, version = header.pop("num_videos"), header.pop("version")
+            if version != VERSION:
+                raise DataError(f"of version {version}")
+            header["quarantined"] = tuple(QuarantinedRecord(**entry) for entry in header["quarantined"])
+            header["feature_sizes"] = tuple(header["feature_sizes"])
+            require_types(cls, header)
+            ids_start = start + count * RECORD.itemsize
+            if ids_start + count * 11 + 4 != len(content):
+                raise ValueError(f"{count} videos do not fill it")
+            records = np.frombuffer(content, RECORD, count, start)
+            return cls(**header, records=records, ids=np.frombuffer(content, "S11", count, ids_start))
+        except DataError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"not an index ({error})") from error
 
 
 _HEADER_FIELDS = (

@@ -19,7 +19,7 @@ from yt8m_assets.data.dataset.shards import ShardInfo, ShardManifest
 from yt8m_assets.data.records.framing import OVERHEAD_BYTES
 from yt8m_assets.data.records.reader import QuarantinedRecord, ReadReport
 from yt8m_assets.errors import DataError
-from yt8m_assets.storage.manifest import INDEX_FOLDER
+from yt8m_assets.storage.manifest import INDEX_FOLDER, safe_join
 
 if TYPE_CHECKING:
     from yt8m_assets.storage.remote import RemoteStat
@@ -205,14 +205,14 @@ class PackedIndex:
                 first = 0
                 for _ in range(entry["num_shards"]):
                     shard = next(pending)
-                    places[shard.name] = (f"{INDEX_FOLDER}/{entry['name']}", first)
+                    places[shard.name] = (safe_join(INDEX_FOLDER, entry["name"]), first)
                     first += shard.num_videos * ROW.itemsize
             if len(places) < len(shards.shards):
                 raise ValueError(f"{len(places)} shards of {len(shards.shards)}")
-            rgb, audio = content["feature_sizes"] or (0, 0)
-        except (ValueError, KeyError, TypeError, StopIteration) as error:
+            rgb, audio = map(int, content["feature_sizes"] or (0, 0))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, StopIteration, RecursionError) as error:
             raise DataError(f"{path}: not the index of this list of shards ({error}); redo the artifact") from error
-        return cls(feature_sizes=(int(rgb), int(audio)), places=places)
+        return cls(feature_sizes=(rgb, audio), places=places)
 
     def shard(
         self,

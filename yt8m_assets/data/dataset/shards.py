@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.errors import DataError, MissingDataError
+from yt8m_assets.storage.manifest import require_types
 
 if TYPE_CHECKING:
     from yt8m_assets.storage.remote import RemoteStat
@@ -210,15 +211,18 @@ class ShardManifest:
         return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, name: str = "shards.json") -> "ShardManifest":
+    def from_json(cls, text: str | bytes, name: str = "shards.json") -> "ShardManifest":
         """Parse and check. Raises DataError naming the file."""
         try:
             content = json.loads(text)
             if content["schema"] != SCHEMA:
                 raise DataError(f"{name}: written as schema {content['schema']}, this version reads {SCHEMA}; redo it")
+            for entry in content["shards"]:
+                require_types(ShardInfo, entry)
+            require_types(cls, {"notes": content["notes"]})
             shards = tuple(ShardInfo(**entry) for entry in content["shards"])
             return cls(shards=shards, quarantined=tuple(content["quarantined"]), notes=content["notes"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{name}: not a shard manifest ({error}); redo the artifact") from error
@@ -226,4 +230,4 @@ class ShardManifest:
     @classmethod
     def read(cls, path: Path) -> "ShardManifest":
         """The manifest in a file."""
-        return cls.from_json(path.read_text(), str(path))
+        return cls.from_json(path.read_bytes(), str(path))

@@ -14,7 +14,7 @@ from yt8m_assets.data.dataset.identity import is_settled_version
 from yt8m_assets.data.dataset.index import ShardIndex
 from yt8m_assets.data.dataset.reading import Reading
 from yt8m_assets.data.dataset.shards import Listed
-from yt8m_assets.errors import CorruptShardError
+from yt8m_assets.errors import DataError
 from yt8m_assets.storage import sha256_text
 from yt8m_assets.storage.backend import INDEXING_FOLDER, Backend
 
@@ -72,6 +72,6 @@ class IndexShelf:
             return ShardIndex.from_bytes(self.backend.read_bytes(f"{self.folder}/{name}"))
         except FileNotFoundError:
             return None  # swept by another pass
-        except (ValueError, KeyError, TypeError, CorruptShardError) as error:
+        except DataError as error:
             logger.warning("%s/%s: the index is %s; it is built again", self.folder, name, error)
             return None

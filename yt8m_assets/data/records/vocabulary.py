@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from yt8m_assets.storage.cache import ShardCache
 
 MAX_BYTES = 16 * 2**20
 """A vocabulary file may be no larger."""
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def _read_text(uri: str, cache: ShardCache | None) -> str:
 
 def _index(text: str, uri: str, line: int, seen: dict[int, int]) -> int:
     """A class number, each only once. Raises VocabularyError naming the line."""
-    if not (text.isascii() and text.isdigit()):
+    if not _NUMBER.fullmatch(text):
         raise VocabularyError(f"{uri}, line {line}: expected a class number, got {text[:40]!r}")
     index = int(text)
     if index in seen:
@@ -101,7 +103,7 @@ def load_vocabulary(uri: str, cache: ShardCache | None = None) -> dict[int, Voca
                 raise VocabularyError(f"{uri}, line {rows.line_num}: {len(row)} columns, the header has {len(header)}")
             index = _index(row[header.index("Index")].strip(), uri, rows.line_num, seen)
             count = row[count_column].strip() if count_column is not None else "0"
-            if not (count.isascii() and count.isdigit()):
+            if not _NUMBER.fullmatch(count):
                 raise VocabularyError(f"{uri}, line {rows.line_num}: TrainVideoCount is {count[:40]!r}, not a number")
             classes[index] = VocabularyClass(index, row[header.index("Name")].strip(), int(count))
     except csv.Error as error:
