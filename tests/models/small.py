@@ -14,7 +14,8 @@ def small_options(key):
         return {"num_clusters": 4, "hidden_size": 24}
     if "nextvlad" in key:
         return {"num_clusters": 6, "hidden_size": 32, "num_sampled_frames": 60 if "60" in key else 300}
-    return {"intermediate_size": 48}
+    narrow = {"width": 24, "num_heads": 4, "num_layers": 2} if key == "frame_scorer" else {}
+    return {"intermediate_size": 48, **narrow}
 
 
 def small_model(key, seed=0, **more):

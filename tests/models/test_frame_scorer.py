@@ -5,14 +5,14 @@ import torch
 
 from models import create_model, export_tf_variables, list_models, load_tf_variables
 from models.registry import VIDEO_MODELS
-from tests.models.small import NUM_CLASSES, NUM_FEATURES, SIZES, small_batch, small_model
+from tests.models.small import NUM_CLASSES, NUM_FEATURES, SIZES, small_batch, small_model, small_options
 
-SMALL = {"width": 24, "num_heads": 4, "num_layers": 2, "intermediate_size": 48}
+SMALL = small_options("frame_scorer")
 LENGTHS = torch.tensor([17, 5, 10, 3])
 
 
 def model(**more):
-    return small_model("frame_scorer", **{**SMALL, **more}).eval()
+    return small_model("frame_scorer", **more).eval()
 
 
 def videos(num_steps=20, seed=0):
