@@ -31,12 +31,12 @@ def score_grids(
     takes whole videos, about `batch_size` windows of them.
     """
     grid, there = video_grids(begins, num_segments, len(index) // num_segments)
-    rows = torch.from_numpy(grid).to(index.device)
-    real = torch.from_numpy(there).to(index.device)
+    # Places, not a mask, for taking by a mask makes a GPU wait for the host.
+    rows, real, places = (torch.from_numpy(part).to(index.device) for part in (grid, there, np.flatnonzero(there)))
     size = max(1, batch_size // grid.shape[1])
-    counts = num_frames[rows] * real
-    pairs = zip(index[rows].split(size), counts.split(size), strict=True)
-    return torch.cat([score(embedded, part, known).float() for part, known in pairs])[real]
+    pairs = zip(index[rows].split(size), (num_frames[rows] * real).split(size), strict=True)
+    found = torch.cat([score(embedded, part, counts).float() for part, counts in pairs])
+    return found.flatten(0, 1)[places]
 
 
 def scorer_of(model: FrameModel) -> Callable[..., Tensor]:
