@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.prediction.test_scoring import CLASSES, SHIFTS, Toy
-from yt8m_assets.errors import NonFiniteError
+from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
 from yt8m_assets.prediction import scoring
 from yt8m_assets.prediction.blocks import ScoringOptions, SegmentIndex
 from yt8m_assets.prediction.entering import Entering
@@ -86,6 +86,44 @@ def test_rankings_are_those_of_all_scores(monkeypatch: pytest.MonkeyPatch, optio
         for class_id in one.class_ids:
             for own, others in zip(one.entries(class_id), two.entries(class_id), strict=True):
                 assert np.array_equal(own, others)
+
+
+def test_what_enters_does_not_keep_the_room_it_was_sent_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page-locked memory for one score in eight of every block, for as many blocks as a list gathers."""
+    kept: list[np.ndarray] = []
+    update = StreamingTopK.update_entering
+
+    def entering(best: StreamingTopK, counts: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> None:
+        kept.extend((rows, scores))
+        update(best, counts, rows, scores)
+
+    monkeypatch.setattr(StreamingTopK, "update_entering", entering)
+    sent: list[Entering] = []
+    send_entering(monkeypatch, sent)
+    score(Videos(60), Toy(), 50)
+    assert len(kept) > 20
+    assert all(array.base is None for array in kept)
+
+
+def test_a_model_whose_scores_have_no_room_on_the_device_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    videos, shared = Videos(20), Toy()
+    index = SegmentIndex.of(videos)  # type: ignore[arg-type]
+    members = [
+        ModelCells(key=key, model=shared, cells=[CellScores(shift=0, best=StreamingTopK(CLASSES, 50, index.segments))])
+        for key in ("good", "bad")
+    ]
+    (good,), (bad,) = (member.cells for member in members)
+
+    def send(scores: torch.Tensor, cell: CellScores, block: Any, options: ScoringOptions) -> Any:
+        if cell is bad:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Entering(scores, cell.best, block.edge)
+
+    monkeypatch.setattr(scoring, "_sent", send)
+    score_videos(videos, index, members, ScoringOptions(batch_size=64), device=CPU, progress=NullProgress())  # type: ignore[arg-type]
+    assert good.finish().score.size
+    with pytest.raises(OutOfMemoryError, match=r"bad: .*lower prediction\.batch_size"):
+        bad.finish()
 
 
 def test_what_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

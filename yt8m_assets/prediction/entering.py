@@ -56,5 +56,6 @@ class Entering:
         total = int(counts.sum(dtype=np.int64))
         if total > self.capacity:
             return False
-        self.best.update_entering(counts, rows[found[:total]], values[:total])
+        # A copy: a list keeps what enters for many blocks, and would keep the page-locked room of all that came.
+        self.best.update_entering(counts, rows[found[:total]], values[:total].copy())
         return True

@@ -133,11 +133,7 @@ def score_videos(
     title = f"scoring {len(members)} models, {num_cells} cells"
     with progress.task(title, int(index.first[-1]), "segments") as task, torch.inference_mode():
         for block in blocks:
-            found = [
-                (cell, _sent(own, cell, block, options), block)
-                for live, scores in _score_block(block, shifts, members, scorers, options, device)
-                for cell, own in zip(live, scores, strict=True)
-            ]
+            found = list(_score_block(block, shifts, members, scorers, options, device))
             _take(waiting, options)  # the device works on this block while the last one's scores are ranked
             waiting = found
             for shift, count in zip(shifts, block.past_end.tolist(), strict=True):
@@ -155,8 +151,8 @@ def _score_block(
     scorers: Mapping[str, Compiled],
     options: ScoringOptions,
     device: torch.device,
-) -> Iterator[tuple[list[CellScores], Tensor]]:
-    """Per member: its cells that are still alive and their probabilities [H, S, R], on the device."""
+) -> Iterator[_Waiting]:
+    """The cells that are still alive, with their probabilities [S, R] on the way to the host."""
     frames = block.frames.to(device, non_blocking=True)
     features = model_inputs(frames[None], torch.ones((1, len(frames)), dtype=torch.bool, device=device))[0]
     features = torch.cat([features, features.new_zeros((1, features.shape[1]))])
@@ -170,11 +166,13 @@ def _score_block(
         try:
             windows, counts = index[chosen].flatten(0, 1), num_frames.repeat(len(live))
             scores = _forward(member.model, scorers[member.key], features, windows, counts, options, block)
+            parts = scores.unflatten(0, (len(live), -1))
+            sent = [(cell, _sent(own, cell, block, options), block) for cell, own in zip(live, parts, strict=True)]
         except Exception as error:  # noqa: BLE001 - kept for this member's cells, raised when they are finished
             for cell in live:
                 cell.error = _explain(error, member.key)
             continue
-        yield live, scores.unflatten(0, (len(live), -1))
+        yield from sent
 
 
 def _forward(
