@@ -29,7 +29,8 @@ from yt8m_assets.reports.leaderboard import (
 )
 from yt8m_assets.reports.page import picking_remark, remarks, table_columns, table_rows, write_page
 from yt8m_assets.reports.timeline import draw_timeline, find_video, make_timeline, score_seconds
-from yt8m_assets.stages.ensemble import make_submission, search_ensemble
+from yt8m_assets.stages.ensemble import search_ensemble
+from yt8m_assets.stages.submission import make_submission
 from yt8m_assets.tracking import NullTracking
 
 

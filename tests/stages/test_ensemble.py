@@ -20,14 +20,9 @@ from yt8m_assets.errors import DataError, MissingArtifactError
 from yt8m_assets.evaluation import Ratings, ranking_map
 from yt8m_assets.ranking.files import TOP_K, RankingReader
 from yt8m_assets.stages.data import read_segment_classes
-from yt8m_assets.stages.ensemble import (
-    fuse_models,
-    make_submission,
-    read_weights,
-    search_ensemble,
-    with_second_stage,
-)
+from yt8m_assets.stages.ensemble import read_weights, search_ensemble, with_second_stage
 from yt8m_assets.stages.nodes import Node, config_slice
+from yt8m_assets.stages.submission import fuse_models, make_submission
 from yt8m_assets.submission import validate_submission
 from yt8m_assets.tracking import MlflowTracking, NullTracking
 

@@ -38,7 +38,7 @@ def build_ensemble_assets(recipe: Recipe, step_tags: StepTags = untagged) -> lis
         progress: dg.ResourceParam[ProgressSource],
     ) -> dg.MaterializeResult:
         """The challenge's CSV: for each rated class, the test segments that show it most surely, best first."""
-        from yt8m_assets.stages.ensemble import make_submission
+        from yt8m_assets.stages.submission import make_submission
 
         tags, shown = run_tags(context), progress.open(context.log)
         with stage_errors(context):

@@ -13,9 +13,10 @@ from yt8m_assets.ranking.fusion import AveragedRanking, FusedRanking
 from yt8m_assets.ranking.video_term import ComposedRanking
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
 from yt8m_assets.stages.data import RATINGS_FILE
-from yt8m_assets.stages.ensemble import fuse_models, read_weights, with_second_stage
+from yt8m_assets.stages.ensemble import read_weights, with_second_stage
 from yt8m_assets.stages.lineage import Lineage, require_current
 from yt8m_assets.stages.nodes import Node
+from yt8m_assets.stages.submission import fuse_models
 from yt8m_assets.storage import ArtifactStore, Manifest
 
 _IN_MEMORY_ENTRIES = 50_000_000

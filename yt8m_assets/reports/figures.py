@@ -19,10 +19,11 @@ from yt8m_assets.ranking.files import RankingReader
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.reports.submission_score import score_submission
 from yt8m_assets.stages.data import VOCABULARY_FILE, read_shards
-from yt8m_assets.stages.ensemble import SUBMISSION_FILE, fuse_models, load_oof, read_weights, with_second_stage
+from yt8m_assets.stages.ensemble import load_oof, read_weights, with_second_stage
 from yt8m_assets.stages.indexing import read_index
 from yt8m_assets.stages.lineage import Inputs, require_current
 from yt8m_assets.stages.nodes import Node
+from yt8m_assets.stages.submission import SUBMISSION_FILE, fuse_models
 from yt8m_assets.storage import ArtifactStore, Manifest
 
 

@@ -11,8 +11,9 @@ from yt8m_assets.data.records.vocabulary import class_names, load_vocabulary
 from yt8m_assets.evaluation import MapResult, Ratings, ranking_map
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import VOCABULARY_FILE
-from yt8m_assets.stages.ensemble import fuse_models, load_oof, read_weights, with_second_stage
+from yt8m_assets.stages.ensemble import load_oof, read_weights, with_second_stage
 from yt8m_assets.stages.lineage import Inputs
+from yt8m_assets.stages.submission import fuse_models
 from yt8m_assets.storage import ArtifactStore, Manifest, atomic_write
 
 PER_CLASS_FILE = "per_class.csv"

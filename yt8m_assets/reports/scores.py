@@ -24,7 +24,8 @@ def published_ranking(recipe: Recipe, store: ArtifactStore, node: Node) -> "Rank
     Raises MissingArtifactError or ParentMismatchError where it is not there or not up to date.
     """
     from yt8m_assets.ranking.files import RankingReader
-    from yt8m_assets.stages.ensemble import fuse_tests, read_weights
+    from yt8m_assets.stages.ensemble import read_weights
+    from yt8m_assets.stages.submission import fuse_tests
 
     manifest = require_current(recipe, store, node)
     if node.asset != "submission":
