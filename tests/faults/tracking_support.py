@@ -14,6 +14,8 @@ from yt8m_assets.tracking import MlflowTracking
 from yt8m_assets.tracking.sync import sync
 
 BUDGET = 6.0
+SCORES = (0.5, 0.75, 0.625)
+"""On the hold-out, of the checkpoints that `publish` keeps; the second is published."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,6 +39,10 @@ def publish(store: ArtifactStore, tracking: Any, steps: range, fingerprint: str 
         with tracking.run("tiny", kind="finetuning", model="tiny", params={"a": 1}, tags=tags, **options) as run:
             for step in steps:
                 run.log_metrics({"train/loss": 1.0 / (step + 1)}, step)
+            run.log_dataset("ratings", digest="e" * 64, source_uri="gs://bucket/ratings", context="holdout")
+            for step, score in enumerate(SCORES):
+                run.log_metrics({"holdout/map_at_100000": score}, step)
+                run.log_checkpoint(f"step-{step}", step, {"holdout/map_at_100000": score}, published=step == 1)
             (publication.path / "weights.bin").write_bytes(b"weights")
             picture = publication.report_path / "loss.png"
             picture.write_bytes(b"picture")
@@ -82,13 +88,32 @@ def assert_complete(mlflow_uri: str, steps: range) -> None:
     assert losses(mlflow_uri, run.info.run_id) == list(steps)
     assert run.data.params == {"a": "1"}
     assert run.data.tags["mlflow.note.content"].endswith("Tiny.")
-    assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["shards"]
+    assert {entry.dataset.name for entry in run.inputs.dataset_inputs} == {"shards", "ratings"}
     names = {entry.path for folder in ("", "report") for entry in client.list_artifacts(run.info.run_id, folder)}
-    assert names == {"model", "report", "report/loss.png", "summary.json"}
-    assert "model/weights.bin" in {entry.path for entry in client.list_artifacts(run.info.run_id, "model")}
+    assert names == {"report", "report/loss.png", "summary.json"}
+    points = client.get_metric_history(run.info.run_id, "holdout/map_at_100000")
+    assert [(point.step, point.value) for point in points] == list(enumerate(SCORES))
+    best, *others = ranked_models(mlflow_uri, "ratings", "e" * 36)
+    assert [model.name for model in (best, *others)] == [f"tiny-finetuning-step-{step}" for step in (1, 2, 0)]
+    assert {str(model.status) for model in (best, *others)} == {"READY"}
+    assert [model.tags.get("published") for model in (best, *others)] == ["true", None, None]
     (version,) = client.search_model_versions("name = 'yt8m-tiny'")
     assert version.run_id == run.info.run_id
+    assert (version.tags["logged_model"], version.source) == (best.model_id, best.artifact_location)
+    assert json.loads(best.tags["mlflow.modelVersions"]) == [{"name": "yt8m-tiny", "version": int(version.version)}]
+    assert "weights.bin" in {entry.path for entry in client.list_logged_model_artifacts(best.model_id)}
     assert str(client.get_model_version_by_alias("yt8m-tiny", "champion").version) == str(version.version)
+
+
+def ranked_models(mlflow_uri: str, dataset: str, digest: str) -> list[Any]:
+    """The experiment's logged models as the Models tab ranks them by hold-out MAP on a data set, best first."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(mlflow_uri, mlflow_uri)
+    order = {"field_name": "metrics.holdout/map_at_100000", "ascending": False}
+    order |= {"dataset_name": dataset, "dataset_digest": digest}
+    experiment = client.get_experiment_by_name("yt8m")
+    return list(client.search_logged_models([experiment.experiment_id], order_by=[order]))
 
 
 def everything(mlflow_uri: str) -> dict[str, Any]:

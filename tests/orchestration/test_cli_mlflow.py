@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from orchestration.cli import main
+from tests.faults.tracking_support import ranked_models
 from tests.orchestration.conftest import Graph
+from yt8m_assets.training.model_files import read_json
 
 RECIPE = "from tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n"
 OF_THE_SERVER = ("yt8m.process", "yt8m.alive")
@@ -18,6 +20,10 @@ def sync(graph: Graph, tmp_path: Path, *options: str) -> int:
     (tmp_path / "recipe.py").write_text(RECIPE)
     state = str(graph.state.root)
     return main(["sync-mlflow", "--state", state, "--recipe", str(tmp_path / "recipe.py"), *options])
+
+
+def scored(metric: Any) -> tuple[object, ...]:
+    return metric.key, metric.step, metric.value, metric.dataset_name, metric.dataset_digest
 
 
 def shown(uri: str) -> dict[str, Any]:
@@ -33,9 +39,11 @@ def shown(uri: str) -> dict[str, Any]:
         points = {
             n: [(p.step, p.value, p.timestamp) for p in client.get_metric_history(run.info.run_id, n)] for n in names
         }
-        folders = ("", "report", "model")
+        folders = ("", "report")
         files = {entry.path for folder in folders for entry in client.list_artifacts(run.info.run_id, folder)}
         versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
+        models = client.search_logged_models([experiment.experiment_id], f"source_run_id = '{run.info.run_id}'")
+        stored = {m.name: {e.path for e in client.list_logged_model_artifacts(m.model_id)} for m in models}
         found[f"{run.info.run_name} {run.data.tags['fingerprint']}"] = {
             "status": run.info.status,
             "started": run.info.start_time,
@@ -44,6 +52,10 @@ def shown(uri: str) -> dict[str, Any]:
             "points": points,
             "files": files,
             "datasets": sorted(entry.dataset.name for entry in run.inputs.dataset_inputs),
+            "models": {
+                m.name: [str(m.status), m.params, m.tags, stored[m.name], sorted(map(scored, m.metrics))]
+                for m in models
+            },
             "versions": [(v.name, v.description, v.tags["metric"], v.aliases) for v in versions],
         }
     return found
@@ -88,6 +100,45 @@ def test_every_run_leads_to_its_asset_and_the_submission_is_one_s_artifact(graph
     assert submission["datasets"] == ["test_shards"]
 
 
+def test_the_models_tab_ranks_the_kept_checkpoints_and_the_version_is_the_best_one_s(graph: Graph) -> None:
+    """Each is scored on the hold-out of its run, with the figures of the run; pre-training shows what it published."""
+    from mlflow import MlflowClient
+
+    uri, store = graph.settings.tracking_uri, graph.store
+    client, ratings = MlflowClient(uri, uri), graph.store.require("holdout_ratings")
+    ranked = ranked_models(uri, "holdout_ratings", ratings.digest[:36])
+    scores = {model.name: {metric.key: metric for metric in model.metrics} for model in ranked}
+    for key in ("one", "two"):
+        training = read_json(store.fetch(store.require(f"finetuned_model/{key}")) / "training.json")
+        own = [model for model in ranked if model.tags["model"] == key and model.model_type == "finetuning"]
+        best = own[0]
+        metric = scores[best.name]["holdout/map_at_100000"]
+        assert (best.name, metric.value) == (
+            f"{key}-finetuning-step-{training['best']['step']}",
+            training["best"]["map"],
+        )
+        assert (metric.dataset_name, metric.run_id) == ("holdout_ratings", best.source_run_id)
+        improved = running_best(training["evaluations"])
+        assert {model.name for model in own} == {f"{key}-finetuning-step-{step}" for step in improved}
+        assert [model.name for model in own if model.tags.get("published")] == [best.name]
+        version = client.get_model_version_by_alias(f"yt8m-tiny-{key}", "champion")
+        assert version.tags["logged_model"] == best.model_id
+        assert "MLmodel" in {entry.path for entry in client.list_logged_model_artifacts(best.model_id)}
+        (pretrained,) = (m for m in ranked if m.tags["model"] == key and m.model_type == "pretraining")
+        assert (pretrained.tags["published"], pretrained.params["step"]) == ("true", "3")
+        assert {metric.dataset_name for metric in pretrained.metrics} <= {"pretraining_holdout"}
+
+
+def running_best(evaluations: list[dict[str, float]]) -> list[int]:
+    """The steps at which MAP was higher than ever before."""
+    steps, best = [], -1.0
+    for entry in evaluations:
+        if entry["map"] > best:
+            best = entry["map"]
+            steps.append(int(entry["step"]))
+    return steps
+
+
 def test_what_cannot_be_read_is_left_out_and_named(
     own_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,5 +171,5 @@ def test_records_hold_no_secret(graph: Graph) -> None:
     for path in graph.state.root.glob("artifacts/**/report/run.json"):
         assert set(json.loads(path.read_text())) == {
             "token", "name", "tags", "params", "started", "ended", "attempt", "parent", "points", "datasets", "files",
-            "dicts", "model",
+            "dicts", "model", "checkpoints", "published",
         }  # fmt: skip

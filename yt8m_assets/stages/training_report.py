@@ -9,6 +9,7 @@ from yt8m_assets.storage import Publication
 from yt8m_assets.tracking import TrackedRun
 from yt8m_assets.training.job import TrainingJob
 from yt8m_assets.training.report import write_report
+from yt8m_assets.training.validate import tracked_names
 
 REPORTED = (
     "steps",
@@ -44,6 +45,9 @@ def publish_report(
     metadata |= whole_scores(summary["scores"])
     metadata |= {f"start_{name}": value for name, value in whole_scores(summary["start"] or {}).items()}
     tracked.log_dict(metadata, "summary.json")
+    step = int(summary["best_step"] if summary["weights"] == "best" else summary["steps"])
+    name = f"step-{step}" if summary["weights"] in ("best", "last") else str(summary["weights"])
+    tracked.log_checkpoint(name, step, tracked_names(summary["scores"]), published=True)
     metadata |= {"mlflow_run_id": tracked.run_id, "mlflow_url": tracked.url}
     if job.finetunes:
         score = summary["scores"]["map"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yt8m_assets.tracking.errors import RunGoneError, describe, is_refusal
+from yt8m_assets.tracking.models import LoggedModels
 from yt8m_assets.tracking.record import Record, now_milliseconds
 from yt8m_assets.tracking.registry import register
 from yt8m_assets.tracking.server import Server
@@ -104,6 +105,7 @@ class Mirror:
         names = [name for name in run.data.metrics if not name.startswith(_SYSTEM)]
         self._known = {(name, p.step) for name in names for p in client.get_metric_history(self.run_id, name)}
         self._sent = 0
+        self._models_sent: tuple[int, str | None] = (0, None)
 
     def _create(self) -> "Run":
         self.changes += 1
@@ -150,10 +152,29 @@ class Mirror:
                 path = Path(temporary, Path(name).name)
                 path.write_text(json.dumps(value, indent=1, sort_keys=True, default=str), encoding="utf-8")
                 self._upload(path, name.rpartition("/")[0])
-        if self.record.model is not None and model_path is not None and not self.version:
-            self.version, changed = register(self.server, self.run_id, self.record, model_path)
-            self.changes += changed
+        self._push_models(model_path)
         self.uploading = False
+
+    def _push_models(self, model_path: Path | None) -> None:
+        """Make the logged models of the checkpoints, and the registered version of the one that is published."""
+        record = self.record
+        registers = record.model is not None and model_path is not None and not self.version
+        if not registers and self._models_sent == (len(record.checkpoints), record.published):
+            return
+        models = LoggedModels(self.server, self.run_id, record)
+        entries = list(record.checkpoints)
+        for entry in entries:
+            try:
+                self.changes += models.push(entry)
+            except Exception as error:
+                if not self._is_passed_over(error, f"the checkpoint {entry['name']}"):
+                    raise
+        self.changes += models.mark_published()
+        self._models_sent = (len(entries), record.published)
+        if registers:
+            assert model_path is not None
+            self.version, changed = register(self.server, self.run_id, record, model_path, models.published())
+            self.changes += changed
 
     def _lacks(self, name: str, value: str) -> bool:
         """Whether a tag is to be set; a description that a person has written stays."""

@@ -73,6 +73,17 @@ class TrackedRun:
         if entry not in self.record.datasets:
             self.record.datasets.append(entry)
 
+    def log_checkpoint(self, name: str, step: int, metrics: Mapping[str, float], *, published: bool = False) -> None:
+        """Say that weights were kept, and their scores on the hold-out; a name that was given before stays as it is.
+
+        `published`: the artifact holds these weights.
+        """
+        if name not in {entry["name"] for entry in self.record.checkpoints}:
+            finite, _ = split_finite(metrics, step)
+            self.record.checkpoints.append({"name": name, "step": int(step), "metrics": finite})
+        if published:
+            self.record.published = name
+
     def register_model(self, name: str, folder: Path, *, metric: float, description: str = "") -> str | None:
         """Register a model folder as a new version of `name`; its number, or None while it is not known.
 

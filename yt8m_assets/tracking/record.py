@@ -57,6 +57,10 @@ class Record:
     """Files of the artifact, and the folder of the run that each belongs in."""
     dicts: dict[str, Any] = field(default_factory=dict)
     """JSON files by name."""
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    """Weights that were kept: name, step and scores on the hold-out of each."""
+    published: str | None = None
+    """Name of the checkpoint whose weights the artifact holds."""
     model: dict[str, Any] | None = None
     """Name, metric and description of the registered model whose version the artifact is."""
 

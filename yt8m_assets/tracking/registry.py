@@ -6,26 +6,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.tracking.errors import is_refusal
+from yt8m_assets.tracking.models import link_version
 from yt8m_assets.tracking.record import Record
 from yt8m_assets.tracking.server import Server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 CHAMPION = "champion"
 """Alias of the registered version with the best hold-out MAP."""
 METRIC_TAG = "metric"
 """Tag of a model version that holds the metric its alias is decided by."""
+MODEL_TAG = "logged_model"
+"""Tag of a model version that names the logged model whose files it is."""
 HOLDOUT_TAG = "parent.holdout_ratings"
 """Tag of a run and its model version that names the ratings its metric is of."""
 COMPARED_TAG = "compared"
 """Tag of a version that was compared with the champion: a later choice by a person stands."""
 
 
-def register(server: Server, run_id: str, record: Record, model_path: Path) -> tuple[str, bool]:
+def register(
+    server: Server, run_id: str, record: Record, model_path: Path, logged: "LoggedModel | None" = None
+) -> tuple[str, bool]:
     """Number of the run's version of its model, and whether it had to be made or compared with the champion.
 
-    It is uploaded as a model that MLflow can load. The better one is champion.
+    It is uploaded as a model that MLflow can load: as the files of the logged model, of the run where there is none.
+    The better one is champion.
     """
     assert record.model is not None
     client = server.client()
@@ -40,11 +47,20 @@ def register(server: Server, run_id: str, record: Record, model_path: Path) -> t
         with tempfile.TemporaryDirectory() as folder:
             ours = (model_path / "model.json").is_file()
             path = server.servable(model_path, Path(folder, "servable")) if ours and server.servable else model_path
-            client.log_artifacts(run_id, str(path), "model")
+            if logged is None:
+                client.log_artifacts(run_id, str(path), "model")
+            else:
+                client.log_model_artifacts(logged.model_id, str(path))
         _ensure_registered(client, name, text)
-        source = f"{client.get_run(run_id).info.artifact_uri}/model"
-        tags |= {METRIC_TAG: repr(metric)}
-        version = client.create_model_version(name, source, run_id, tags, description=text, await_creation_for=0)
+        # not models:/ID, which MLflow looks up on the server of its process, and not on this client's
+        source = logged.artifact_location if logged else f"{client.get_run(run_id).info.artifact_uri}/model"
+        tags |= {METRIC_TAG: repr(metric), **({MODEL_TAG: logged.model_id} if logged else {})}
+        given: Any = {"model_id": logged.model_id} if logged else {}
+        version = client.create_model_version(
+            name, source, run_id, tags, description=text, await_creation_for=0, **given
+        )
+    if logged is not None and version.tags.get(MODEL_TAG, logged.model_id) == logged.model_id:
+        link_version(client, logged, name, str(version.version))
     _crown(client, name, str(version.version), metric, record)
     client.set_model_version_tag(name, str(version.version), COMPARED_TAG, "true")
     return str(version.version), True

@@ -102,6 +102,11 @@ class RelayRun(TrackedRun):
         super().log_metrics(metrics, step)
         self.relay.log_metrics(dict(metrics), step)
 
+    def log_checkpoint(self, name: str, step: int, metrics: Mapping[str, float], *, published: bool = False) -> None:
+        """Record and send a checkpoint."""
+        super().log_checkpoint(name, step, metrics, published=published)
+        self.relay.log_checkpoint(name, step, dict(metrics), published=published)
+
 
 @contextmanager
 def relayed(events: Any, tracked: TrackedRun, task: Task) -> Iterator[list[BaseException]]:

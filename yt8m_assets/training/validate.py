@@ -142,6 +142,8 @@ class Validator:
         share = findings.evaluation_seconds / max(train_seconds, 1e-9)
         times = {"holdout/evaluation_seconds": seconds, "holdout/evaluation_share": share}
         self.tracked.log_metrics({**tracked_names(scores), **tracked_names({headline: best}, "best_"), **times}, step)
+        if self.keeps_best and findings.best["step"] == step:
+            self.tracked.log_checkpoint(f"step-{step}", step, tracked_names(scores))
         self.task.update(**{headline: scores[headline], "best": best})
 
     def score(self, step: int) -> Scores | None:
