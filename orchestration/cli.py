@@ -32,6 +32,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "timeline": ("orchestration.cli_files", "draw what the models see in one video, second by second"),
     "export": ("orchestration.cli_export", "write a model (.pt2, .onnx), a ranking with scores, or AP by class (.csv)"),
     "inspect": ("orchestration.cli_files", "show what shards hold"),
+    "import-features": (
+        "orchestration.cli_files",
+        "make shards of what an extractor wrote of your own videos",
+    ),
     "init-recipe": ("orchestration.cli_recipe", "write a JSON recipe for data of your own, to be filled in"),
     "import-checkpoint": ("orchestration.cli_files", "publish weights of the original (NPZ of its variables)"),
 }
@@ -124,7 +128,8 @@ def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
         case "report":
             add("--ratings", "ratings of the test videos: as for score-submission", type=Path, required=True)
         case "timeline":
-            add("video", "id of a video of the segment or test shards")
+            add("video", "id of a video of the segment or test shards, or of those that --shards names")
+            add("--shards", "a folder or pattern of shards; an import's videos are known by their old names, too")
             add("--models", "models, separated by commas (default: all)", type=_names, default=())
         case "export":
             text = (
@@ -135,6 +140,12 @@ def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
             add("--frames", "frames of the windows that a model takes (default: 5)", type=int)
         case "inspect":
             add("uri", "TFRecord shards, patterns or folders: local paths or gs:// URIs", nargs="+")
+        case "import-features":
+            add("files", "TFRecord files of MediaPipe's or the starter's extractor, or patterns", nargs="+")
+            add("--to", "folder of the shards and of ids.csv", type=Path, required=True)
+            add("--pca", "NPZ file that whitens floats: rgb_mean, rgb_components, rgb_eigenvalues, ...", type=Path)
+            add("--labels", "CSV of the videos' classes: id,labels (numbers, separated by spaces)", type=Path)
+            switch("--silent", "write zeros where a video has no audio")
         case "init-recipe":
             add("file", "the recipe to be written, such as mine.json; --recipe is what it builds on", type=Path)
             text = "folder or gs:// URI of 2/, 3/ and the class files, which is searched (default: /data)"

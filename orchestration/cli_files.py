@@ -88,13 +88,40 @@ def command_report(arguments: argparse.Namespace) -> int:
 
 def command_timeline(arguments: argparse.Namespace) -> int:
     """Draw what the models see in one video, second by second."""
+    from yt8m_assets.data.dataset.imports import legal_id
     from yt8m_assets.reports.timeline import make_timeline
 
     session = open_session(arguments)
     for key in arguments.models:
         session.recipe.model(key)
-    folder = session.state.root / "timelines" / safe_join(arguments.video)
-    say(make_timeline(session.recipe, session.store, arguments.video, folder, model_keys=arguments.models))
+    name = arguments.video if arguments.shards is None else legal_id(arguments.video)
+    folder = session.state.root / "timelines" / safe_join(name)
+    options = {"model_keys": arguments.models, "shards": arguments.shards}
+    say(make_timeline(session.recipe, session.store, arguments.video, folder, **options))
+    return 0
+
+
+def command_import_features(arguments: argparse.Namespace) -> int:
+    """Write what an extractor wrote as shards of this project."""
+    from yt8m_assets.data.dataset.imports import IDS_FILE, import_features, read_labels
+    from yt8m_assets.data.dataset.shards import expand_patterns
+    from yt8m_assets.data.records.foreign import read_whitening
+
+    data, target = open_session(arguments).recipe.data, arguments.to
+    labels = read_labels(require_file(arguments.labels), data.num_classes) if arguments.labels else None
+    whitening = read_whitening(require_file(arguments.pca)) if arguments.pca else None
+    rgb_size, audio_size = data.feature_sizes
+    found = import_features(
+        expand_patterns(arguments.files),
+        target,
+        whitening=whitening,
+        labels=labels,
+        silent=arguments.silent,
+        feature_sizes=(rgb_size, audio_size),
+        progress=default_progress(),
+    )
+    say(f"{target}: {found.num_videos} videos, {found.num_seconds} seconds, {found.num_labelled} with labels")
+    say(f"names and ids: {target / IDS_FILE}", f"next: yt8m timeline NAME --shards {target}")
     return 0
 
 

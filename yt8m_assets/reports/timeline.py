@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,12 @@ def make_timeline(
     *,
     model_keys: Sequence[str] = (),
     num_classes: int = NUM_CLASSES,
+    shards: str | None = None,
 ) -> Path:
-    """Score a window around each second of a video and write `timeline.json` and `timeline.png`; the picture's path.
+    """Score a window around each second of a video; write `timeline.json`, `.csv` and `.png`; the picture's path.
+
+    The CSV has the best classes of every second. `shards`: a folder or pattern of shards to look the video up in, by
+    its id or by the name that it was imported under; by default those of the recipe.
 
     The probabilities are means over the models (default: all of the recipe, with the ensemble's weights where they are
     up to date). Raises DataError for a video that is in neither the segment nor the test shards, ParentMismatchError
@@ -53,15 +57,17 @@ def make_timeline(
     from yt8m_assets.data.records.vocabulary import class_names
     from yt8m_assets.stages.data import VOCABULARY_FILE, read_segment_classes
 
-    video = find_video(recipe, store, video_id)
+    video = find_video(recipe, store, video_id) if shards is None else find_imported(recipe, shards, video_id)
     classes = read_segment_classes(recipe, store)
     scores = score_seconds(recipe, store, video, list(model_keys) or list(recipe.model_keys), classes)
     chosen = (-scores.max(axis=0)).argsort(kind="stable")[:num_classes]
-    shards = require_current(recipe, store, Node("segment_shards"))
-    has_names = VOCABULARY_FILE in shards.files
-    names = class_names(str(store.fetch(shards, (VOCABULARY_FILE,)) / VOCABULARY_FILE) if has_names else None, classes)
+    published = require_current(recipe, store, Node("segment_shards"))
+    has_names = VOCABULARY_FILE in published.files
+    names = class_names(
+        str(store.fetch(published, (VOCABULARY_FILE,)) / VOCABULARY_FILE) if has_names else None, classes
+    )
     content = {
-        "video_id": video_id,
+        "video_id": video.video_id,
         "seconds": len(scores),
         "models": list(model_keys) or list(recipe.model_keys),
         "classes": [
@@ -76,6 +82,7 @@ def make_timeline(
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "timeline.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_seconds(folder / "timeline.csv", scores, classes, names, num_classes)
     path = folder / "timeline.png"
     draw_timeline(content, path)
     return path
@@ -99,6 +106,36 @@ def find_video(recipe: Recipe, store: ArtifactStore, video_id: str) -> "Video":
             labels, segments = videos.annotations(number)
             return Video(video_id, videos.read(number), labels, segments)
     raise DataError(f"video {video_id!r} is neither in the segment shards nor in the test shards")
+
+
+def find_imported(recipe: Recipe, shards: str, name: str) -> "Video":
+    """A video of any shards, by its id or by its name in the table of an import. Raises DataError, MissingDataError."""
+    from yt8m_assets.data.dataset.imports import IDS_FILE, read_ids
+    from yt8m_assets.data.dataset.shards import expand_patterns
+    from yt8m_assets.data.records.reader import read_shard
+
+    folder, (rgb_size, audio_size) = Path(shards), recipe.data.feature_sizes
+    video_id = read_ids(folder).get(name, name) if (folder / IDS_FILE).is_file() else name
+    for uri in expand_patterns([f"{shards}/*.tfrecord" if folder.is_dir() else shards]):
+        for video in read_shard(uri, feature_sizes=(rgb_size, audio_size)):
+            if video.video_id == video_id and video.frames is not None and len(video.frames):
+                return video
+    raise DataError(f"video {name!r} is not in the shards {shards}")
+
+
+def write_seconds(
+    path: Path, scores: "np.ndarray", classes: "np.ndarray", names: Mapping[int, str], num_classes: int
+) -> None:
+    """A row for each of the best classes of every second: second, place, class, name, probability."""
+    from yt8m_assets.storage import atomic_write
+
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["second", "place", "class_id", "name", "probability"])
+        for second, row in enumerate(scores):
+            for place, column in enumerate((-row).argsort(kind="stable")[:num_classes].tolist(), 1):
+                class_id = int(classes[column])
+                writer.writerow([second, place, class_id, names[class_id], round(float(row[column]), 5)])
 
 
 def score_seconds(
