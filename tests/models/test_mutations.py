@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models import layers, mix_nextvlad, transformer
+from models import layers, next_vlad, transformer
 from models.layers import BatchNorm
 from tests.models.golden_harness import Golden, TensorFlowAdam, training_step
 
@@ -49,12 +49,12 @@ def test_pooling_the_first_frame(monkeypatch):
 
 def test_a_second_l2_norm_in_nextvlad(monkeypatch):
     assert prediction_error("mixnextvlad_iter60") < 1e-5
-    plain = mix_nextvlad.l2_normalize
+    plain = next_vlad.l2_normalize
 
     def twice(x, dim):
         return layers.l2_normalize(plain(x, dim).flatten(2), 2).view_as(x)
 
-    monkeypatch.setattr(mix_nextvlad, "l2_normalize", twice)
+    monkeypatch.setattr(next_vlad, "l2_normalize", twice)
     assert prediction_error("mixnextvlad_iter60") > 1e-3
 
 
