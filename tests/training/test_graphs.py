@@ -3,6 +3,7 @@
 import gc
 import itertools
 import typing
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
@@ -16,8 +17,9 @@ from models import list_models
 from tests.benchmarks.gpu_cases import Setup
 from tests.training.support import BATCHES
 from tests.training.test_other_devices import Calls
-from tests.training.test_step import CPU, make_stepper
+from tests.training.test_step import CONFIG, CPU, make_stepper
 from yt8m_assets.data.dataset.batches import Batch
+from yt8m_assets.errors import OutOfMemoryError
 from yt8m_assets.training import graphs as graphs_module
 from yt8m_assets.training.graphs import EAGER_STEPS, MAX_GRAPHS, Recorded, StepGraphs, tensors_of
 from yt8m_assets.training.randomness import seed_defaults
@@ -41,7 +43,7 @@ class Again:
 def test_replayed_steps_are_those_that_were_launched() -> None:
     """Dropout, learning rate, step and the state are of the step that is replayed, not of the recorded one."""
     plain, replayed = make_stepper(), make_stepper()
-    graphs = replayed.graphs = StepGraphs(replayed.advance, CPU, record=Again)
+    graphs = replayed.graphs = StepGraphs(CPU, record=Again)
     for step in range(EAGER_STEPS + 4):
         first = BATCHES[0]
         batch = replace(first, frames=first.frames.roll(step, 0), labels=first.labels.roll(2 * step, 0))
@@ -55,16 +57,20 @@ def test_replayed_steps_are_those_that_were_launched() -> None:
         assert torch.equal(replayed.optimizer.state_tensors()[name], value)
 
 
+def counted(batch: Batch) -> torch.Tensor:
+    return batch.frames.sum()
+
+
 def test_each_shape_is_recorded_when_it_has_come_back_up_to_a_limit() -> None:
-    graphs = StepGraphs(lambda batch: batch.frames.sum(), CPU, record=Again)
+    graphs = StepGraphs(CPU, record=Again)
     batch = BATCHES[0]
     for length in range(1, MAX_GRAPHS + 2):
         part = replace(batch, frames=torch.ones(8, length, 3, dtype=torch.uint8))
         for number in range(EAGER_STEPS + 2):
-            assert int(graphs.run(part, 0)) == 24 * length
+            assert int(graphs.run(counted, part, 0)) == 24 * length
             assert len(graphs.graphs) == min(length - (number < EAGER_STEPS), MAX_GRAPHS)
     unweighted = replace(batch, label_weights=None)
-    assert len({len(graphs.seen) for _ in range(2) if graphs.run(unweighted, 0) is not None}) == 1
+    assert len({len(graphs.seen) for _ in range(2) if graphs.run(counted, unweighted, 0) is not None}) == 1
 
 
 def test_every_tensor_of_a_batch_is_copied_in() -> None:
@@ -79,7 +85,7 @@ def test_where_recording_fails_steps_go_on_without(caplog: pytest.LogCaptureFixt
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     plain, stepper = make_stepper(), make_stepper()
-    stepper.graphs = StepGraphs(stepper.advance, CPU, record=refuse)
+    stepper.graphs = StepGraphs(CPU, record=refuse)
     for step in range(EAGER_STEPS + 3):
         assert float(plain.run(BATCHES[0], step, 0.1)) == float(stepper.run(BATCHES[0], step, 0.1))
     assert caplog.messages == [
@@ -91,13 +97,88 @@ def test_a_failed_step_is_not_counted() -> None:
     """Replayed or not: the next one has its corrections."""
     stepper = make_stepper()
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any) -> Any:
         raise RuntimeError("no")
 
-    stepper.graphs = StepGraphs(fail, CPU)  # type: ignore[arg-type]
+    stepper.graphs = StepGraphs(CPU)
+    stepper.advance = fail  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="no"):
         stepper.run(BATCHES[0], 0, 0.1)
     assert stepper.optimizer.num_steps == 0
+
+
+def test_what_recording_refuses_is_not_the_compilers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps go on unrecorded and compiled, not without both."""
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    stepper = make_stepper(replace(CONFIG, compile=True))
+    graphs = stepper.graphs = StepGraphs(CPU, record=lambda body, batch, device: body(batch))
+    forward = stepper.objective.forward
+
+    def refusing(*tensors: Any) -> Any:
+        if graphs.recording:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return forward(*tensors)
+
+    monkeypatch.setattr(stepper.objective, "forward", refusing)
+    for step in range(EAGER_STEPS + 2):
+        stepper.run(BATCHES[0], step, 0.1)
+    assert (graphs.enabled, graphs.graphs, graphs.recording) == (False, {}, False)
+    assert stepper.compiled.enabled
+
+
+def test_out_of_memory_beside_recorded_steps_costs_the_recording_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A graph keeps what a step takes; a longer batch, launched as it is, would have room without. Then no more."""
+    plain, stepper = make_stepper(), make_stepper()
+    graphs = stepper.graphs = StepGraphs(CPU, record=Again)
+    longer = replace(BATCHES[0], frames=BATCHES[0].frames.repeat(1, 2, 1), valid=BATCHES[0].valid.repeat(1, 2))
+    accumulate = stepper.accumulate
+
+    def scarce(batch: Batch) -> torch.Tensor:
+        loss = accumulate(batch)
+        if graphs.graphs and batch.frames.shape == longer.frames.shape:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss
+
+    monkeypatch.setattr(stepper, "accumulate", scarce)
+    for step, batch in enumerate([*[BATCHES[0]] * (EAGER_STEPS + 2), longer, BATCHES[0]]):
+        assert bool(graphs.graphs) is (EAGER_STEPS < step <= EAGER_STEPS + 2)
+        assert float(plain.run(batch, step, 0.1)) == float(stepper.run(batch, step, 0.1))
+    for name, value in plain.model.state_dict().items():
+        assert torch.equal(stepper.model.state_dict()[name], value)
+    assert plain.optimizer.num_steps == stepper.optimizer.num_steps
+    assert caplog.messages == ["out of memory beside recorded CUDA graphs, training goes on without"]
+
+    def exhausted(batch: Batch) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(stepper, "accumulate", exhausted)
+    with pytest.raises(OutOfMemoryError, match="lower batch_size"):
+        stepper.run(longer, 9, 0.1)
+
+
+def test_a_training_that_has_ended_leaves_the_device_at_once() -> None:
+    """Not when Python next looks for what keeps itself: the next models need the room."""
+
+    class Kept:
+        def __init__(self, body: Any, batch: Batch, device: torch.device) -> None:
+            self.loss = body(batch)
+
+        def run(self, batch: Batch, seed: int) -> torch.Tensor:
+            return self.loss  # type: ignore[no-any-return]
+
+    stepper = make_stepper()
+    stepper.graphs = StepGraphs(CPU, record=Kept)
+    for step in range(EAGER_STEPS + 2):
+        stepper.run(BATCHES[0], step, 0.1)
+    model = weakref.ref(stepper.model)
+    gc.disable()
+    try:
+        del stepper
+        assert model() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("key", list_models())
@@ -196,9 +277,9 @@ def test_a_recording_that_fails_gives_the_random_numbers_back_and_leaves_its_poo
         raise RuntimeError("operation not permitted")
 
     cuda.generator.clone_state = lambda: SimpleNamespace(state=[8])  # type: ignore[method-assign,assignment,return-value]
-    graphs = StepGraphs(body, CPU)
+    graphs = StepGraphs(CPU)
     for _ in range(EAGER_STEPS + 2):
-        assert float(graphs.run(BATCHES[0], 0)) == float(total(BATCHES[0]))
+        assert float(graphs.run(body, BATCHES[0], 0)) == float(total(BATCHES[0]))
     assert "operation not permitted" in caplog.text
     assert cuda.generator.state == [7]
     Recorded(total, BATCHES[0], CPU)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from yt8m_assets.data.dataset.batches import Batch
+from yt8m_assets.device.memory import is_out_of_memory
 from yt8m_assets.training.randomness import default_generators
 
 logger = logging.getLogger(__name__)
@@ -77,36 +78,51 @@ def own_generator(device: torch.device) -> Iterator[torch.Generator]:
 
 
 class StepGraphs:
-    """Runs a step's `body`, as it is or recorded; `body` does nothing on the host that the next step needs done anew.
+    """Runs a step's body, as it is or recorded; it does nothing on the host that the next step needs done anew.
 
-    Arguments: `body`, from a batch on the device to the loss; `record`, what makes a `Recorded`. Where recording fails,
-    all goes on unrecorded, and the log says why.
+    `record` makes a `Recorded`. Where recording fails, all goes on unrecorded, and the log says why. The body is not
+    kept: it is its owner's method, and two that keep each other stay on the device after a training has ended.
     """
 
-    def __init__(self, body: Callable[[Batch], Tensor], device: torch.device, record: Any = Recorded) -> None:
-        self.body, self.device, self.record = body, device, record
+    def __init__(self, device: torch.device, record: Any = Recorded) -> None:
+        self.device, self.record = device, record
         self.seen: Counter[Any] = Counter()
         self.graphs: dict[Any, Recorded] = {}
-        self.enabled = True
+        self.enabled, self.recording = True, False
 
-    def run(self, batch: Batch, seed: int) -> Tensor:
-        """The loss of a step on a batch that may still lie in the host's memory; torch's generators are at `seed`."""
+    def run(self, body: Callable[[Batch], Tensor], batch: Batch, seed: int) -> Tensor:
+        """The loss that `body`, always the same, has of a batch that may still lie in the host's memory.
+
+        torch's generators are at `seed`.
+        """
         shape = tuple((name, value.shape, value.dtype) for name, value in tensors_of(batch).items())
         if shape not in self.graphs and self.enabled and len(self.graphs) < MAX_GRAPHS:
             self.seen[shape] += 1
             if self.seen[shape] > EAGER_STEPS:
-                self._record(shape, batch)
+                self._record(shape, body, batch)
         graph = self.graphs.get(shape)
-        return self.body(batch) if graph is None else graph.run(batch, seed)
+        return body(batch) if graph is None else graph.run(batch, seed)
 
-    def _record(self, shape: Any, batch: Batch) -> None:
+    def give_up(self, error: Exception) -> bool:
+        """Forget all graphs, where memory ran out beside them; whether there were any and a step can be made anew."""
+        if not self.graphs or not is_out_of_memory(error):
+            return False
+        logger.warning("out of memory beside recorded CUDA graphs, training goes on without")
+        self.graphs.clear()
+        self.enabled = False
+        return True
+
+    def _record(self, shape: Any, body: Callable[[Batch], Tensor], batch: Batch) -> None:
+        self.recording = True
         try:
-            self.graphs[shape] = self.record(self.body, batch, self.device)
+            self.graphs[shape] = self.record(body, batch, self.device)
         except Exception as error:  # noqa: BLE001 - whatever it is, steps run without
             lines = str(error).strip().splitlines() or [type(error).__name__]
             logger.warning("recording a CUDA graph failed, training goes on without: %s", lines[0])
             self.enabled = False
             _pools.pop(self.device, None)  # it stays marked as being recorded to
+        finally:
+            self.recording = False
 
 
 def tensors_of(batch: Batch) -> dict[str, Tensor]:

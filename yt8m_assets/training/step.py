@@ -53,7 +53,7 @@ class Stepper:
         self.evidence = torch.zeros(2, device=device)
         self.norms: Tensor | None = None
         recorded = config.cuda_graphs and self.module is objective and not config.activation_checkpointing
-        self.graphs = StepGraphs(self.advance, device) if device.type == "cuda" and recorded else None
+        self.graphs = StepGraphs(device) if device.type == "cuda" and recorded else None
         self.recent: deque[tuple[int, tuple[str, ...]]] = deque(maxlen=4 * config.log_every)
 
     def run(self, batch: Batch, step: int, learning_rate: float) -> Tensor:
@@ -67,7 +67,7 @@ class Stepper:
             seed = self.seed_step()
             self.optimizer.begin(learning_rate)
             self.number.fill_(step)
-            return self.advance(batch) if self.graphs is None else self.graphs.run(batch, seed)
+            return self.advance(batch) if self.graphs is None else self.graphs.run(self.advance, batch, seed)
         except Exception as error:
             self.optimizer.num_steps = counted
             if is_out_of_memory(error):
@@ -92,14 +92,20 @@ class Stepper:
         return loss
 
     def differentiate(self, batch: Batch, before: list[Tensor]) -> Tensor:
-        """Loss and gradients of a step. Where the compiler fails, at any point, the step is made anew without it."""
+        """Loss and gradients of a step.
+
+        Where the compiler fails, at any point, or memory beside recorded steps, the step is made anew without these.
+        """
         while True:
             self.optimizer.zero_gradients()
             try:
                 return self.accumulate(batch)
             except Exception as error:
+                graphs = self.graphs
+                if graphs is not None and graphs.recording:  # nothing has run, and the compiler may not be to blame
+                    raise
                 self.restore_statistics(before)
-                if not self.compiled.give_up(error):
+                if not (self.compiled.give_up(error) or (graphs is not None and graphs.give_up(error))):
                     raise
                 self.seed_step()
 
