@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from models import list_models
@@ -180,13 +181,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(getattr(module, f"command_{parsed.command.replace('-', '_')}")(parsed) or 0)
     except (Exception, KeyboardInterrupt) as error:
         if parsed.debug:
+            sys.excepthook = show_traceback
             raise
         return report(error)
 
 
+def show_traceback(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """What Python writes of an error that nobody handles, without the passwords that its texts may quote."""
+    from traceback import format_exception
+
+    from yt8m_assets.errors import without_credentials
+
+    sys.stderr.write(without_credentials("".join(format_exception(kind, error, traceback))))
+
+
 def report(error: BaseException) -> int:
     """One message on stderr; returns the exit code."""
-    from yt8m_assets.errors import Yt8mError, with_notes
+    from yt8m_assets.errors import Yt8mError, with_notes, without_credentials
 
     if isinstance(error, KeyboardInterrupt):
         sys.stderr.write("\nyt8m: interrupted; the same command continues where it stopped\n")
@@ -201,7 +212,7 @@ def report(error: BaseException) -> int:
     else:
         reason = (str(error).strip() or "without a message").splitlines()[0]
         text = f"unexpected {type(error).__name__}: {reason} (--debug shows where)"
-    sys.stderr.write(f"yt8m: {text}\n")
+    sys.stderr.write(f"yt8m: {without_credentials(text)}\n")
     return int(getattr(error, "exit_code", EXIT_ERROR))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from yt8m_assets.device.hardware import REQUIRE_GPU, Hardware, find_hardware
-from yt8m_assets.errors import ConfigError, Yt8mError
+from yt8m_assets.errors import ConfigError, Yt8mError, without_credentials
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.storage.backend import Backend
@@ -74,7 +74,7 @@ def _tried(name: str, attempt: Callable[[], str], cure: str) -> Finding:
     except Exception as error:  # noqa: BLE001 whatever is wrong is the finding
         text = str(error).strip().splitlines() or [type(error).__name__]
         own = f"{type(error).__name__}: " if not isinstance(error, Yt8mError) else ""
-        return Finding(name, False, f"{own}{text[0]}", cure)
+        return Finding(name, False, without_credentials(f"{own}{text[0]}"), cure)
 
 
 def _try_store(store: ArtifactStore) -> str:

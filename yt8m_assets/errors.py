@@ -4,6 +4,8 @@ Two families decide what a caller may do. A `TransientError` may pass when the s
 `PermanentError` will not, so nothing retries it. Every message names the file, record, field or key and the way out.
 """
 
+import re
+
 
 class Yt8mError(Exception):
     """Base of every error this project raises on purpose."""
@@ -12,6 +14,11 @@ class Yt8mError(Exception):
 def with_notes(error: BaseException, text: str) -> str:
     """A text about an error, and its notes: what else failed beside it."""
     return "\n".join([text, *getattr(error, "__notes__", ())])
+
+
+def without_credentials(text: str) -> str:
+    """A text whose addresses hold no user and password: errors of other libraries quote what they were given."""
+    return re.sub(r"(?<=://)[^\s/]*@", "", text)
 
 
 class TransientError(Yt8mError):

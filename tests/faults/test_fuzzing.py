@@ -41,13 +41,14 @@ from yt8m_assets.tracking import MlflowTracking
 
 logger = logging.getLogger(__name__)
 
-EXAMPLES = int(os.environ.get("YT8M_FUZZ_EXAMPLES", "60"))
-"""Examples of each target."""
+EXAMPLES = int(os.environ.get("YT8M_FUZZ_EXAMPLES", "0"))
+"""Examples of each target; 0: few, and always the same ones, so that a find of the day ends nobody's suite."""
 MEGABYTES, SECONDS = 64, 10.0
 """What one small input may cost: far more than a sound one does, far less than what a bomb would."""
 
 fuzzed = settings(
-    max_examples=EXAMPLES,
+    max_examples=EXAMPLES or 60,
+    derandomize=not EXAMPLES,
     deadline=None,
     phases=[Phase.explicit, Phase.generate, Phase.target, Phase.shrink],
     suppress_health_check=list(HealthCheck),
@@ -357,7 +358,7 @@ def babbler() -> Iterator[Babbler]:
     started.server.server_close()
 
 
-@settings(fuzzed, max_examples=max(EXAMPLES // 10, 6))
+@settings(fuzzed, max_examples=EXAMPLES // 10 or 6)
 @given(
     answers=st.lists(
         st.tuples(

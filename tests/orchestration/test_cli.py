@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.cli import COMMANDS, main, report
+from orchestration.cli import COMMANDS, main, report, show_traceback
 from tests.orchestration.conftest import Run
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes import load_recipe
@@ -105,10 +105,17 @@ def test_an_error_of_the_system_is_one_line_that_names_the_file(capsys: pytest.C
     for error, line in (
         (OSError(30, "Read-only file system", "/x/timeline.json"), "yt8m: /x/timeline.json: Read-only file system\n"),
         (ValueError("first\n[SQL: second]"), "yt8m: unexpected ValueError: first (--debug shows where)\n"),
+        (ValueError("x://me:secret@h/a@b"), "yt8m: unexpected ValueError: x://h/a@b (--debug shows where)\n"),
         (RuntimeError(), "yt8m: unexpected RuntimeError: without a message (--debug shows where)\n"),
     ):
         assert report(error) == 1
         assert capsys.readouterr().err == line
+
+
+def test_a_traceback_shows_no_password(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ValueError("http://me:secret@host/x is away")
+    show_traceback(ValueError, error, None)
+    assert capsys.readouterr().err == "ValueError: http://host/x is away\n"
 
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

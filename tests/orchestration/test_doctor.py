@@ -59,6 +59,17 @@ def test_each_fault_fails_by_itself_with_its_cure(
     assert lines["dagster database"].startswith("ok ")
 
 
+def test_a_password_in_an_address_is_not_shown(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:canary-7731@127.0.0.1:{free_port()}")
+    code, lines = examined(place, capsys)
+    assert code == 1
+    assert "http://127.0.0.1:" in lines["mlflow"]
+    assert "canary" not in "".join(lines.values())
+
+
 def test_a_bucket_is_tried_by_writing(
     place: Path, capsys: pytest.CaptureFixture[str], emulator: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -52,6 +52,7 @@ class FakeStore:
         self.page_size = 1000
         self.tokens: set[str] | None = None
         """Access tokens that are accepted; None: nobody is asked for one."""
+        self.token_name = "token"
         self.token_faults: list[int] = []
         """Statuses of the next requests for a token."""
         self.sessions: dict[str, tuple[str, bytearray]] = {}
@@ -268,7 +269,7 @@ class FakeStore:
             status = self.token_faults.pop(0)
             self._json(handler, status, {"error": "invalid_grant", "error_description": "SECRET-TOKEN revoked"})
             return
-        token = f"token{sum(path == '/token' for _, path in self.requests)}"
+        token = f"{self.token_name}{sum(path == '/token' for _, path in self.requests)}"
         self.tokens = {token}
         self._json(handler, 200, {"access_token": token, "expires_in": 3600, "token_type": "Bearer"})
 
