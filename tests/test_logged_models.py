@@ -114,7 +114,10 @@ def test_many_are_found_again(tracking: MlflowTracking, mlflow_uri: str, monkeyp
     )
     with tracking.run("tiny", kind="finetuning", model="tiny") as run:
         for step, score in enumerate(SCORES):
-            run.log_checkpoint(f"step-{step}", step, {"holdout/map_at_100000": score})
-        run.flush()
+            run.log_checkpoint(f"step-{step}", step, {"holdout/map_at_100000": score}, published=step == 0)
+            run.flush()  # the first one is on the last page
         models = LoggedModels(tracking, str(run.run_id), run.record)
+        first = models.published()
+        assert first is not None
+        assert (first.name, first.tags["published"]) == ("tiny-finetuning-step-0", "true")
         assert [models.push(entry) for entry in run.record.checkpoints] == [0, 0, 0]
