@@ -85,10 +85,13 @@ def survives(action: Callable[[], Any]) -> Any:
 
 @st.composite
 def damaged(draw: st.DrawFn, sound: bytes) -> bytes:
-    """Bytes of which a few stretches are replaced, removed, doubled or cut off."""
+    """Bytes of which a few are changed, or stretches of them replaced, removed, doubled or cut off."""
     content = sound
     for _ in range(draw(st.integers(1, 4))):
         first = draw(st.integers(0, len(content)))
+        if first < len(content) and draw(st.booleans()):  # of the same length
+            content = content[:first] + bytes([content[first] ^ draw(st.integers(1, 255))]) + content[first + 1 :]
+            continue
         end = min(len(content), first + draw(st.integers(0, 16)))
         middle = draw(st.one_of(st.binary(max_size=12), st.just(content[first:end] * 2), st.just(b"\xff" * 9)))
         content = content[:first] + middle + (b"" if draw(st.integers(0, 15)) == 7 else content[end:])
