@@ -1,4 +1,4 @@
-# make demo | make test | make ui | make lint | make bench. Each sets itself up: a virtual environment in .venv, made on first use.
+# make demo | make demo-beyond | make test | make ui | make lint | make bench. Each sets itself up: a virtual environment in .venv, made on first use.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -9,7 +9,7 @@ EXAMPLES ?= 3000
 
 PROCESSES := $(addprefix tests/orchestration/test_, processes.py backfills.py dagster_cli.py pages.py)
 
-.PHONY: demo bench-gpu bench-scale test test-slow test-processes test-servers test-kills test-fuzz test-cloud test-browser test-all test-mutations ui lint bench rehearsal setup clean-state
+.PHONY: demo demo-beyond bench-gpu bench-scale test test-slow test-processes test-servers test-kills test-fuzz test-cloud test-browser test-all test-mutations ui lint bench rehearsal setup clean-state
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -24,6 +24,9 @@ setup: $(INSTALLED)
 
 demo: $(INSTALLED)
 	@$(RUN) -m orchestration.cli demo
+
+demo-beyond: $(INSTALLED)
+	@$(RUN) -m orchestration.cli materialize --recipe demo_beyond
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadgroup
