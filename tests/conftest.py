@@ -120,3 +120,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = vars(item).get("_nodeid")
         if name is not None and name != item.nodeid:
             item._id = coerce_node_id(name)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _own_mlflow_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a tracker tells MLflow's client by the environment, its patience for example, ends with its test."""
+    for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        if name not in os.environ:
+            monkeypatch.setenv(name, "")
+            monkeypatch.delenv(name)

@@ -17,9 +17,10 @@ from yt8m_assets.serving import export
 from yt8m_assets.training.model_files import ModelSpec, write_model
 
 NUM_FRAMES = [5, 1, 3, 4, 2, 5]
-KEYS = [*list_models()[:9], "frame_scorer"]
 KINDS = ("bert_l2h12", "bert_cross_attn_l2h8", "gated_netvlad_h1024c16", "mix_nextvlad_iter60")
 """One of each architecture."""
+OTHERS = [pytest.param(key, marks=pytest.mark.slow) for key in list_models() if key not in KINDS]
+KEYS = [*KINDS, "frame_scorer", *OTHERS]
 
 
 def saved(folder: Path, key: str, **options: object) -> tuple[Path, torch.nn.Module]:

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models import create_model, mix_nextvlad
+from models import create_model, next_vlad
 from tests.models.small import SIZES, small_model
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.loss import Objective
@@ -97,7 +97,7 @@ def test_frames_that_are_not_drawn_cost_no_float32_copy(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("key", [BERT, NETVLAD, MIX, "branches one by one"])
 def test_results_gradients_and_statistics_stay(key: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if key == "branches one by one":
-        monkeypatch.setattr(mix_nextvlad, "MANY_FRAMES", 1)
+        monkeypatch.setattr(next_vlad, "MANY_FRAMES", 1)
         key = MIX
     plain = small_model(key).train()
     sparing = copy.deepcopy(plain)
