@@ -48,6 +48,11 @@ class Setup:
         return 8 if self.tiny else 128
 
     @property
+    def families(self) -> tuple[str, ...]:
+        """The models that are measured by themselves."""
+        return FAMILIES[::2] if self.tiny else FAMILIES
+
+    @property
     def models(self) -> tuple[str, ...]:
         """All that a pass trains."""
         return tuple(key for key in list_models() if key in LEADERBOARD_ORDER)

@@ -48,7 +48,7 @@ def training_steps(setup: Setup, *modes: dict[str, bool]) -> Iterator[Row]:
         list(peaks(setup))
     on_gpu = setup.device.type == "cuda"
     for mode in modes or ({"cuda_graphs": True}, {"cuda_graphs": False})[: 2 if on_gpu else 1]:
-        for key in FAMILIES:
+        for key in setup.families:
             yield {"model": key, "batch": setup.batch_size} | mode | _training_step(setup, key, mode)
 
 
@@ -178,7 +178,7 @@ def prediction(setup: Setup) -> Iterator[Row]:
 
     Of the segments a class keeps one in five hundred, as of a test set's fifty million a hundred thousand.
     """
-    for key in FAMILIES:
+    for key in setup.families:
         yield predict(setup, key)
     if not setup.tiny:
         yield predict(setup, FAMILIES[0], compile_=True)

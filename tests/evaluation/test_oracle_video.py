@@ -70,6 +70,7 @@ def test_the_whole_video_tells_no_less_than_the_segment(plain):
     assert log_loss(scores, truth) < log_loss(oracle_scores(config, videos, pairs), truth) + 0.01
 
 
+@pytest.mark.slow
 def test_where_scenes_share_a_background_the_whole_video_tells_more():
     """Classes so weak that a background hides them."""
     weak = {"class_norm_rgb": 1.2, "class_norm_audio": 0.8, "group_norm_rgb": 0.6, "group_norm_audio": 0.4}
@@ -78,6 +79,7 @@ def test_where_scenes_share_a_background_the_whole_video_tells_more():
     assert log_loss(video_oracle_scores(config, videos, pairs), truth) < segment - 0.03
 
 
+@pytest.mark.slow
 def test_equal_calls_agree_and_another_chain_nearly(plain):
     config, videos, pairs, _, scores = plain
     np.testing.assert_array_equal(video_oracle_scores(config, videos, pairs), scores)

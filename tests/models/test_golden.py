@@ -20,6 +20,9 @@ INFERENCE = [(name, run) for name in NAMES for run in RUNS[name] if not run.star
 TRAINING = [(name, run) for name in NAMES for run in RUNS[name] if run.startswith("train")]
 # Three steps at MixNeXtVLAD's true width take a minute and 5 GB; the first of them is in the default suite.
 LONG = [(name, run) for name, run in TRAINING if name.startswith("mix") and name.endswith("__fulldim")]
+WIDE_INFERENCE = [
+    (name, run) for name, run in INFERENCE if name.startswith("mix") and name.endswith("__fulldim") and run == "vid"
+] + [("mixnextvlad_iter300__fulldim", "seg")]
 ZERO_GRADIENT = 5e-6
 """Below this a gradient is rounding: keys' biases and shifts in front of a batch norm have none."""
 ROUNDED = ("mixnextvlad_iter300", "train_seg")
@@ -42,7 +45,12 @@ def free_variables():
 
 
 def of(pairs):
-    return pytest.mark.parametrize(("case", "run"), pairs, indirect=["case"], ids=["-".join(pair) for pair in pairs])
+    """Of MixNeXtVLAD at its true width, which takes seconds each, one in the default suite."""
+    marked = [
+        pytest.param(name, run, marks=[pytest.mark.slow] if (name, run) in WIDE_INFERENCE else [], id=f"{name}-{run}")
+        for name, run in pairs
+    ]
+    return pytest.mark.parametrize(("case", "run"), marked, indirect=["case"])
 
 
 def assert_intermediates(seen, golden, run, tolerance):

@@ -199,7 +199,10 @@ def test_automation_waits_for_what_failed_its_check(own_graph: Graph) -> None:
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 @pytest.mark.parametrize(
     ("job", "asset", "tags"),
-    [("ensemble", "ensemble_weights", {}), ("rank_models", "oof_ranking", {"dagster/partition": "one"})],
+    [
+        pytest.param("ensemble", "ensemble_weights", {}, marks=pytest.mark.slow),
+        ("rank_models", "oof_ranking", {"dagster/partition": "one"}),
+    ],
 )
 def test_automation_waits_for_what_is_being_made(own_graph: Graph, job: str, asset: str, tags: dict[str, str]) -> None:
     """The asset itself, or one that it is made from."""

@@ -70,6 +70,7 @@ def test_who_fails_is_named_and_trained_alone_by_the_next_pass(own_graph: Graph)
     assert progress.steps == ["pretrained_model  one"]
 
 
+@pytest.mark.slow
 def test_one_by_one_where_the_environment_says_so(own_graph: Graph) -> None:
     progress = RecordingProgress()
     recipe = longer(longer(own_graph.recipe, "one", 2), "two", 2)

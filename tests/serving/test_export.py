@@ -62,7 +62,7 @@ def test_a_program_scores_like_the_model(key: str, tmp_path: Path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["model", "model.pt2"]
 
 
-@pytest.mark.parametrize("key", KINDS)
+@pytest.mark.parametrize("key", [*KINDS[:3], pytest.param(KINDS[3], marks=pytest.mark.slow)])
 def test_onnx_scores_like_the_model_without_torch(key: str, tmp_path: Path):
     folder, model = saved(tmp_path / "model", key)
     export.export_model(folder, tmp_path / "model.onnx", 5, {"recipe": "small"})
