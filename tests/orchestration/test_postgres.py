@@ -215,6 +215,7 @@ def test_two_processes_train_at_once_over_postgresql_and_a_bucket(
 ) -> None:
     """The whole production example: both databases in PostgreSQL, artifacts and MLflow's files in gs://."""
     from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
 
     recipe = tmp_path / "recipe.py"
     recipe.write_text(RECIPE)
@@ -245,7 +246,8 @@ def test_two_processes_train_at_once_over_postgresql_and_a_bucket(
         assert found[0].info.status == "FINISHED"
         assert found[0].data.tags["recipe"] == "tiny"
         assert client.get_metric_history(champion.run_id, "train/loss")
-        files = Path(client.download_artifacts(champion.run_id, "model", str(tmp_path)))
+        assert str(champion.source).startswith("mlflow-artifacts:")
+        files = Path(download_artifacts(champion.source, tracking_uri=mlflow_server, dst_path=str(tmp_path / key)))
         weights = next(name for name in manifest.files if name.endswith(".safetensors"))
         assert (next(files.rglob(Path(weights).name))).read_bytes() == (store.fetch(manifest) / weights).read_bytes()
     with driver_instance(state) as instance:

@@ -40,7 +40,7 @@ FRAME_SCORER = ModelRecipe(
 """Random windows of 25 s keep it from learning its few videos by heart; tokens do not look at each other here, for the
 same reason."""
 
-LONGER = ("bert_mean_l2h12", "bert_first_l2h12", "bert_cross_attn_l2h8")
+LONGER = ("bert_mean_l2h12", "bert_first_l2h12", "bert_cross_attn_l2h8", "bert_cross_mean_l2h8")
 """Models that are trained as long as the frame scorer, at half its learning rates; the rest as in the demo."""
 
 
