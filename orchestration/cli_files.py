@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from yt8m_assets.progress import default_progress
 from yt8m_assets.stages.lineage import current_manifest
 from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import safe_join
+from yt8m_assets.storage.arrays import read_arrays
 
 MAX_PROBLEMS = 20
 
@@ -152,12 +152,10 @@ FORMATS = (
 
 def read_variables(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an NPZ file by name. Raises DataError naming the file; pickled objects are refused."""
+    require_file(path)
     try:
-        with np.load(require_file(path), allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
+        return read_arrays(path)
+    except DataError as error:
         known = next((text for endings, text in FORMATS if path.name.endswith(endings)), "")
         cure = "docs/import-checkpoint.md has the lines that write its variables to an .npz file"
         text = f"{known}; {cure}" if known else f"not an NPZ file of plain arrays; {cure}"

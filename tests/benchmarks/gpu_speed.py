@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.benchmarks.gpu_cases import FAMILIES, Setup
 from tests.benchmarks.scale_index import recipe_over, write_data
+from tests.memory_videos import MemoryVideos
 from yt8m_assets.data.dataset.datasets import PretrainingDataset
 from yt8m_assets.data.dataset.memory import load_videos
 from yt8m_assets.prediction.blocks import ScoringOptions, SegmentIndex
@@ -152,25 +153,10 @@ def joint_pass(setup: Setup, num_steps: int = 10) -> Iterator[Row]:
     }
 
 
-class _Videos:
-    """Videos of random bytes in memory; one second of bytes serves all, for reading is not what is measured."""
-
-    def __init__(self, count: int, frames: int, width: int) -> None:
-        self.video_ids = np.array([f"{number:011d}" for number in range(count)], "S11")
-        self.num_frames, self.shard_sizes = np.full(count, frames), np.array([count])
-        self.content = np.random.default_rng(0).integers(0, 256, (frames, width), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.video_ids)
-
-    def damaged(self, numbers: np.ndarray) -> np.ndarray:
-        return np.zeros(len(numbers), bool)
-
-    def read(self, number: int) -> np.ndarray:
-        return self.content
-
-    def ahead(self, needs: Any, **options: Any) -> None:
-        """All is here."""
+def random_videos(count: int, frames: int, width: int) -> MemoryVideos:
+    """Videos of random bytes; one video's serve all, for reading is not what is measured."""
+    content = np.random.default_rng(0).integers(0, 256, (frames, width), dtype=np.uint8)
+    return MemoryVideos([f"{number:011d}" for number in range(count)], [content] * count)
 
 
 def prediction(setup: Setup) -> Iterator[Row]:
@@ -192,7 +178,7 @@ def predict(setup: Setup, key: str, num_videos: int = 8000, compile_: bool = Fal
     model = setup.build(key).eval().restrict_classes(torch.from_numpy(classes).to(setup.device))
     model = model.hold_linear_weights(torch.bfloat16)
     for size in (count // 8, count):
-        videos: Any = _Videos(size, frames, width)
+        videos: Any = random_videos(size, frames, width)
         index = SegmentIndex.of(videos)
         top_k = max(len(index.segments) // 500, 1)
         batch = 64 if setup.tiny else 8192

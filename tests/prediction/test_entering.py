@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.memory_videos import MemoryVideos
 from tests.prediction.test_scoring import CLASSES, SHIFTS, Toy
 from yt8m_assets.errors import NonFiniteError, OutOfMemoryError
 from yt8m_assets.prediction import scoring
@@ -18,26 +19,12 @@ from yt8m_assets.ranking.topk import StreamingTopK
 CPU = torch.device("cpu")
 
 
-class Videos:
-    """Videos of random bytes in memory, of 5 to 300 frames."""
-
-    def __init__(self, count: int) -> None:
-        draws = np.random.default_rng(3)
-        self.video_ids = np.array([f"v{number:04d}" for number in draws.permutation(count)], "S5")
-        self.num_frames, self.shard_sizes = draws.integers(5, 301, count), np.array([count])
-        self.content = [draws.integers(0, 256, (length, 1152), dtype=np.uint8) for length in self.num_frames]
-
-    def __len__(self) -> int:
-        return len(self.video_ids)
-
-    def damaged(self, numbers: np.ndarray) -> np.ndarray:
-        return np.zeros(len(numbers), bool)
-
-    def read(self, number: int) -> np.ndarray:
-        return self.content[number]
-
-    def ahead(self, needs: Any, **options: Any) -> None:
-        """All is here."""
+def random_videos(count: int) -> MemoryVideos:
+    """Videos of 5 to 300 frames."""
+    draws = np.random.default_rng(3)
+    names, lengths = draws.permutation(count), draws.integers(5, 301, count)
+    contents = [draws.integers(0, 256, (length, 1152), dtype=np.uint8) for length in lengths]
+    return MemoryVideos([f"v{number:04d}" for number in names], contents)
 
 
 def score(videos: Any, model: Any, k: int, **options: Any) -> list[CellScores]:
@@ -71,7 +58,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("share", [1, 8, 10**6])
 def test_rankings_are_those_of_all_scores(monkeypatch: pytest.MonkeyPatch, options: dict[str, int], share: int) -> None:
     """Also where more enter than have room, and where many are equal at the end of a list."""
-    videos, model = Videos(60), Toy()
+    videos, model = random_videos(60), Toy()
     model.weights = (model.weights * 4).round() / 4  # equal scores abound
     expected = score(videos, model, 50, **options)
     sent: list[Entering] = []
@@ -100,13 +87,13 @@ def test_what_enters_does_not_keep_the_room_it_was_sent_in(monkeypatch: pytest.M
     monkeypatch.setattr(StreamingTopK, "update_entering", entering)
     sent: list[Entering] = []
     send_entering(monkeypatch, sent)
-    score(Videos(60), Toy(), 50)
+    score(random_videos(60), Toy(), 50)
     assert len(kept) > 20
     assert all(array.base is None for array in kept)
 
 
 def test_a_model_whose_scores_have_no_room_on_the_device_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    videos, shared = Videos(20), Toy()
+    videos, shared = random_videos(20), Toy()
     index = SegmentIndex.of(videos)  # type: ignore[arg-type]
     members = [
         ModelCells(key=key, model=shared, cells=[CellScores(shift=0, best=StreamingTopK(CLASSES, 50, index.segments))])
@@ -128,7 +115,7 @@ def test_a_model_whose_scores_have_no_room_on_the_device_ends_alone(monkeypatch:
 
 def test_what_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A score below every list's end is seen all the same."""
-    videos, model = Videos(60), Toy()
+    videos, model = random_videos(60), Toy()
     forward = model.forward
     calls = iter(range(10**6))
 
@@ -156,7 +143,7 @@ def test_a_gpu_sends_all_where_a_video_decides_together(options: dict[str, Any],
     class Elsewhere(torch.Tensor):
         device = torch.device("cuda")
 
-    best = StreamingTopK(CLASSES, 10, SegmentIndex.of(Videos(4)).segments)  # type: ignore[arg-type]
+    best = StreamingTopK(CLASSES, 10, SegmentIndex.of(random_videos(4)).segments)  # type: ignore[arg-type]
     scores = torch.zeros(0, len(CLASSES)).as_subclass(Elsewhere)
     made: list[str] = []
     with pytest.MonkeyPatch.context() as patch:

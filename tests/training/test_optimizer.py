@@ -20,6 +20,11 @@ def parameters() -> dict[str, nn.Parameter]:
     }
 
 
+def advance(optimizer: Optimizer, learning_rate: float, blocked: torch.Tensor | None = None) -> None:
+    optimizer.begin(learning_rate)
+    optimizer.apply(blocked)
+
+
 def test_epsilon_is_added_to_the_uncorrected_root() -> None:
     """With a gradient of 1e-9 the form of epsilon decides the step's size."""
     value = {"w": nn.Parameter(torch.zeros(1, dtype=torch.float64))}
@@ -27,7 +32,7 @@ def test_epsilon_is_added_to_the_uncorrected_root() -> None:
     expected = m = v = 0.0
     for t in range(1, 4):
         value["w"].grad = torch.full((1,), 1e-9, dtype=torch.float64)
-        optimizer.step(0.5)
+        advance(optimizer, 0.5)
         m, v = 0.9 * m + 0.1 * 1e-9, 0.999 * v + 0.001 * 1e-18
         expected -= 0.5 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
         assert float(value["w"].detach()) == pytest.approx(expected, rel=1e-9)
@@ -41,7 +46,7 @@ def test_adamw_decays_matrices_only() -> None:
     optimizer = Optimizer(own, TrainingConfig(num_steps=1, optimizer="adamw", weight_decay=0.1))
     for value in own.values():
         value.grad = torch.zeros_like(value)
-    optimizer.step(0.5)
+    advance(optimizer, 0.5)
     torch.testing.assert_close(own["matrix"].detach(), before["matrix"] * (1 - 0.5 * 0.1))
     torch.testing.assert_close(own["bias"].detach(), before["bias"])
 
@@ -52,7 +57,7 @@ def test_a_blocked_step_changes_nothing() -> None:
     optimizer = Optimizer(own, CONFIG)
     for value in own.values():
         value.grad = torch.full_like(value, float("nan"))
-    optimizer.step(0.5, torch.ones(()))
+    advance(optimizer, 0.5, torch.ones(()))
     for name, value in own.items():
         assert torch.equal(value, before[name])
     assert all(not value.any() for value in optimizer.state_tensors().values())
@@ -62,7 +67,7 @@ def test_a_parameter_without_gradient_is_left_alone() -> None:
     own = parameters()
     before = own["bias"].detach().clone()
     own["matrix"].grad = torch.ones_like(own["matrix"])
-    Optimizer(own, CONFIG).step(0.5)
+    advance(Optimizer(own, CONFIG), 0.5)
     assert torch.equal(own["bias"], before)
 
 
@@ -98,7 +103,7 @@ def test_state_is_restored_exactly_or_refused() -> None:
             for value in own.values():
                 value.grad = value.detach() * (step + 1)
             if optimizer is one or step >= 2:
-                optimizer.step(0.1)
+                advance(optimizer, 0.1)
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(CheckpointMismatchError, match=r"m/matrix: expected \[4, 3\], found nothing"):
         other.load_state({}, 1)

@@ -121,7 +121,8 @@ def test_the_update_is_that_of_a_cpu_and_asks_the_device_for_nothing(
             there[name].grad = parameter.grad.clone()
         divisors = torch.tensor([4.0, 1.0])
         here["matrix"].grad /= 4  # type: ignore[operator]
-        one.step(0.1)
+        one.begin(0.1)
+        one.apply()
         other.begin(0.1)
         with Calls() as calls:
             other.apply(torch.zeros(()), divisors)

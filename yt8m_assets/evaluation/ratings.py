@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from yt8m_assets.data.records.vocabulary import NUMBER
 from yt8m_assets.errors import DataError
 from yt8m_assets.ranking.segments import Segments, split_segment_id
 
 _HEADERS = (["segment_id", "class_id", "score"], ["video_id", "start", "class_id", "score"])
-_CLASS = re.compile(r"[0-9]{1,9}")
 _SCORE = re.compile(r"[01](\.0*)?")
 
 
@@ -93,7 +93,7 @@ class Ratings:
             if line == 1 and row in _HEADERS:
                 continue
             cells = [f"{row[0]}:{row[1]}", *row[2:]] if len(row) == 4 else row
-            if len(cells) != 3 or not _CLASS.fullmatch(cells[1]) or not _SCORE.fullmatch(cells[2]):
+            if len(cells) != 3 or not NUMBER.fullmatch(cells[1]) or not _SCORE.fullmatch(cells[2]):
                 raise DataError(f"{path}, line {line}: {','.join(row)[:80]!r} is not video_id:start,class,score")
             try:
                 names.append(split_segment_id(cells[0]))

@@ -36,9 +36,9 @@ class Entering:
             enters = demoted >= torch.from_numpy(best.threshold).to(device, non_blocking=True)
             by_class = enters.t().contiguous()
             found = torch.nonzero_static(by_class.flatten(), size=self.capacity, fill_value=0)[:, 0]
-            values = demoted.flatten()[found % self.size * scores.shape[1] + found // self.size]
-            counts = by_class.sum(1, dtype=torch.int32)
-            self._numbers = Arriving(torch.cat([counts, (found % self.size).int()]))
+            rows, classes = found % self.size, found // self.size
+            values = demoted[rows, classes]
+            self._numbers = Arriving(torch.cat([by_class.sum(1, dtype=torch.int32), rows.int()]))
         self._values = Arriving(torch.cat([torch.stack(scores.aminmax()), values]))
 
     def extremes(self) -> tuple[float, float]:

@@ -69,7 +69,7 @@ def _search(
     resume = json.loads(run_file.read_text()) if run_file.is_file() else None
     settings = recipe.search
     k = recipe.prediction.top_k
-    tags = search_tags(recipe, inputs, run_tags)
+    tags = lineage_tags(recipe, inputs, run_tags)
     params = {**inputs.config["search"], "top_k": k}
     with (
         tracking.run("ensemble search", kind="ensemble", params=params, tags=tags, resume=resume) as run,
@@ -110,7 +110,7 @@ def _search(
         _publish(publication, result, _fitted(recipe, models, ratings), run)
 
 
-def search_tags(recipe: Recipe, inputs: Inputs, run_tags: Mapping[str, str]) -> dict[str, str]:
+def lineage_tags(recipe: Recipe, inputs: Inputs, run_tags: Mapping[str, str]) -> dict[str, str]:
     """Tags of a tracked run that lead to the asset, to what it is made from, and to the Dagster run."""
     return {
         **run_tags,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from yt8m_assets.errors import SubmissionError
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.ensemble import read_weights, search_tags
+from yt8m_assets.stages.ensemble import lineage_tags, read_weights
 from yt8m_assets.stages.lineage import Inputs, resolve_inputs
 from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, StageResult
@@ -43,7 +43,9 @@ def make_submission(
     params = {**inputs.config, "w0": found["w0"], **{f"weight/{key}": value for key, value in found["weights"].items()}}
     with (
         store.publish(node.key, **inputs.publish_arguments()) as publication,
-        tracking.run("submission", kind="submission", params=params, tags=search_tags(recipe, inputs, run_tags)) as run,
+        tracking.run(
+            "submission", kind="submission", params=params, tags=lineage_tags(recipe, inputs, run_tags)
+        ) as run,
     ):
         shards = inputs.parent("test_shards")
         run.log_dataset(shards.key, digest=shards.digest, source_uri=store.uri(shards), context="test")

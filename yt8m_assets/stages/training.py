@@ -245,14 +245,13 @@ def _train(
             progress.task(f"{kind} {job.name}", job.config.num_steps, "steps") as task,
         ):
             progress.log(f"{kind} {job.name}: {describe_start(recipe, job, newest, tracked)}; on {hardware.summary}")
-            used = {"segment_shards": "segment_shards", "holdout_ratings": "holdout_ratings"}
+            used = [("segment_shards", "segment_shards", "training"), ("holdout_ratings", "holdout_ratings", "holdout")]
             if not job.finetunes:
-                used = dict.fromkeys(
-                    ("pretraining_shards", *(["pretraining_holdout"] if job.data.holdout_shards else ())),
-                    "pretraining_shards",
-                )
-            for name, asset in used.items():
-                parent, context = inputs.parent(asset), "holdout" if "holdout" in name else "training"
+                used = [("pretraining_shards", "pretraining_shards", "training")]
+                if job.data.holdout_shards:
+                    used.append(("pretraining_holdout", "pretraining_shards", "holdout"))
+            for name, asset, context in used:
+                parent = inputs.parent(asset)
                 tracked.log_dataset(name, digest=parent.digest, source_uri=store.uri(parent), context=context)
             summary = yield from run_job(job, publication.path, tracked=tracked, task=task, stop=stop)
             publish_report(recipe, job, summary, publication, tracked)

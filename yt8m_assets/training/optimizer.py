@@ -47,11 +47,6 @@ class Optimizer:
             self.corrected.fill_(learning_rate * math.sqrt(second) / first)
             self.decay.fill_(1 - learning_rate * self.weight_decay)
 
-    def step(self, learning_rate: float, blocked: Tensor | None = None) -> None:
-        """`begin` and `apply`."""
-        self.begin(learning_rate)
-        self.apply(blocked)
-
     @torch.no_grad()
     def apply(self, blocked: Tensor | None = None, divisors: Tensor | None = None) -> None:
         """Apply the gradients, unless the scalar tensor `blocked` is 1 (decided on the device, without a sync).

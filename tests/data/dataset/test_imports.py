@@ -217,3 +217,33 @@ def test_labels_of_no_video_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="labels: 1 videos are not in the features: other"):
         run(uri, tmp_path / "mine", labels={"fine": [1], "other": [2]})
     assert not list((tmp_path / "mine").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"id,labels\na," + b"9" * 5000 + b"\n", "line 2: labels: .* is no class"),
+        (b"id,labels\na,\xff\xfe\n", "byte 12 is no text"),
+        (b"id,labels\n\"" + b"x" * 200_000 + b"\n", "not a CSV of labels"),
+        (b"\"" + b"x" * 200_000 + b"\n", "not a CSV of labels"),
+    ],
+)  # fmt: skip
+def test_labels_that_cannot_be_read_are_refused_by_name(tmp_path: Path, content: bytes, what: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"labels\.csv.*{what}"):
+        read_labels(path, 10)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("place", [-30, "middle"])
+def test_a_damaged_whitening_is_refused_by_name(tmp_path: Path, compressed: bool, place: int | str) -> None:
+    path = tmp_path / "pca.npz"
+    arrays = {"rgb_mean": np.zeros(900), "rgb_components": np.ones((3, 900)), "rgb_eigenvalues": np.ones(3)}
+    (np.savez_compressed if compressed else np.savez)(path, **arrays)
+    content = bytearray(path.read_bytes())
+    first = len(content) // 2 if place == "middle" else int(place)
+    content[first : first + 8 if first + 8 else None] = b"\xff" * len(content[first : first + 8 if first + 8 else None])
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"pca\.npz: not an NPZ file of plain arrays"):
+        read_whitening(path)

@@ -3,7 +3,6 @@
 import base64
 import csv
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ import numpy as np
 from yt8m_assets.data.records.examples import FEATURE_NAMES, FEATURE_SIZES, encode_sequence_example
 from yt8m_assets.data.records.foreign import ForeignVideo, Whitening, parse_foreign, quantise
 from yt8m_assets.data.records.framing import RecordWriter
+from yt8m_assets.data.records.parsing import VIDEO_ID
 from yt8m_assets.data.records.reader import iterate_records
+from yt8m_assets.data.records.vocabulary import NUMBER
 from yt8m_assets.errors import ConfigError, DataError
 from yt8m_assets.progress import Progress
 from yt8m_assets.storage import atomic_write
@@ -24,7 +25,6 @@ IDS_HEADER = ["video_id", "name", "seconds", "source"]
 SHARD_VIDEOS = 256
 MOST_APART = 2
 """Seconds by which the ends of picture and sound may differ: what is longer is cut."""
-_LEGAL = re.compile(r"[A-Za-z0-9_-]{4,11}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Imported:
 
 def legal_id(name: str) -> str:
     """The id of a video: its own name where that is legal, else 11 characters that follow from it."""
-    if _LEGAL.fullmatch(name):
+    if VIDEO_ID.fullmatch(name):
         return name
     return base64.b32encode(hashlib.sha256(name.encode()).digest()).decode().lower()[:11]
 
@@ -155,6 +155,15 @@ def read_labels(path: Path, num_classes: int) -> dict[str, list[int]]:
 
     Raises DataError naming the line.
     """
+    try:
+        return _labels(path, num_classes)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a CSV of labels: byte {error.start} is no text") from error
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV of labels: {error}") from error
+
+
+def _labels(path: Path, num_classes: int) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file)
@@ -167,7 +176,7 @@ def read_labels(path: Path, num_classes: int) -> dict[str, list[int]]:
             if row[0] in found:
                 raise DataError(f"{where}: {row[0]!r} stands twice")
             words = row[1].split()
-            odd = [word for word in words if not (word.isascii() and word.isdigit() and int(word) < num_classes)]
+            odd = [word for word in words if not (NUMBER.fullmatch(word) and int(word) < num_classes)]
             if odd:
                 raise DataError(f"{where}: labels: {odd[0][:40]!r} is no class from 0 to {num_classes - 1}")
             found[row[0]] = sorted({int(word) for word in words})

@@ -16,6 +16,7 @@ from yt8m_assets.data.records.examples import FEATURE_NAMES
 from yt8m_assets.data.records.parsing import MAX_FRAMES
 from yt8m_assets.data.records.wire import example_messages
 from yt8m_assets.errors import DataError, SchemaMismatchError
+from yt8m_assets.storage.arrays import read_arrays
 
 LISTS = {"rgb": ("rgb", "RGB/feature/floats"), "audio": ("audio", "AUDIO/feature/floats")}
 """Names of the feature lists that a modality may have."""
@@ -57,10 +58,9 @@ def read_whitening(path: Path) -> dict[str, Whitening]:
     Raises DataError naming the array that is missing or of another shape.
     """
     try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {name: np.asarray(content[name], np.float64) for name in content.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not an NPZ file of plain arrays ({error})") from error
+        arrays = {name: array.astype(np.float64) for name, array in read_arrays(path).items()}
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: not numbers ({error})") from error
     found = {}
     for modality in FEATURE_NAMES:
         names = [f"{modality}_{part}" for part in ("mean", "components", "eigenvalues")]
@@ -103,12 +103,12 @@ def parse_foreign(view: memoryview, uri: str, offset: int, record: int) -> Forei
         if not features:
             known = ", ".join(name for names in LISTS.values() for name in names)
             raise ValueError(f"has none of the feature lists {known}; it has {', '.join(sorted(lists)) or 'none'}")
-        return ForeignVideo(_name(example.context.feature, record), features)
+        return ForeignVideo(_name(example.context.feature), features)
     except ValueError as error:
         raise SchemaMismatchError(uri, offset, record, str(error)) from error
 
 
-def _name(context: Mapping[str, Any], record: int) -> str:
+def _name(context: Mapping[str, Any]) -> str:
     for name in IDS:
         if name in context and (values := context[name].bytes_list.value):
             text = values[0].decode("utf-8", "backslashreplace")

@@ -19,7 +19,7 @@ MAX_CONTEXT_BYTES = 2**20
 """Bytes the labels and ratings of a record may take."""
 MAX_LABELS = 100_000
 """Labels, or ratings, a record may hold."""
-_VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{4,11}")
+VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{4,11}")
 NO_LABELS = np.empty(0, np.int64)
 NO_LABELS.setflags(write=False)
 
@@ -172,7 +172,7 @@ def _read_id(context: Any) -> str:
     if values is None or len(values) != 1:
         raise _Mismatch(f"id: expected one byte string, got {'none' if values is None else len(values)}")
     text = values[0].decode("ascii", "replace")
-    if not _VIDEO_ID.fullmatch(text):
+    if not VIDEO_ID.fullmatch(text):
         cure = "write videos of your own under such ids: an id stands in front of `:start` in every segment's name"
         raise _Mismatch(f"{name}: expected 4 to 11 of the characters A-Z a-z 0-9 _ -, got {text[:32]!r}; {cure}")
     return text

@@ -13,7 +13,8 @@ from yt8m_assets.storage.cache import ShardCache
 
 MAX_BYTES = 16 * 2**20
 """A vocabulary file may be no larger."""
-_NUMBER = re.compile(r"[0-9]{1,9}")
+NUMBER = re.compile(r"[0-9]{1,9}")
+"""A class, or a count, as a file may write it: no more digits than a number needs."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def _read_text(uri: str, cache: ShardCache | None) -> str:
 
 def _index(text: str, uri: str, line: int, seen: dict[int, int]) -> int:
     """A class number, each only once. Raises VocabularyError naming the line."""
-    if not _NUMBER.fullmatch(text):
+    if not NUMBER.fullmatch(text):
         raise VocabularyError(f"{uri}, line {line}: expected a class number, got {text[:40]!r}")
     index = int(text)
     if index in seen:
@@ -103,7 +104,7 @@ def load_vocabulary(uri: str, cache: ShardCache | None = None) -> dict[int, Voca
                 raise VocabularyError(f"{uri}, line {rows.line_num}: {len(row)} columns, the header has {len(header)}")
             index = _index(row[header.index("Index")].strip(), uri, rows.line_num, seen)
             count = row[count_column].strip() if count_column is not None else "0"
-            if not _NUMBER.fullmatch(count):
+            if not NUMBER.fullmatch(count):
                 raise VocabularyError(f"{uri}, line {rows.line_num}: TrainVideoCount is {count[:40]!r}, not a number")
             classes[index] = VocabularyClass(index, row[header.index("Name")].strip(), int(count))
     except csv.Error as error:
