@@ -9,7 +9,7 @@ EXAMPLES ?= 3000
 
 PROCESSES := $(addprefix tests/orchestration/test_, processes.py backfills.py dagster_cli.py pages.py)
 
-.PHONY: demo demo-beyond bench-gpu bench-scale test test-slow test-processes test-servers test-kills test-fuzz test-cloud test-browser test-all test-mutations ui lint bench rehearsal setup clean-state
+.PHONY: demo demo-beyond bench-gpu bench-scale test test-slow test-processes test-servers test-kills test-fuzz test-cloud test-browser test-all test-mutations ui lint bench rehearsal golden setup clean-state
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -79,6 +79,9 @@ rehearsal: $(INSTALLED)
 	$(RUN) -m tests.benchmarks.bench_rehearsal
 	$(RUN) -m tests.benchmarks.bench_scale worker_memory worker_start listing
 	$(RUN) -m tests.benchmarks.rehearsal_challenge
+
+golden: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(RUN) -m tests.golden.release
 
 clean-state:
 	rm -rf .state

@@ -21,6 +21,15 @@ def without_credentials(text: str) -> str:
     return re.sub(r"(?<=://)[^\s/]*@", "", text)
 
 
+LATER = "a later version of yt8m-assets wrote it: run that one, or keep this one to a store of its own (YT8M_STORAGE)"
+
+
+def other_schema(name: str, found: object, known: int, cure: str) -> str:
+    """The message about a file of another format; `cure` is for one that is older."""
+    later = isinstance(found, int) and found > known
+    return f"{name}: written as schema {found}, this version reads {known}; {LATER if later else cure}"
+
+
 class TransientError(Yt8mError):
     """A passing fault (time-out, throttling, reset): the same call may succeed later."""
 
@@ -83,6 +92,10 @@ class MissingArtifactError(StorageError):
 
 class CorruptArtifactError(StorageError):
     """An artifact's bytes do not match its manifest."""
+
+
+class LaterVersionError(StorageError):
+    """A store holds what a later version of this project wrote, in a format that this one does not know."""
 
 
 class PartitionBusyError(TransientError):

@@ -8,7 +8,13 @@ from unittest import mock
 
 import pytest
 
-from yt8m_assets.errors import CorruptArtifactError, MissingArtifactError, PartitionBusyError, StorageError
+from yt8m_assets.errors import (
+    CorruptArtifactError,
+    LaterVersionError,
+    MissingArtifactError,
+    PartitionBusyError,
+    StorageError,
+)
 from yt8m_assets.storage import ArtifactStore, Manifest, atomic_write, canonical_json, safe_join
 
 
@@ -230,9 +236,10 @@ def test_a_damaged_manifest_is_refused_and_not_skipped(store: ArtifactStore) -> 
 
 def test_a_manifest_of_another_schema_is_refused_by_number(store: ArtifactStore) -> None:
     manifest = publish(store)
-    values = json.loads(manifest.to_bytes()) | {"schema": 99}
-    with pytest.raises(CorruptArtifactError, match="schema 99"):
-        Manifest.from_bytes(json.dumps(values).encode(), "m")
+    for schema, error, cure in ((99, LaterVersionError, "a later version"), (0, CorruptArtifactError, "materialise")):
+        values = json.loads(manifest.to_bytes()) | {"schema": schema}
+        with pytest.raises(error, match=f"m: written as schema {schema}, this version reads 1; {cure}"):
+            Manifest.from_bytes(json.dumps(values).encode(), "m")
 
 
 def _hold(root: str, started: object, release: object) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, get_origin
 
-from yt8m_assets.errors import CorruptArtifactError, StorageError
+from yt8m_assets.errors import CorruptArtifactError, LaterVersionError, StorageError, other_schema
 
 SCHEMA = 1
 REPORT_FOLDER = "report"
@@ -123,15 +123,14 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str) -> "Manifest":
-        """Parse and check. Raises CorruptArtifactError naming the manifest."""
+        """Parse and check. Raises CorruptArtifactError naming the manifest, LaterVersionError for a later format's."""
         try:
             values = json.loads(content)
             checksum = values.pop("checksum")
             schema = values["schema"]
             if schema != SCHEMA:
-                raise CorruptArtifactError(
-                    f"{name}: written as schema {schema}, this version reads {SCHEMA}; materialise it again"
-                )
+                kind = LaterVersionError if type(schema) is int and schema > SCHEMA else CorruptArtifactError
+                raise kind(other_schema(name, schema, SCHEMA, "materialise it again"))
             if checksum != sha256_text(canonical_json(values)):
                 raise CorruptArtifactError(f"{name}: its checksum does not match; materialise the artifact again")
             require_types(cls, values)

@@ -7,7 +7,7 @@ hold-out MAP on each set of ratings, and whatever any artifact that is there was
 import re
 from collections.abc import Iterator, Sequence
 
-from yt8m_assets.errors import CorruptArtifactError
+from yt8m_assets.errors import CorruptArtifactError, LaterVersionError
 from yt8m_assets.storage.backend import INDEXING_FOLDER, LocalBackend
 from yt8m_assets.storage.generations import Generations
 from yt8m_assets.storage.manifest import Manifest
@@ -32,7 +32,11 @@ def purge(store: Generations, key: str, scratch: bool) -> None:
     `scratch`: nothing is ever made from it, so only the generation before the newest stays.
     """
     numbers = store.numbers(key)
-    for number in numbers[:-2] if scratch else superseded(store, key, numbers):
+    try:
+        gone = numbers[:-2] if scratch else superseded(store, key, numbers)
+    except LaterVersionError:
+        return  # what a later version made from which cannot be told
+    for number in gone:
         store.drop(key, number)
     names = store.backend.names(key)
     folders = {found.group(0): int(found.group(1)) for name in names if (found := _FOLDER.fullmatch(name))}

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, MissingArtifactError, StorageError
+from yt8m_assets.errors import LATER, CheckpointMismatchError, CorruptArtifactError, MissingArtifactError, StorageError
 from yt8m_assets.storage import ArtifactStore, Manifest, canonical_json, sha256_text
 from yt8m_assets.storage.cache import Cache
 from yt8m_assets.storage.manifest import ABSENT, differences
@@ -92,6 +92,7 @@ class CheckpointStore:
             found, wanted = (None if value is ABSENT else value for value in values)
             if found != wanted:
                 lines.append(f"{name}: the checkpoint has {found!r}, this run has {wanted!r}")
+                lines += [LATER] if name == "schema" and (found or 0) > SCHEMA else []
         lines = lines or ["its fingerprint differs"]
         raise CheckpointMismatchError(f"{manifest.key} does not belong to this run:\n  " + "\n  ".join(lines))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models import create_model
-from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, StorageError
+from yt8m_assets.errors import CheckpointMismatchError, CorruptArtifactError, StorageError, other_schema
 from yt8m_assets.training.randomness import isolated_randomness
 
 SCHEMA = 1
@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptArtifactError(f"{path}: not readable ({error}); redo the artifact") from error
     if schema != SCHEMA:
-        raise CorruptArtifactError(f"{path}: written as schema {schema}, this version reads {SCHEMA}; redo it")
+        raise CorruptArtifactError(other_schema(str(path), schema, SCHEMA, "redo it"))
     return values
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yt8m_assets.errors import DataError, MissingDataError
+from yt8m_assets.errors import DataError, MissingDataError, other_schema
 from yt8m_assets.storage.manifest import require_types
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class ShardManifest:
         try:
             content = json.loads(text)
             if content["schema"] != SCHEMA:
-                raise DataError(f"{name}: written as schema {content['schema']}, this version reads {SCHEMA}; redo it")
+                raise DataError(other_schema(name, content["schema"], SCHEMA, "redo it"))
             for entry in content["shards"]:
                 require_types(ShardInfo, entry)
             require_types(cls, {"notes": content["notes"]})
