@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers import truncated_normal_, zero_bias
+from models.short_attention import attention, is_short, short_attention
 
 LAYER_NORM_EPS = 1e-12
 INITIALIZER_STD = 0.02
@@ -60,13 +61,11 @@ class EncoderLayer(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if projected_BTP is None:
             projected_BTP = self.project(x_BTH)
-        query_BNTD, key_BNTD, value_BNTD = (
-            part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in projected_BTP.chunk(3, dim=2)
-        )
-        context_BNTD = F.scaled_dot_product_attention(
-            query_BNTD, key_BNTD, value_BNTD, attn_mask=mask_B11T, dropout_p=dropout
-        )
-        attended_BTH = self.attention_output(context_BNTD.transpose(1, 2).flatten(2))
+        if mask_B11T is None and not dropout and is_short(projected_BTP):
+            context_BTH = short_attention(projected_BTP, self.num_heads)
+        else:
+            context_BTH = attention(projected_BTP, self.num_heads, mask_B11T, dropout)
+        attended_BTH = self.attention_output(context_BTH)
         x_BTH = self.attention_norm(F.dropout(attended_BTH, dropout) + x_BTH)
         inner_BTI = F.gelu(self.intermediate(x_BTH), approximate="tanh")
         return self.output_norm(F.dropout(self.output(inner_BTI), dropout) + x_BTH)

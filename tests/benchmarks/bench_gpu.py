@@ -24,6 +24,7 @@ Row = dict[str, Any]
 PARTS: dict[str, Callable[[Setup], Iterator[Row]]] = {
     "peaks": gpu_speed.peaks,
     "goldens": gpu_checks.goldens,
+    "short_attention": gpu_checks.short_attention,
     "training_equals_cpu": gpu_checks.training_equals_cpu,
     "recorded_steps": gpu_checks.recorded_steps,
     "resume": gpu_checks.resume,

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from models import short_attention as short
 from tests.benchmarks.gpu_cases import Setup
 from tests.models.golden_harness import CASES, Golden
 from tests.training.support import BERT, MIX, make_recipe, open_store, prepare_store, write_shards
@@ -55,6 +56,28 @@ def _distance(model: Any, golden: Golden, run: str, expected: Any, device: torch
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
         found = model(*inputs).probabilities.float().cpu().numpy()
     return float(np.abs(found - expected).max())
+
+
+def short_attention(setup: Setup) -> Iterator[Row]:
+    """The kernel for a window's few frames against float64, and that it is what ran."""
+    for num_frames, num_heads, size, dtype, tolerance in (
+        (5, 12, 96, torch.bfloat16, 4e-3),
+        (5, 8, 144, torch.bfloat16, 4e-3),
+        (5, 8, 16, torch.float32, 1e-5),
+        (8, 3, 200, torch.float32, 1e-5),
+        (1, 2, 3, torch.float32, 1e-5),
+    ):
+        projected = torch.randn(33, num_frames, 3 * num_heads * size, device=setup.device, dtype=dtype)
+        expected = short.attention(projected.double(), num_heads)
+        distance = float((short.short_attention(projected, num_heads) - expected).norm() / expected.norm())
+        ran = setup.device.type != "cuda" or short.kernel.works
+        yield {
+            "frames": num_frames,
+            "heads": num_heads,
+            "size": size,
+            "distance": distance,
+            "ok": ran and distance < tolerance,
+        }
 
 
 def training_equals_cpu(setup: Setup, num_steps: int = 20) -> Iterator[Row]:

@@ -154,9 +154,10 @@ def joint_pass(setup: Setup, num_steps: int = 10) -> Iterator[Row]:
 
 
 def random_videos(count: int, frames: int, width: int) -> MemoryVideos:
-    """Videos of random bytes; one video's serve all, for reading is not what is measured."""
-    content = np.random.default_rng(0).integers(0, 256, (frames, width), dtype=np.uint8)
-    return MemoryVideos([f"{number:011d}" for number in range(count)], [content] * count)
+    """Videos of random bytes, each the same as the one before from some bytes later: all differ, in a video's room."""
+    content = np.random.default_rng(0).integers(0, 256, frames * width + 7 * count, dtype=np.uint8)
+    videos = [content[7 * number :][: frames * width].reshape(frames, width) for number in range(count)]
+    return MemoryVideos([f"{number:011d}" for number in range(count)], videos)
 
 
 def prediction(setup: Setup) -> Iterator[Row]:

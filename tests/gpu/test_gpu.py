@@ -19,6 +19,7 @@ pytestmark = [
     "check",
     [
         gpu_checks.goldens,
+        gpu_checks.short_attention,
         gpu_checks.training_equals_cpu,
         gpu_checks.recorded_steps,
         gpu_checks.resume,

@@ -164,7 +164,8 @@ def _score_block(
             continue
         chosen = [shifts.index(cell.shift) for cell in live]
         try:
-            windows, counts = index[chosen].flatten(0, 1), num_frames.repeat(len(live))
+            # Not index[chosen]: indices from the host would make it wait for all that the device has been given.
+            windows, counts = torch.cat([index[place] for place in chosen]), num_frames.repeat(len(live))
             scores = _forward(member.model, scorers[member.key], features, windows, counts, options, block)
             parts = scores.unflatten(0, (len(live), -1))
             sent = [(cell, _sent(own, cell, block, options), block) for cell, own in zip(live, parts, strict=True)]
