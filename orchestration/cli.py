@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of every command."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
-        "--recipe", help="demo, challenge, demo_beyond, or a .py or .json file (default: YT8M_RECIPE, or demo)"
+        "--recipe", help="demo, challenge, demo_beyond, beyond, or a .py or .json file (default: YT8M_RECIPE, or demo)"
     )
     shared.add_argument("--state", type=Path, help="state folder (default: .state of the project)")
     shared.add_argument("--debug", action="store_true", help="show tracebacks")

@@ -30,7 +30,7 @@ class Settings:
     """One value per environment variable."""
 
     recipe: str
-    """YT8M_RECIPE: demo, challenge, demo_beyond, or the path of a file."""
+    """YT8M_RECIPE: demo, challenge, demo_beyond, beyond, or the path of a file."""
     storage_uri: str
     """YT8M_STORAGE: root of the artifacts, a folder or gs://bucket/folder."""
     cache_path: Path

@@ -1,8 +1,10 @@
 """What the whole challenge run would take on a GPU: an estimate by arithmetic, not a measurement.
 
-`python -m tests.benchmarks.challenge_cost` counts what every model of the challenge recipe computes (torch's counter:
-the matrix products, forward and backward) and moves (inputs and outputs of every operation in float32, nothing fused),
-and prints the tables of docs/benchmarks.md. For a GPU with peak P and memory bandwidth W:
+`python -m tests.benchmarks.challenge_cost` counts what every model of the challenge recipe (`--recipe`: of another)
+computes (torch's counter: the matrix products, forward and backward) and moves (inputs and outputs of every operation
+in float32, nothing fused), and prints the tables of docs/benchmarks.md. A model of whole videos is counted on one of
+MEAN_FRAMES: fine-tuning and its evaluations see one for each rated segment, prediction one for all of its segments.
+For a GPU with peak P and memory bandwidth W:
 
     seconds of a step, low  = batch x FLOP / (0.40 P) + 40 bytes x parameters / W
     seconds of a step, high = batch x FLOP / (0.35 P) + (40 bytes x parameters + bytes moved) / W
@@ -29,8 +31,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import create_model
-from yt8m_assets.recipes.challenge import RECIPE
-from yt8m_assets.recipes.schema import ModelRecipe
+from models.base import sees_videos
+from yt8m_assets.recipes import load_recipe
+from yt8m_assets.recipes.schema import ModelRecipe, Recipe
 from yt8m_assets.training.validate import evaluations_by
 
 WIDTH = 1152
@@ -138,19 +141,23 @@ class ModelCost:
     finetuning: Work
     """Forward and backward of a rated segment."""
     forward: Work
-    """Forward pass of a segment over the rated classes."""
+    """Forward pass over the rated classes of a segment, or of a video."""
+    segments: int
+    """Segments that such a pass scores."""
 
     @classmethod
-    def of(cls, row: ModelRecipe) -> "ModelCost":
+    def of(cls, recipe: Recipe, row: ModelRecipe) -> "ModelCost":
         """Count one model of the recipe."""
-        model = create_model(row.architecture, RECIPE.data.num_classes, **row.overrides)
+        model = create_model(row.architecture, recipe.data.num_classes, **row.overrides)
         restricted = model.restrict_classes(torch.arange(1000))
+        num_frames = MEAN_FRAMES if sees_videos(model) else 5
         return cls(
             row=row,
             parameters=sum(p.numel() for p in model.parameters()),
             pretraining=count(model, row.pretraining.window_frames or MEAN_FRAMES, True),
-            finetuning=count(model, 5, True),
-            forward=count(restricted, 5, False),
+            finetuning=count(model, num_frames, True),
+            forward=count(restricted, num_frames, False),
+            segments=num_frames // 5,
         )
 
     def hours(self, gpu: Accelerator, precision: str, bound: int) -> dict[str, float]:
@@ -158,7 +165,7 @@ class ModelCost:
         before, after = self.row.pretraining, self.row.finetuning
         update = PARAMETER_BYTES * self.parameters / gpu.bandwidth
         evaluations = evaluations_by(after.num_steps, after) + 1
-        scoring = self.forward.seconds(512, gpu, "bfloat16", bound) / 512
+        scoring = self.forward.seconds(512, gpu, "bfloat16", bound) / 512 / self.segments
         seconds = {
             "pretraining": before.num_steps
             * (self.pretraining.seconds(before.batch_size, gpu, precision, bound) + update),
@@ -213,9 +220,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of training")
     parser.add_argument("--disk", action="store_true", help="the disk holds all shards (1.5 TB)")
+    parser.add_argument("--recipe", default="challenge", help="a recipe of the challenge's data")
     options = parser.parse_args()
-    costs = [ModelCost.of(row) for row in RECIPE.models]
-    print("| model | parameters | GFLOP (MB moved): pre-training example | rated segment | scored segment |")
+    recipe = load_recipe(options.recipe)
+    costs = [ModelCost.of(recipe, row) for row in recipe.models]
+    print("| model | parameters | GFLOP (MB moved): pre-training example | rated segment | scored pass |")
     print("|---|---|---|---|---|")
     for cost in costs:
         works = (cost.pretraining, cost.finetuning, cost.forward)

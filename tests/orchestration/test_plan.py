@@ -27,7 +27,7 @@ def covered(recipe: Recipe, step: Step) -> set[Node]:
     return found
 
 
-@pytest.mark.parametrize("name", ["challenge", "tiny"])
+@pytest.mark.parametrize("name", ["challenge", "beyond", "tiny"])
 def test_runs_cover_what_is_required_once_and_nothing_else(name: str) -> None:
     recipe = tiny_recipe() if name == "tiny" else load_recipe(name)
     required = required_nodes(recipe)

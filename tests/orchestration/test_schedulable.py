@@ -29,8 +29,9 @@ def test_the_formulas_give_the_node_that_google_prints():
 
 
 @pytest.mark.parametrize("step", resource_hints())
-def test_every_step_fits_a_documented_node(step: str):
-    hints = hints_for(load_recipe("challenge"))[step]
+@pytest.mark.parametrize("recipe", ["challenge", "beyond"])
+def test_every_step_fits_a_documented_node(recipe: str, step: str):
+    hints = hints_for(load_recipe(recipe))[step]
     found = {node.pool: misfits(pod(hints), node) for node in documented_nodes()}
     assert [] in found.values(), found
 

@@ -65,6 +65,14 @@ def test_the_challenge_needs_the_29_cells_of_the_originals_table() -> None:
     assert len(nodes(challenge, "finetuned_model")) == 9
 
 
+def test_beyond_pre_trains_the_challenges_nine_as_the_challenge_does_and_fine_tunes_them_otherwise() -> None:
+    challenge, beyond = load_recipe("challenge"), load_recipe("beyond")
+    for asset, alike in (("pretrained_model", True), ("finetuned_model", False)):
+        for node in nodes(challenge, asset):
+            assert (config_slice(beyond, node) == config_slice(challenge, node)) is alike, node
+    assert len(nodes(beyond, "oof_predictions")) == 29 + 3
+
+
 def test_every_parent_comes_earlier_in_the_order(recipe: Recipe) -> None:
     for asset in ORDER:
         for node in nodes(recipe, asset):

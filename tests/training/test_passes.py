@@ -282,6 +282,8 @@ def test_models_that_take_other_examples_are_trained_in_other_passes() -> None:
     assert plan_passes(challenge, "pretrained_model", keys) == [keys]
     assert plan_passes(challenge, "finetuned_model", keys) == [[key] for key in keys]
     assert plan_passes(challenge, "pretrained_model", []) == []
+    beyond = load_recipe("beyond")
+    assert plan_passes(beyond, "pretrained_model", beyond.model_keys) == [[*keys, "frame_scorer"]]
 
     def changed(**changes: dict[str, Any]) -> Recipe:
         rows = [

@@ -15,7 +15,7 @@ from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes.overlay import apply_overrides
 from yt8m_assets.recipes.schema import ModelRecipe, Recipe
 
-KNOWN_RECIPES = ("demo", "challenge", "demo_beyond")
+KNOWN_RECIPES = ("demo", "challenge", "demo_beyond", "beyond")
 """The recipes of this package, by name."""
 MAX_FILE_SIZE = 2**20
 """Bytes a recipe file may have."""
@@ -26,7 +26,7 @@ MAX_DEPTH = 8
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
-    """The recipe of a name (`demo`, `challenge`, `demo_beyond`) or of a file.
+    """The recipe of a name (`demo`, `challenge`, `demo_beyond`, `beyond`) or of a file.
 
     A `.py` file defines `RECIPE` and is run as the code it is; it may import what lies beside it. A `.json` file is
     data: `{"base": "demo", "prediction": {"top_k": 100}, "models": {"bert_l2h12": {"finetuning": {"num_steps": 20}}}}`.
