@@ -22,10 +22,11 @@ from yt8m_assets.errors import (
     TransientError,
     Yt8mError,
 )
-from yt8m_assets.prediction import scoring
+from yt8m_assets.prediction import device_topk, scoring
 from yt8m_assets.prediction.blocks import SegmentIndex
 from yt8m_assets.prediction.scoring import PassStatistics, score_videos
 from yt8m_assets.ranking.files import read_ranking
+from yt8m_assets.ranking.topk import StreamingTopK
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import read_segment_classes, read_shards
 from yt8m_assets.stages.indexing import read_index
@@ -111,6 +112,19 @@ def test_f31_current_cells_are_left_alone_and_a_redo_gives_the_same_bytes(graph:
     graph[1].delete("test_predictions/one")
     redone = predict(graph, "test", cells)
     assert [r.manifest.digest for r in redone] == [r.manifest.digest for r in first]
+
+
+def test_lists_on_a_device_publish_the_same_bytes(graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    cells = [("one", 0), ("one", 1)]
+    first = predict(graph, "test", cells)
+    graph[1].delete("test_predictions/one")
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(device_topk, "has_room", lambda *needs: asked.append(needs) or True)
+    monkeypatch.setattr(StreamingTopK, "update", None)
+    redone = predict(graph, "test", cells)
+    assert [r.manifest.digest for r in redone] == [r.manifest.digest for r in first]
+    num_segments = first[0].manifest.metadata["num_segments"]
+    assert asked == [(torch.device("cpu"), 2, 4, min(graph[0].prediction.top_k, num_segments), num_segments)]
 
 
 @pytest.fixture

@@ -26,3 +26,8 @@ class Arriving:
         if self._event is not None:
             self._event.synchronize()
         return self._host
+
+    @property
+    def is_here(self) -> bool:
+        """Whether `get` would not wait."""
+        return self._event is None or self._event.query()

@@ -42,6 +42,11 @@ class ScoringOptions:
     video_weight: float = 0.0
     """Weight of a video's own evidence in its segments' scores (`ranking.video_term`)."""
 
+    @property
+    def is_by_score(self) -> bool:
+        """Whether a segment's rank is its own score's matter, and no other of its video's."""
+        return not self.video_weight and self.candidate_classes is None
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentIndex:

@@ -23,12 +23,13 @@ from yt8m_assets.device.memory import is_out_of_memory
 from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.errors import OutOfMemoryError, Yt8mError
 from yt8m_assets.prediction.blocks import Block, ScoringOptions, SegmentIndex, read_blocks
+from yt8m_assets.prediction.device_topk import DeviceTopK, Kept
 from yt8m_assets.prediction.entering import Entering
 from yt8m_assets.prediction.whole_videos import score_grids, scorer_of
 from yt8m_assets.progress import Progress
 from yt8m_assets.ranking.demotion import demote
 from yt8m_assets.ranking.files import Ranking
-from yt8m_assets.ranking.topk import StreamingTopK
+from yt8m_assets.ranking.topk import StreamingTopK, refuse_non_finite
 from yt8m_assets.ranking.video_term import compose
 
 _PREFETCHED_BLOCKS = 2
@@ -40,8 +41,8 @@ class CellScores:
 
     shift: int
     """Seconds by which the window is moved."""
-    best: StreamingTopK
-    """The best segments so far."""
+    best: StreamingTopK | DeviceTopK
+    """The best segments so far, on the host or on the device."""
     lowest: float = float("inf")
     """Smallest score met."""
     highest: float = float("-inf")
@@ -56,17 +57,23 @@ class CellScores:
         self.lowest, self.highest = min(self.lowest, float(scores.min())), max(self.highest, float(scores.max()))
         try:
             composed = compose(scores, block.begins, options.video_weight)
+            assert isinstance(self.best, StreamingTopK)
             self.best.update(demote(composed, block.edge, block.begins, options.candidate_classes), block.rows)
         except Yt8mError as error:
             self.error = error
 
-    def take(self, arrived: Arriving | Entering, block: Block, options: ScoringOptions) -> None:
-        """`update` with scores that come from the device, all of them or those that can enter."""
+    def take(self, arrived: Arriving | Entering | Kept, block: Block, options: ScoringOptions) -> None:
+        """`update` with scores that come from the device, all of them or those that can enter, or that it keeps."""
         if isinstance(arrived, Arriving):
             self.update(arrived.get().numpy(), block, options)
             return
         low, high = arrived.extremes()
-        if np.isfinite([low, high]).all() and arrived.give(block.rows):
+        if not np.isfinite([low, high]).all():
+            try:
+                refuse_non_finite(arrived.scores.cpu().numpy(), block.rows, self.best.class_ids, self.best.segments)
+            except Yt8mError as error:
+                self.error = error
+        elif arrived.give(block.rows):
             self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
         else:
             self.update(arrived.scores.cpu().numpy(), block, options)
@@ -102,7 +109,7 @@ class PassStatistics:
     """Per shift: windows with at least one row outside the video (zeros)."""
 
 
-_Waiting = tuple[CellScores, Arriving | Entering, Block]
+_Waiting = tuple[CellScores, Arriving | Entering | Kept, Block]
 """A cell, its scores of a block and the block."""
 
 
@@ -201,11 +208,13 @@ def _explain(error: Exception, key: str) -> Exception:
     return error
 
 
-def _sent(scores: Tensor, cell: CellScores, block: Block, options: ScoringOptions) -> Arriving | Entering:
-    """Scores [S, R] of a cell on their way to the host: from a GPU those alone that can still enter, where that is one
-    score's own matter.
+def _sent(scores: Tensor, cell: CellScores, block: Block, options: ScoringOptions) -> Arriving | Entering | Kept:
+    """Scores [S, R] of a cell, in its lists on the device or on their way to the host: from a GPU those alone that can
+    still enter, where that is one score's own matter.
     """
-    if scores.device.type == "cpu" or options.video_weight or options.candidate_classes is not None:
+    if isinstance(cell.best, DeviceTopK):
+        return Kept(scores, cell.best, block.edge, block.rows)
+    if scores.device.type == "cpu" or not options.is_by_score:
         return Arriving(scores)
     return Entering(scores, cell.best, block.edge)
 

@@ -5,6 +5,8 @@ is dropped on arrival, and a full buffer is cut to K by a partition. Ties - also
 (video id, start).
 """
 
+from typing import NoReturn
+
 import numpy as np
 
 from yt8m_assets.errors import ConfigError, DataError, NonFiniteError
@@ -43,7 +45,7 @@ class StreamingTopK:
             raise ConfigError(f"top_k = {k}: must be at least 1")
         if np.unique(self.class_ids).size != self.class_ids.size:
             raise ConfigError("class_ids: a class occurs more than once")
-        self.k, self._segments = k, segments
+        self.k, self.segments = k, segments
         order = np.argsort(self.class_ids)
         self._order = None if np.array_equal(order, np.arange(order.size)) else order
         self._place = np.argsort(order).astype(np.uint16 if order.size <= 2**16 else np.int64)
@@ -79,7 +81,7 @@ class StreamingTopK:
         with np.errstate(invalid="ignore"):  # infinities of both signs
             total = scores.sum(dtype=np.float64)
         if not np.isfinite(total):
-            self._refuse(scores, row_array)
+            refuse_non_finite(scores, row_array, self.class_ids, self.segments)
         row_array = row_array.astype(np.int32)
         done = 0
         while done < len(scores):
@@ -135,8 +137,8 @@ class StreamingTopK:
             self._take(block[:, part], rows[part])
 
     def _check(self, rows: np.ndarray) -> None:
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self._segments)):
-            raise DataError(f"a scored segment lies outside the table of {len(self._segments)} segments")
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self.segments)):
+            raise DataError(f"a scored segment lies outside the table of {len(self.segments)} segments")
 
     def update_entering(self, counts: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> None:
         """Take in what of some segments' finite scores reaches the thresholds, all else having been left out.
@@ -197,7 +199,7 @@ class StreamingTopK:
             offsets=offsets,
             segment=self._rows,
             score=self._scores,
-            segments=self._segments,
+            segments=self.segments,
         )
         self._scores, self._rows = np.empty((0, 0), np.float32), np.empty((0, 0), np.int32)
         self._pending = np.empty((0, 0), np.float32)
@@ -216,12 +218,14 @@ class StreamingTopK:
         scores[:], rows[:] = scores[best_first], rows[best_first]
         return count
 
-    def _refuse(self, scores: np.ndarray, rows: np.ndarray) -> None:
-        row, column = np.argwhere(~np.isfinite(scores))[0]
-        raise NonFiniteError(
-            f"score of class {self.class_ids[column]} for segment {self._segments.name(int(rows[row]))} is "
-            f"{scores[row, column]}: the checkpoint or the input is broken; nothing was ranked"
-        )
+
+def refuse_non_finite(scores: np.ndarray, rows: np.ndarray, class_ids: np.ndarray, segments: Segments) -> NoReturn:
+    """Raise NonFiniteError that names a class and a segment whose score, of float32 [n, C], is no number."""
+    row, column = np.argwhere(~np.isfinite(scores))[0]
+    raise NonFiniteError(
+        f"score of class {class_ids[column]} for segment {segments.name(int(rows[row]))} is "
+        f"{scores[row, column]}: the checkpoint or the input is broken; nothing was ranked"
+    )
 
 
 def _close_up(buffer: np.ndarray, offsets: np.ndarray) -> None:

@@ -138,6 +138,7 @@ class _Pass:
         import torch
 
         from yt8m_assets.prediction.blocks import ScoringOptions, SegmentIndex
+        from yt8m_assets.prediction.device_topk import has_room
         from yt8m_assets.prediction.scoring import score_videos
         from yt8m_assets.stages.data import read_segment_classes
 
@@ -147,15 +148,8 @@ class _Pass:
         class_ids = read_segment_classes(self.recipe, self.store, some.parent("segment_shards"))
         shards = self._shards(some.parent(SHARDS[self.split]))
         settings = self.recipe.prediction
-        require_memory(
-            len(due),
-            max_bytes(len(class_ids), settings.top_k, count_segments(shards, self.recipe.data.max_frames)),
-            self.progress,
-        )
-        videos = self._videos(shards)
-        index = SegmentIndex.of(videos)
-        if not len(index.segments):
-            raise DataError(f"the {SHARDS[self.split]} hold no segment to rank; check the recipe's data")
+        num_segments = count_segments(shards, self.recipe.data.max_frames)
+        size = (len(class_ids), min(settings.top_k, num_segments), num_segments)
         options = ScoringOptions(
             batch_size=settings.batch_size,
             edges=settings.edges,
@@ -168,12 +162,19 @@ class _Pass:
             candidate_classes=settings.candidate_classes,
             video_weight=settings.video_weight,
         )
+        on_device = options.is_by_score and has_room(device, len(due), *size)
+        if not on_device:
+            require_memory(len(due), max_bytes(*size), self.progress)
+        videos = self._videos(shards)
+        index = SegmentIndex.of(videos)
+        if not len(index.segments):
+            raise DataError(f"the {SHARDS[self.split]} hold no segment to rank; check the recipe's data")
         members: list[ModelCells] = []
         by_cell: dict[Cell, CellScores] = {}
         for key in dict.fromkeys(key for key, _ in due):
             shifts = [shift for other, shift in due if other == key]
             try:
-                member = self._member(key, shifts, due[key, shifts[0]], class_ids, index.segments, device)
+                member = self._member(key, shifts, due[key, shifts[0]], class_ids, index.segments, device, on_device)
             except Exception as error:  # noqa: BLE001 - one model's fault leaves the others to be published
                 outcome.errors.update({(key, shift): error for shift in shifts})
                 continue
@@ -210,10 +211,11 @@ class _Pass:
         return load_videos(shards, reading, memory_budget=data.memory_budget, progress=self.progress)
 
     def _member(
-        self, key: str, shifts: Sequence[int], inputs: Inputs, class_ids: Any, segments: Any, device: Any
+        self, key: str, shifts: Sequence[int], inputs: Inputs, class_ids: Any, segments: Any, device: Any, kept: bool
     ) -> Any:
         import torch
 
+        from yt8m_assets.prediction.device_topk import DeviceTopK
         from yt8m_assets.prediction.scoring import CellScores, ModelCells
         from yt8m_assets.ranking.topk import StreamingTopK
         from yt8m_assets.stages.training import load_model
@@ -223,7 +225,11 @@ class _Pass:
         if self.recipe.prediction.precision == "bfloat16":
             restricted.hold_linear_weights(torch.bfloat16)
         k = min(self.recipe.prediction.top_k, len(segments))
-        cells = [CellScores(shift=shift, best=StreamingTopK(class_ids, k, segments)) for shift in shifts]
+
+        def best() -> Any:
+            return DeviceTopK(class_ids, k, segments, device) if kept else StreamingTopK(class_ids, k, segments)
+
+        cells = [CellScores(shift=shift, best=best()) for shift in shifts]
         return ModelCells(key=key, model=restricted, cells=cells)
 
     def _publish(self, cell: Cell, inputs: Inputs, scores: "CellScores", last: bool) -> StageResult:
