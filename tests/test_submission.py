@@ -107,6 +107,18 @@ def test_several_faults_are_all_reported_each_with_its_line(tmp_path):
     ]
 
 
+def test_of_a_line_full_of_faults_the_first_are_listed(tmp_path):
+    def found(count):
+        return problems_of(
+            tmp_path, TEXT.replace("3,abcd:0", "3," + " ".join(f"abcd:{5 * n + 1}" for n in range(count)))
+        )
+
+    assert [text for _, text in found(3)] == [f"start of 'abcd:{5 * n + 1}' is not a multiple of 5" for n in range(3)]
+    assert len(found(11)) == 11
+    assert len(found(50_000)) == 11
+    assert found(50_000)[-1] == (3, "49990 more faults in this line")
+
+
 def test_starts_beyond_the_end_of_a_video_are_found_where_lengths_are_known(tmp_path):
     lengths = {"abcd": 10, "abcdefghijk": 16, "-_Z9": 300}
     assert problems_of(tmp_path, TEXT, lengths) == [(2, "'abcd:10' starts after the video's end (10 s)")]
