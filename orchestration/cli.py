@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from models import list_models
+from orchestration.launchers.machines import ACCELERATORS
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -19,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "materialize": ("orchestration.cli_commands", "bring the graph of a recipe up to date"),
     "predict": ("orchestration.cli_commands", "score a rectangle of models and shifts"),
     "ablate": ("orchestration.cli_commands", "show what each switch of the recipe is worth, with intervals"),
+    "submit": ("orchestration.cli_submit", "run one of these commands on a rented machine: Vertex AI, SkyPilot, Slurm"),
     "status": ("orchestration.cli_commands", "show what is materialised, stale or missing"),
     "explain": ("orchestration.cli_state", "say why something is stale: which field, file or parent has changed"),
     "lineage": ("orchestration.cli_state", "show what an artifact is made from: digest and folder of each"),
@@ -96,6 +98,21 @@ def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
             add("--split", "which segments", choices=("oof", "test", "both"), default="both")
             add("--models", "models, separated by commas (default: all)", type=_names, default=())
             add("--shifts", "--shifts=-1,0,1 in seconds (default: -2 to 2)", type=_numbers, default=())
+        case "submit":
+            text = "materialize, predict or doctor, with its own options"
+            add("job", text, nargs=argparse.REMAINDER, metavar="COMMAND")
+            add("--image", "container image of this project (default: YT8M_IMAGE)")
+            add("--gpu", "GPU of the machine (default: the recipe's)", choices=tuple(ACCELERATORS))
+            switch("--spot", "take a machine that can be taken away: cheaper; the job goes on from its checkpoint")
+            add("--hours", "the job is ended after so long (default: 24)", type=float, default=24.0)
+            add("--price", "what the machine costs an hour, to show what the job can cost", type=float)
+            add("--project", "Google Cloud project that pays (default: YT8M_GCP_PROJECT)")
+            add("--region", "region such as us-east1 (default: YT8M_GCP_LOCATION)")
+            add("--service-account", "account that the job acts as (default: YT8M_GCP_SERVICE_ACCOUNT)")
+            switch("--yes", "do not ask")
+            switch("--cancel", "end the job that runs this command")
+            text = "only write the job down: a task, a script, or a request"
+            add("--print", text, choices=("skypilot", "slurm", "vertex"))
         case "ablate":
             switch("--json", "print the figures as JSON instead of a table")
             switch("--no-tracking", "do not keep them as an MLflow run")

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from orchestration.session import open_session, say, show
@@ -64,16 +65,24 @@ def command_predict(arguments: argparse.Namespace) -> int:
     from orchestration.driver import open_driver
 
     session, progress = open_session(arguments), default_progress()
+    assets, models, shifts = rectangle(session.recipe, arguments)
+    with open_driver(session.recipe, session.state, session.settings, progress) as driver:
+        outcome = driver.predict(assets, models, shifts)
+    progress.log(f"cells: {counts(outcome)}")
+    return 0
+
+
+def rectangle(recipe: Recipe, arguments: argparse.Namespace) -> tuple[list[str], Sequence[str], Sequence[int]]:
+    """Assets, models and shifts of the cells that a command line names. Raises ConfigError naming what is unknown."""
     shifts = arguments.shifts or SHIFTS
     unknown = sorted(set(shifts) - set(SHIFTS))
     if unknown:
         raise ConfigError(f"unknown shift {unknown[0]}; known: {', '.join(map(str, SHIFTS))}")
+    models = arguments.models or recipe.model_keys
+    for key in models:
+        recipe.model(key)
     splits = ("oof", "test") if arguments.split == "both" else (arguments.split,)
-    with open_driver(session.recipe, session.state, session.settings, progress) as driver:
-        assets = [f"{split}_predictions" for split in splits]
-        outcome = driver.predict(assets, arguments.models or session.recipe.model_keys, shifts)
-    progress.log(f"cells: {counts(outcome)}")
-    return 0
+    return [f"{split}_predictions" for split in splits], models, shifts
 
 
 def command_status(arguments: argparse.Namespace) -> int:

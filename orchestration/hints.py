@@ -4,7 +4,7 @@
 `dagster-k8s/config`, `VertexAIRunLauncher` reads `vertex-ai/config`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,14 @@ def hints_for(recipe: "Recipe", deployment: DeploymentOptions | None = None) -> 
     return hints
 
 
+def hints_together(hints: Iterable[ResourceHints]) -> ResourceHints:
+    """What one machine must have that does several steps, one after another."""
+    found = list(hints)
+    largest = max(found, key=lambda hint: hint.num_gpus)
+    sizes = ("num_cpus", "memory_gib", "shared_memory_gib", "disk_gib")
+    return replace(largest, **{name: max(getattr(hint, name) for hint in found) for name in sizes})
+
+
 def _scaled(base: ResourceHints, num_gpus: int) -> ResourceHints:
     scale = num_gpus / base.num_gpus
     return replace(base, num_gpus=num_gpus, num_cpus=base.num_cpus * scale, memory_gib=base.memory_gib * scale)
@@ -126,7 +134,7 @@ def k8s_config(hints: ResourceHints, deployment: DeploymentOptions | None = None
         tolerations.append({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"})
         if cluster.gpu_node_label:
             selector[cluster.gpu_node_label] = _label_value(cluster, str(hints.gpu_type))
-        env |= _gpu_environment(hints, deployment)
+        env |= gpu_environment(hints, deployment)
     if hints.spot:
         selector[cluster.spot_node_label] = "true"
         spot = {"key": cluster.spot_node_label, "operator": "Equal", "value": "true", "effect": "NoSchedule"}
@@ -161,7 +169,8 @@ def _label_value(cluster: ClusterOptions, gpu_type: str) -> str:
         raise ConfigError(f"{VARIABLE}: cluster.gpu_node_values has no {gpu_type}; it has {known}") from None
 
 
-def _gpu_environment(hints: ResourceHints, deployment: DeploymentOptions) -> dict[str, str]:
+def gpu_environment(hints: ResourceHints, deployment: DeploymentOptions) -> dict[str, str]:
+    """Variables by which a step that is meant for a GPU refuses to compute without one."""
     return {REQUIRE_GPU: "1"} if hints.num_gpus and deployment.require_gpu else {}
 
 
@@ -178,7 +187,7 @@ def vertex_config(hints: ResourceHints, deployment: DeploymentOptions | None = N
     config: dict[str, Any] = {"machine_type": machine.name, "boot_disk_size_gb": disk}
     if hints.num_gpus:
         config |= {"accelerator_type": ACCELERATORS[str(hints.gpu_type)], "accelerator_count": hints.num_gpus}
-        variables = _gpu_environment(hints, deployment or DeploymentOptions())
+        variables = gpu_environment(hints, deployment or DeploymentOptions())
         config |= {"env_vars": [f"{name}={value}" for name, value in variables.items()]} if variables else {}
     if hints.spot:
         config["scheduling_strategy"] = "SPOT"

@@ -119,7 +119,7 @@ def is_database(tracking_uri: str) -> bool:
 
 def absolute_recipe(name: str) -> str:
     """A recipe's name, or the absolute path of its file: servers work in another folder than who starts them."""
-    return str(Path(name).expanduser().absolute()) if Path(name).suffix in (".py", ".json") else name
+    return _absolute(name) if Path(name).suffix in (".py", ".json") else name
 
 
 def _absolute(uri: str) -> str:

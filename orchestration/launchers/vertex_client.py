@@ -16,7 +16,7 @@ _CALL_SECONDS = 30.0
 _RETRY_SECONDS = 60.0
 
 
-def _is_passing(error: BaseException) -> bool:
+def is_passing(error: BaseException) -> bool:
     """Whether a fault says nothing about the request: the service's own, or the way there and back.
 
     The REST transport is requests': what it raises are requests' and google-auth's errors, no built-in ConnectionError.
@@ -68,7 +68,7 @@ class VertexJobs:
     def _patience() -> dict[str, Any]:
         from google.api_core import retry
 
-        return {"timeout": _CALL_SECONDS, "retry": retry.Retry(predicate=_is_passing, timeout=_RETRY_SECONDS)}
+        return {"timeout": _CALL_SECONDS, "retry": retry.Retry(predicate=is_passing, timeout=_RETRY_SECONDS)}
 
     def create(self, job: "CustomJob") -> "CustomJob":
         """Submit a job. An answer that got lost is looked up by the job's labels instead of asked for again.
@@ -79,7 +79,7 @@ class VertexJobs:
         try:
             return self._client.create_custom_job(parent=self._parent, custom_job=job, timeout=_CALL_SECONDS)
         except Exception as error:
-            if not _is_passing(error):
+            if not is_passing(error):
                 raise
             for pause in self._look_again_seconds:
                 time.sleep(pause)

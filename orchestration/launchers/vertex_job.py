@@ -119,11 +119,14 @@ def build_custom_job(
     run_id: str,
     job_name: str,
     attempt: int,
+    display_name: str | None = None,
+    restarts: bool = False,
 ) -> "CustomJob":
     """The CustomJob of one attempt of a run: one worker pool of one machine that runs `args` in `image`.
 
-    Vertex AI's own retries are off: it would start the same command again, which Dagster refuses for a run that has
-    begun. Dagster's run monitoring starts a new attempt instead, and that resumes.
+    Vertex AI's own retries are off unless the command itself goes on where it was (`restarts`): it would start the same
+    command again, which Dagster refuses for a run that has begun. Dagster's run monitoring starts a new attempt
+    instead, and that resumes.
     """
     from google.cloud.aiplatform_v1 import types
     from google.protobuf.duration_pb2 import Duration
@@ -139,7 +142,11 @@ def build_custom_job(
         if kind not in types.AcceleratorType.__members__:
             raise ValueError(f"accelerator_type = {kind!r}: not an AcceleratorType of the Vertex AI API")
         machine |= {"accelerator_type": kind, "accelerator_count": settings.get("accelerator_count") or 1}
-    scheduling: dict[str, Any] = {"disable_retries": True, "restart_job_on_worker_restart": False, "strategy": strategy}
+    scheduling: dict[str, Any] = {
+        "disable_retries": not restarts,
+        "restart_job_on_worker_restart": restarts,
+        "strategy": strategy,
+    }
     for name, key in (("timeout_seconds", "timeout"), ("max_wait_seconds", "max_wait_duration")):
         if settings.get(name):
             scheduling[key] = Duration(seconds=settings[name])
@@ -164,7 +171,8 @@ def build_custom_job(
     labels = {label_value(k): label_value(v) for k, v in (settings.get("labels") or {}).items()}
     labels |= {RUN_LABEL: label_value(run_id), ATTEMPT_LABEL: str(attempt), "dagster-job": label_value(job_name)}
     suffix = f"-{attempt}" if attempt else ""
-    job: dict[str, Any] = {"display_name": f"dagster-run-{run_id}{suffix}", "job_spec": spec, "labels": labels}
+    name = f"{display_name or f'dagster-run-{run_id}'}{suffix}"
+    job: dict[str, Any] = {"display_name": name, "job_spec": spec, "labels": labels}
     if config.get("kms_key_name"):
         job["encryption_spec"] = {"kms_key_name": config["kms_key_name"]}
     return types.CustomJob(job)

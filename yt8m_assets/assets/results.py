@@ -12,9 +12,10 @@ from dagster._core.execution.plan.execute_step import _get_output_asset_events
 from yt8m_assets.assets.display import manifest_metadata
 from yt8m_assets.assets.failures import OUTDATED_TAG, asked_for
 from yt8m_assets.partitions import beta_accepted, every_node, partition_key
+from yt8m_assets.recipes.overlay import plain
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.lineage import Lineage
-from yt8m_assets.stages.nodes import Node, plain
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, Manifest, StageResult, canonical_json, sha256_text
 
 

@@ -10,8 +10,9 @@ from yt8m_assets.assets.results import recipe_mark
 from yt8m_assets.assets.verdicts import refuse_failed_parents
 from yt8m_assets.partitions import asset_nodes, base_asset, deps_of, nodes_of, partitions_of
 from yt8m_assets.progress import Progress
+from yt8m_assets.recipes.overlay import plain
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.nodes import ASSETS, OPTIONAL_GROUP, config_slice, plain
+from yt8m_assets.stages.nodes import ASSETS, OPTIONAL_GROUP, config_slice
 from yt8m_assets.storage import ArtifactStore, canonical_json, sha256_text
 
 OWNERS = ["team:video-understanding"]

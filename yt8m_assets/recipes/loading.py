@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from yt8m_assets.data.records.framing import is_remote, read_whole
 from yt8m_assets.errors import ConfigError
-from yt8m_assets.recipes.overlay import apply_overrides
+from yt8m_assets.recipes.overlay import apply_overrides, plain
 from yt8m_assets.recipes.schema import ModelRecipe, Recipe
 
 KNOWN_RECIPES = ("demo", "challenge", "demo_beyond", "beyond")
@@ -29,7 +30,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     """The recipe of a name (`demo`, `challenge`, `demo_beyond`, `beyond`) or of a file.
 
     A `.py` file defines `RECIPE` and is run as the code it is; it may import what lies beside it. A `.json` file is
-    data: `{"base": "demo", "prediction": {"top_k": 100}, "models": {"bert_l2h12": {"finetuning": {"num_steps": 20}}}}`.
+    data, and may lie in a bucket:
+    `{"base": "demo", "prediction": {"top_k": 100}, "models": {"bert_l2h12": {"finetuning": {"num_steps": 20}}}}`.
     In `models` a new key with a `"base"` is a further model. `model_keys` lists the models that the recipe has, those
     of the base where it is left out; `models` may be that list, too. Raises ConfigError naming the file, the field and
     what is known.
@@ -46,13 +48,21 @@ def _load(name: str, depth: int) -> Recipe:
     if path.suffix not in (".py", ".json"):
         known = ", ".join(KNOWN_RECIPES)
         raise ConfigError(f"unknown recipe {name!r}: choose {known}, or give the path of a .py or .json file")
+    if is_remote(name) and path.suffix == ".py":
+        raise ConfigError(f"recipe {name!r}: only a .json recipe is read from a bucket: it is no code")
     try:
-        size = path.stat().st_size
+        size = _remote_size(name) if is_remote(name) else path.stat().st_size
     except (OSError, ValueError) as error:
         raise ConfigError(f"recipe {name!r}: cannot read the file: {error}") from error
     if size > MAX_FILE_SIZE:
         raise ConfigError(f"recipe {name!r}: {size:,} bytes; a recipe file has at most {MAX_FILE_SIZE:,}")
-    return _load_python(path) if path.suffix == ".py" else _load_json(path, depth)
+    return _load_python(path) if path.suffix == ".py" else _load_json(name, depth)
+
+
+def _remote_size(uri: str) -> int:
+    from yt8m_assets.storage.remote import stat
+
+    return stat(uri).size
 
 
 def _load_python(path: Path) -> Recipe:
@@ -88,31 +98,35 @@ def _importable(folder: Path) -> Iterator[None]:
                 del sys.modules[added]
 
 
-def _load_json(path: Path, depth: int) -> Recipe:
+def _load_json(name: str, depth: int) -> Recipe:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
+        values = json.loads(read_whole(name).decode(), object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"recipe {str(path)!r}: not JSON: {error}") from error
+        raise ConfigError(f"recipe {name!r}: not JSON: {error}") from error
     except OSError as error:
-        raise ConfigError(f"recipe {str(path)!r}: cannot read the file: {error}") from error
+        raise ConfigError(f"recipe {name!r}: cannot read the file: {error}") from error
     if not isinstance(values, dict) or not isinstance(values.get("base"), str):
-        raise ConfigError(f'recipe {str(path)!r}: give an object with "base": the recipe it builds on')
+        raise ConfigError(f'recipe {name!r}: give an object with "base": the recipe it builds on')
     base_name = values.pop("base")
-    if base_name not in KNOWN_RECIPES:
-        base_name = str(path.parent / base_name)
-    base = _load(base_name, depth + 1)
+    base = _load(base_name if base_name in KNOWN_RECIPES else _beside(name, base_name), depth + 1)
     try:
-        return _overridden(base, values, path)
+        return _overridden(base, {"name": Path(name).stem, **_absolute_paths(values, name)})
     except ConfigError as error:
-        raise ConfigError(f"recipe {str(path)!r}: {error}") from error
+        raise ConfigError(f"recipe {name!r}: {error}") from error
     except RecursionError as error:
-        raise ConfigError(f"recipe {str(path)!r}: nested too deeply") from error
+        raise ConfigError(f"recipe {name!r}: nested too deeply") from error
 
 
-def _overridden(recipe: Recipe, values: dict[str, Any], path: Path) -> Recipe:
-    """The recipe that a file makes of the one it builds on."""
-    values = _absolute_paths(values, path.parent)
-    values.setdefault("name", path.stem)
+def _beside(name: str, other: str) -> str:
+    """Where a recipe file, local or in a bucket, means another file to be: relative paths are of its own folder."""
+    if is_remote(other) or os.path.isabs(other):
+        return other
+    folder = name.rpartition("/")[0] if is_remote(name) else os.path.dirname(name)
+    return os.path.join(folder, other)
+
+
+def _overridden(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """The recipe that a file's values make of the one it builds on."""
     if (models := values.pop("models", None)) is not None:
         recipe = _override_models(recipe, models)
     if (keys := values.pop("model_keys", None)) is not None:
@@ -131,7 +145,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _absolute_paths(values: dict[str, Any], file: str) -> dict[str, Any]:
     """The recipe's values with paths of data made absolute: they are meant from the file's own folder."""
     data = values.get("data")
     if not isinstance(data, dict):
@@ -140,7 +154,10 @@ def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     def absolute(path: Any) -> Any:
         if isinstance(path, list):
             return [absolute(each) for each in path]
-        return os.path.abspath(folder / path) if isinstance(path, str) and path and "://" not in path else path
+        if not isinstance(path, str) or not path or "://" in path:
+            return path
+        found = _beside(file, path)
+        return found if is_remote(found) else os.path.abspath(found)
 
     found = {name: absolute(value) if name in PATH_FIELDS else value for name, value in data.items()}
     return {**values, "data": found}
@@ -169,3 +186,23 @@ def _variant(recipe: Recipe, key: str, values: Any) -> ModelRecipe:
 
 def _override_model(model: ModelRecipe, values: dict[str, Any]) -> ModelRecipe:
     return apply_overrides(model, values, f"models.{model.key}")
+
+
+_FLAT_BASE = "challenge"
+"""A recipe whose models override nothing, so that what is laid over it is all there is."""
+
+
+def flatten(recipe: Recipe) -> dict[str, Any]:
+    """The recipe, wherever it came from, as a JSON file with every field, of which `load_recipe` makes the same one.
+
+    Raises ConfigError where a field holds what JSON cannot say (a tuple in a model's `overrides`).
+    """
+    base = _load(_FLAT_BASE, depth=0)
+    values = plain(recipe)
+    models = {model["key"]: model for model in values.pop("models")}
+    for key in set(models).difference(base.model_keys):
+        models[key] = {"base": base.model_keys[0], **models[key]}
+    values |= {"models": models, "model_keys": list(recipe.model_keys)}
+    if _overridden(base, json.loads(json.dumps(values))) != recipe:
+        raise ConfigError(f"recipe {recipe.name!r}: a model's overrides hold what JSON cannot say, such as a tuple")
+    return {"base": _FLAT_BASE, **values}

@@ -1,4 +1,4 @@
-"""Overriding fields of nested dataclasses with JSON values, each checked against the field's type."""
+"""Overriding fields of nested dataclasses with JSON values, each checked against the field's type; and the way back."""
 
 import sys
 import types
@@ -97,4 +97,15 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
         return float(value)
     if hint not in (bool, int, str) or type(value) is not hint:
         raise ConfigError(f"{path} = {value!r}: must be of type {getattr(hint, '__name__', hint)}")
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings and tuples as plain JSON values."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
     return value

@@ -25,11 +25,12 @@ from yt8m_assets.data.records.vocabulary import load_segment_classes, load_vocab
 from yt8m_assets.data.simulation import dataset_paths
 from yt8m_assets.errors import DataError, ParentMismatchError
 from yt8m_assets.progress import Progress
+from yt8m_assets.recipes.overlay import plain
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.indexing import VIDEO_IDS_FILE, index_shards, read_index
 from yt8m_assets.stages.lineage import Inputs, require_current, resolve_inputs
 from yt8m_assets.stages.locating import held_out_shards, locate_shards, simulated_folder
-from yt8m_assets.stages.nodes import Node, plain
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, Manifest, Publication, StageResult
 
 SEGMENT_CLASSES_FILE = "segment_label_ids.csv"

@@ -14,8 +14,8 @@ from yt8m_assets.data.dataset.shards import Listed, list_shards, shard_names
 from yt8m_assets.data.records.framing import read_whole
 from yt8m_assets.errors import DataError, MissingDataError
 from yt8m_assets.progress import NullProgress, Progress
+from yt8m_assets.recipes.overlay import plain
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.nodes import plain
 from yt8m_assets.storage import ArtifactStore, canonical_json, sha256_text
 from yt8m_assets.storage.backend import LocalBackend
 

@@ -3,12 +3,13 @@
 What Dagster is told, the order of work, the tables for people and the hints for machines follow from the same entries.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from models import has_batch_norm
 from yt8m_assets.data.dataset.packed import INDEX_FILE
+from yt8m_assets.recipes.overlay import plain
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.training.config import computed_fields
 
@@ -269,17 +270,6 @@ def with_ancestors(recipe: Recipe, wanted: Iterable[Node]) -> list[Node]:
             pending.extend(parents(recipe, node))
     order = list(ASSETS)
     return sorted(found, key=lambda node: (order.index(node.asset), node.model or "", node.shift or 0))
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, mappings and tuples as plain JSON values."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
 
 
 def config_slice(recipe: Recipe, node: Node) -> dict[str, Any]:

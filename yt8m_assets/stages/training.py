@@ -12,12 +12,13 @@ from torch import nn
 from yt8m_assets.data.dataset.shards import ShardManifest
 from yt8m_assets.device.hardware import check_gpu, find_hardware
 from yt8m_assets.progress import Progress
+from yt8m_assets.recipes.overlay import plain
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.data import read_segment_classes, read_shards
 from yt8m_assets.stages.failures import raise_worst
 from yt8m_assets.stages.indexing import read_index, read_video_ids
 from yt8m_assets.stages.lineage import Inputs, Lineage, current_manifest
-from yt8m_assets.stages.nodes import Node, plain
+from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.passes import plan_passes, training_config
 from yt8m_assets.stages.training_report import describe_start, flatten, publish_report
 from yt8m_assets.storage import ArtifactStore, Manifest, StageResult

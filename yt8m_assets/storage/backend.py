@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 INDEXING_FOLDER = "indexing"
 """Folder of the root with the indexes of unfinished passes: see `data.dataset.shelf`."""
+SUBMITTED_FOLDER = "submitted"
+"""Folder of the root with the recipes of jobs on other machines."""
 _NUM_PARALLEL = 8
 """Files of an artifact that are fetched at the same time."""
 

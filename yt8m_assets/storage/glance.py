@@ -11,12 +11,12 @@ from contextlib import suppress
 
 from crc32c import crc32c
 
-from yt8m_assets.storage.backend import INDEXING_FOLDER, RemoteBackend
+from yt8m_assets.storage.backend import INDEXING_FOLDER, SUBMITTED_FOLDER, RemoteBackend
 from yt8m_assets.storage.files import atomic_write
 from yt8m_assets.storage.manifest import sha256_text
 from yt8m_assets.storage.remote import RemoteStat
 
-_TOO_LARGE = ("checkpoints", "simulated", INDEXING_FOLDER)
+_TOO_LARGE = ("checkpoints", "simulated", INDEXING_FOLDER, SUBMITTED_FOLDER)
 """Folders of the root that hold no artifact of the graph: asked about as anywhere else."""
 _NUM_PARALLEL = 32
 _MANIFEST = "/manifest-"

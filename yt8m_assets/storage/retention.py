@@ -8,14 +8,14 @@ import re
 from collections.abc import Iterator, Sequence
 
 from yt8m_assets.errors import CorruptArtifactError, LaterVersionError
-from yt8m_assets.storage.backend import INDEXING_FOLDER, LocalBackend
+from yt8m_assets.storage.backend import INDEXING_FOLDER, SUBMITTED_FOLDER, LocalBackend
 from yt8m_assets.storage.generations import Generations
 from yt8m_assets.storage.manifest import Manifest
 
 SUBMISSION = "submission"
 MODEL = "finetuned_model"
 RATINGS = "holdout_ratings"
-_NOT_ARTIFACTS = ("checkpoints", "simulated", INDEXING_FOLDER)
+_NOT_ARTIFACTS = ("checkpoints", "simulated", INDEXING_FOLDER, SUBMITTED_FOLDER)
 """Folders of the root whose contents are made from artifacts, but are never a parent's reason to stay."""
 _MAX_DEPTH = 3
 """Parts of the longest key: asset, model, shift."""

@@ -1,4 +1,4 @@
-"""A stand-in for Vertex AI's job service over REST: custom jobs, run as local processes.
+"""A stand-in for Vertex AI's job service over REST, custom jobs run as local processes, and for the logs they leave.
 
 Requests are parsed by the API's own message types with unknown fields refused, and checked against the documented
 limits (machine types and their accelerators, labels, 100,000 characters of arguments).
@@ -7,6 +7,8 @@ limits (machine types and their accelerators, labels, 100,000 characters of argu
 import json
 import re
 import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tests.orchestration.launchers.http_server import Answer, JsonServer
 
 _PARENT = r"/v1/(?P<parent>projects/[a-z0-9-]+/locations/[a-z0-9-]+)/customJobs"
 _ID = r"/(?P<id>\d+)"
+_FILTER = re.compile(r'resource\.type="ml_job" AND resource\.labels\.job_id="(\d+)" AND timestamp>="([^"]+)"')
 _State = types.JobState
 _CHEAP = ("SPOT", "FLEX_START")
 
@@ -62,9 +65,16 @@ def _problems(job: types.CustomJob) -> list[str]:
 class VertexApi(JsonServer):
     """Jobs by resource name. `hold` keeps new jobs pending, as when there is no capacity."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, machine: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.folder = folder
+        self.machine = dict(machine or {})
+        """What a process finds on a machine, beside what its job says: variables of the network it is in, say."""
+        self.root = folder / "machine"
+        """Where the folder /var/lib of a machine really is."""
+        self.lines: dict[str, list[dict[str, Any]]] = {}
+        self.log_faults: list[Answer] = []
+        """Answers to give to the next calls for logs."""
         self.hold = False
         self.lose_next_answer: int | None = None
         """Make the next job, and answer with this status, or not at all (NO_ANSWER)."""
@@ -80,6 +90,7 @@ class VertexApi(JsonServer):
         self.route("GET", _PARENT, self._list)
         self.route("GET", _PARENT + _ID, self._get)
         self.route("POST", _PARENT + _ID + ":cancel", self._cancel)
+        self.route("POST", "/v2/entries:list", self._logs)
 
     def __exit__(self, *error: object) -> None:
         for container in self.containers.values():
@@ -136,9 +147,10 @@ class VertexApi(JsonServer):
         self.jobs[job.name] = job
         if not self.hold:
             spec = job.job_spec.worker_pool_specs[0].container_spec
-            command = [*spec.command, *spec.args]
+            command = [word.replace("/var/lib/", f"{self.root}/") for word in [*spec.command, *spec.args]]
             log = self.folder / f"vertex-{len(self.jobs)}.log"
-            self.containers[job.name] = Container(command, {item.name: item.value for item in spec.env}, log)
+            environment = self.machine | {item.name: item.value for item in spec.env}
+            self.containers[job.name] = Container(command, environment, log)
         if self.lose_next_answer is not None:
             status, self.lose_next_answer = self.lose_next_answer, None
             return _error(status, "UNAVAILABLE", "the answer got lost")
@@ -166,3 +178,27 @@ class VertexApi(JsonServer):
             return _error(404, "NOT_FOUND", f"{name} not found")
         self.cancel(name)
         return 200, {}
+
+    def _logs(self, _match: re.Match[str], _query: dict[str, str], body: bytes) -> Answer:
+        """entries.list of Cloud Logging: what was written so far, in pages, with the odd digits of its timestamps."""
+        if self.log_faults:
+            return self.log_faults.pop(0)
+        asked = json.loads(body)
+        if unknown := set(asked) - {"resourceNames", "filter", "orderBy", "pageSize", "pageToken"}:
+            return _error(400, "INVALID_ARGUMENT", f"unknown name {sorted(unknown)[0]}")
+        number, since = _FILTER.fullmatch(asked["filter"]).groups()  # type: ignore[union-attr]
+        name = next((name for name in self.jobs if name.endswith(f"/{number}")), "")
+        if f"projects/{name.split('/')[1]}" not in asked["resourceNames"] or asked["orderBy"] != "timestamp asc":
+            return _error(400, "INVALID_ARGUMENT", "resourceNames, or orderBy")
+        entries = self.lines.setdefault(name, [])
+        written = self.containers[name].log.splitlines() if name in self.containers else []
+        resource = {"type": "ml_job", "labels": {"job_id": number, "task_name": "workerpool0-0"}}
+        for line in written[len(entries) :]:
+            stamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}789Z"
+            entry = {"insertId": f"id{len(entries)}", "timestamp": stamp, "resource": resource}
+            # Google's agent says it one way, a container's own line may come the other
+            entries.append(entry | ({"textPayload": line} if len(entries) % 2 else {"jsonPayload": {"message": line}}))
+        found = [entry for entry in entries if entry["timestamp"] >= since]
+        start, size = int(asked.get("pageToken", 0)), min(asked["pageSize"], 20)
+        more = {"nextPageToken": str(start + size)} if start + size < len(found) else {}
+        return 200, {"entries": found[start : start + size], **more} if found else {}
