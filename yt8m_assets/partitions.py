@@ -72,6 +72,8 @@ def deps_of(recipe: Recipe, asset: str) -> list[dg.AssetDep]:
     """What an asset is made from, and which of its partitions come from which."""
     own, deps = ASSETS[base_asset(asset)].axes, []
     for parent in ASSETS[base_asset(asset)].parents:
+        if not nodes(recipe, parent):
+            continue
         mapping = None
         if (own, ASSETS[parent].axes) == (("model", "shift"), ("model",)):
             mapping = model_to_cells(recipe, asset)

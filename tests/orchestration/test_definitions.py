@@ -14,7 +14,7 @@ from orchestration.resources import build_resources
 from orchestration.settings import Settings
 from orchestration.state import prepare_state
 from tests.tiny import tiny_model, tiny_recipe
-from yt8m_assets.partitions import OPTIONAL, base_asset, keys_of, nodes_of, partition_key
+from yt8m_assets.partitions import OPTIONAL, base_asset, every_asset, keys_of, nodes_of, partition_key
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
 from yt8m_assets.stages.nodes import ASSETS, Node, parents
@@ -56,7 +56,7 @@ def test_groups_and_what_the_page_of_an_asset_shows(tmp_path: Path) -> None:
 def test_dagsters_lineage_is_ours(tmp_path: Path) -> None:
     recipe = tiny_recipe()
     graph = definitions(tmp_path, recipe).resolve_asset_graph()
-    for asset in (*ASSETS, *OPTIONAL.values()):
+    for asset in every_asset(recipe):
         ours = {parent.asset for node in nodes_of_asset(recipe, asset) for parent in parents(recipe, node)}
         assert {key.to_user_string() for key in graph.get(dg.AssetKey(asset)).parent_keys} == ours, asset
 
@@ -65,7 +65,7 @@ def test_partitions_and_policies(tmp_path: Path) -> None:
     recipe = load_recipe("challenge")
     graph = definitions(tmp_path, recipe).resolve_asset_graph()
     most = {"_model": None, "_predictions": 10, "_ranking": None}
-    for asset in (*ASSETS, *OPTIONAL.values()):
+    for asset in every_asset(recipe):
         node = graph.get(dg.AssetKey(asset))
         keys = node.partitions_def.get_partition_keys() if node.partitions_def else [None]
         assert nodes_of(asset, keys) == nodes_of_asset(recipe, asset)
@@ -84,7 +84,7 @@ def test_dagsters_lineage_is_ours_partition_by_partition(tmp_path: Path) -> None
     """Not a cell more: of this recipe `one|-1` is in no ranking, and may come and go."""
     recipe = tiny_recipe()
     graph = definitions(tmp_path, recipe).resolve_asset_graph()
-    for asset in (*ASSETS, *OPTIONAL.values()):
+    for asset in every_asset(recipe):
         for node in nodes_of_asset(recipe, asset):
             ours = parents(recipe, node)
             for parent in {parent.asset for parent in ours}:
@@ -100,13 +100,13 @@ def test_dagsters_lineage_is_ours_partition_by_partition(tmp_path: Path) -> None
 def test_a_recipe_that_fuses_every_shift_has_no_optional_assets(tmp_path: Path) -> None:
     recipe = tiny_recipe(models=(tiny_model("one", SHIFTS), tiny_model("two", SHIFTS)))
     graph = definitions(tmp_path, recipe).resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(ASSETS)
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(every_asset(recipe))
     assert not any(key.asset_key.to_user_string() in OPTIONAL.values() for key in graph.asset_check_keys)
 
 
 def test_the_page_of_an_asset_leads_to_its_source(tmp_path: Path) -> None:
     graph = definitions(tmp_path, tiny_recipe()).resolve_asset_graph()
-    for asset in ASSETS:
+    for asset in every_asset(tiny_recipe()):
         (reference,) = graph.get(dg.AssetKey(asset)).metadata["dagster/code_references"].code_references
         path = Path(reference.file_path)
         assert path.parent == ROOT / "yt8m_assets" / "assets"
@@ -158,7 +158,7 @@ def test_dg_accepts_the_project(tmp_path: Path, command: list[str]) -> None:
     answer = subprocess.run(dg_command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     if command[0] == "list":
-        assert all(asset in answer.stdout for asset in ASSETS)
+        assert all(asset in answer.stdout for asset in every_asset(load_recipe("demo")))
     assert not (tmp_path / "state").exists()
 
 

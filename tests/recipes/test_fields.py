@@ -21,40 +21,42 @@ SHARDS = {"pretraining_shards", "segment_shards", "test_shards"}
 MODELS = {"pretrained_model", "finetuned_model"}
 CELLS = {"oof_predictions", "test_predictions"}
 RANKINGS = {"oof_ranking", "test_ranking"}
+FOLDS = {"fold_ranking"}
 
 MATTERS: dict[str, set[str]] = {
     "name": {"leaderboard"},
-    "seed": {*MODELS, "ensemble_weights", "leaderboard"},
+    "seed": {*MODELS, *FOLDS, "ensemble_weights", "leaderboard"},
     "bootstrap_rounds": {"leaderboard"},
     "data.pretraining": {"pretraining_shards"},
     "data.segments": {"pretraining_shards", "segment_shards"},
     "data.test": {"test_shards"},
     "data.segment_classes_uri": {"segment_shards"},
     "data.vocabulary_uri": {"segment_shards", "leaderboard"},
-    "data.num_classes": SHARDS | MODELS,
-    "data.feature_sizes": SHARDS | MODELS,
-    "data.max_frames": SHARDS | MODELS,
+    "data.num_classes": SHARDS | MODELS | FOLDS,
+    "data.feature_sizes": SHARDS | MODELS | FOLDS,
+    "data.max_frames": SHARDS | MODELS | FOLDS,
     "data.on_corrupt": SHARDS,
     "data.holdout": {"pretraining_shards", "segment_shards"},
     "data.simulation": SHARDS,
     "models.key": {"ensemble_weights", "leaderboard"},
     "models.title": {"leaderboard"},
-    "models.architecture": MODELS,
-    "models.overrides": MODELS,
-    "models.shifts": RANKINGS,
+    "models.architecture": MODELS | FOLDS,
+    "models.overrides": MODELS | FOLDS,
+    "models.shifts": RANKINGS | FOLDS,
     "models.preset_weight": {"ensemble_weights"},
     "models.pretraining": {"pretrained_model"},
-    "models.finetuning": {"finetuned_model"},
-    "prediction.edges": CELLS,
-    "prediction.precision": CELLS,
-    "prediction.trim_start": CELLS,
-    "prediction.trim_end": CELLS,
-    "prediction.candidate_classes": CELLS,
-    "prediction.video_weight": CELLS,
-    "prediction.top_k": CELLS | RANKINGS | {"ensemble_weights", "submission", "leaderboard"},
-    "prediction.tta_w0": RANKINGS,
+    "models.finetuning": {"finetuned_model", *FOLDS},
+    "prediction.edges": CELLS | FOLDS,
+    "prediction.precision": CELLS | FOLDS,
+    "prediction.trim_start": CELLS | FOLDS,
+    "prediction.trim_end": CELLS | FOLDS,
+    "prediction.candidate_classes": CELLS | FOLDS,
+    "prediction.video_weight": CELLS | FOLDS,
+    "prediction.top_k": CELLS | RANKINGS | FOLDS | {"ensemble_weights", "submission", "leaderboard"},
+    "prediction.tta_w0": RANKINGS | FOLDS,
     "search": {"ensemble_weights"},
     "second_stage": {"ensemble_weights"},
+    "folds": FOLDS,
 }
 """Path of a field (or of what it belongs to) -> assets whose own slice it changes; what is made from them follows."""
 
@@ -156,14 +158,15 @@ def touched(before: Recipe, after: Recipe, store: ArtifactStore) -> set[str]:
     return {node.asset for node in common if one.config(node) != other.config(node)}
 
 
-SIMULATED = tiny_recipe(models=(tiny_model("one", (0, 1)), tiny_model("two", (0,))))
+SIMULATED = tiny_recipe(models=(tiny_model("one", (0, 1)), tiny_model("two", (0,))), second_stage=True, folds=2)
 
 
 @pytest.mark.parametrize(("path", "value", "hint"), [pytest.param(*leaf, id=leaf[0]) for leaf in leaves(SIMULATED)])
 def test_a_field_of_a_simulated_recipe(path: str, value: Any, hint: Any, tmp_path: Path) -> None:
     if path in ("data.pretraining", "data.segments", "data.test", "data.segment_classes_uri", "data.vocabulary_uri"):
         return  # of files: below
-    check(SIMULATED, path, other_value(path, value, hint), ArtifactStore(str(tmp_path)))
+    before = replace(SIMULATED, folds=0) if path == "second_stage" else SIMULATED  # without that none can have folds
+    check(before, path, other_value(path, value, hint), ArtifactStore(str(tmp_path)))
 
 
 def check(recipe: Recipe, path: str, value: Any, store: ArtifactStore) -> None:

@@ -184,7 +184,7 @@ def test_a_second_stage_is_one_more_ranking_from_the_search_to_the_submission(ra
     assert stage == fit_second_stage(list(oof.values()), ratings)
     ranking, _ = cross_fitted(list(oof.values()), ratings, recipe.seed)
     assert found["single_maps"][SECOND_STAGE] == pytest.approx(ranking_map(ranking, ratings).map, abs=1e-12)
-    fused = fuse_models(with_second_stage(staged, oof, ratings), found["weights"], found["w0"], TOP_K)
+    fused = fuse_models(with_second_stage(staged, oof, ratings, found), found["weights"], found["w0"], TOP_K)
     assert ranking_map(fused, ratings).map == pytest.approx(found["map"], abs=1e-12)
 
     made = make_submission(staged, store, tracking=NullTracking(), progress=QUIET, run_tags={}).manifest

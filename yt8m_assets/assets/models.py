@@ -39,6 +39,38 @@ def build_model_assets(
     ]
 
 
+@beta_accepted()
+def build_fold_assets(
+    recipe: Recipe, backfill: str = "single_run", step_tags: StepTags = untagged
+) -> list[dg.AssetsDefinition]:
+    """The folds' rankings by model, where the recipe has folds."""
+    if not recipe.folds:
+        return []
+    policy = backfill_policy(backfill)
+
+    @dg.asset(**asset_options(recipe, step_tags, "fold_ranking", backfill_policy=policy))
+    def fold_ranking(
+        context: dg.AssetExecutionContext,
+        store: dg.ResourceParam[ArtifactStore],
+        tracking: dg.ResourceParam[Tracking],
+        progress: dg.ResourceParam[ProgressSource],
+    ) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization]:
+        """Rated videos that are trained on, each ranked by the model as it is fine-tuned without the video's fold."""
+        from yt8m_assets.stages.folds import rank_folds
+
+        options: Any = {"tracking": tracking, "progress": progress.open(context.log)}
+        options["allow_fallback"] = asked_for(context.run, FALLBACK_TAG)
+        options["start_afresh"] = asked_for(context.run, AFRESH_TAG)
+        with stage_errors(context):
+            used = attempt(context, recipe, store)
+            for key in context.partition_keys:
+                result = rank_folds(recipe, used, key, run_tags=run_tags(context, key), **options)
+                yield from published(context, recipe, store, {key: result})
+        yield everything_published()
+
+    return [fold_ranking]
+
+
 def _trained_model(recipe: Recipe, declared: dict[str, Any]) -> dg.AssetsDefinition:
     @dg.asset(**declared)
     def trained_model(

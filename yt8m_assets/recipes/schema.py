@@ -110,6 +110,9 @@ class Recipe:
     """The search of the ensemble's weights."""
     second_stage: bool = False
     """Whether a second stage over the models' rankings (`ensemble.second_stage`) is one more that the search weighs."""
+    folds: int = 0
+    """Folds of the rated videos that are trained on: each model is fine-tuned once without each of them and ranks it,
+    and the second stage is fitted on that instead of the hold-out. 0: none."""
     bootstrap_rounds: int = 1000
     """Rounds of the bootstrap intervals in the reports."""
     seed: int = 0
@@ -119,6 +122,12 @@ class Recipe:
         keys = [model.key for model in self.models]
         if not keys or len(set(keys)) != len(keys):
             raise ConfigError(f"recipe {self.name!r}: models = {keys}: give at least one, each key once")
+        if self.folds < 0 or self.folds == 1:
+            raise ConfigError(f"recipe {self.name!r}: folds = {self.folds}: must be at least 2, or 0 for none")
+        if self.folds and not self.second_stage:
+            raise ConfigError(
+                f"recipe {self.name!r}: folds = {self.folds}: only second_stage uses them; switch that on"
+            )
         if self.bootstrap_rounds < 1:
             raise ConfigError(f"recipe {self.name!r}: bootstrap_rounds = {self.bootstrap_rounds}: must be at least 1")
 

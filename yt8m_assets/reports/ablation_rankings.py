@@ -90,7 +90,7 @@ class OofRankings:
         return fuse_models(self.rankings, weights, w0, self._settings.top_k)
 
     def _staged(self, rankings: Mapping[str, RankingSource]) -> dict[str, RankingSource]:
-        return with_second_stage(self._recipe, rankings, self.ratings)
+        return with_second_stage(self._recipe, rankings, self.ratings, self.found)
 
     def averaged(self, weights: Mapping[str, float]) -> RankingSource:
         """The models' mean scores over their own shifts, averaged with the weights; equal ones where the second stage

@@ -32,7 +32,7 @@ def collect_figures(recipe: Recipe, store: ArtifactStore, inputs: Inputs, progre
     rankings, ratings = load_oof(recipe, store, inputs)
     found = read_weights(store.fetch(inputs.parent("ensemble_weights")))
     k, rounds, seed = recipe.prediction.top_k, recipe.bootstrap_rounds, recipe.seed
-    ensemble = fuse_models(with_second_stage(recipe, rankings, ratings), found["weights"], found["w0"], k)
+    ensemble = fuse_models(with_second_stage(recipe, rankings, ratings, found), found["weights"], found["w0"], k)
     with progress.task("leaderboard", len(rankings) + 3, "parts") as task:
         models = []
         for key, ranking in rankings.items():
@@ -87,6 +87,7 @@ def _model_row(
     manifest = inputs.parent("finetuned_model", key)
     model = manifest.metadata
     return {
+        **(_fold_map(inputs.parent("fold_ranking", key)) if recipe.folds else {}),
         "key": key,
         "title": row.title,
         "parameters": model.get("parameters"),
@@ -99,6 +100,12 @@ def _model_row(
         "map_by_shift": by_shift,
         "weight": found["weights"][key] / total,
     }
+
+
+def _fold_map(folds: Manifest) -> dict[str, float | None]:
+    """The mean MAP of a model's folds, each ranked by what was trained without it."""
+    found = [fold["map"] for fold in folds.metadata["folds"] if fold["map"] is not None]
+    return {"fold_map": sum(found) / len(found) if found else None}
 
 
 def _candidates(store: ArtifactStore, model: Manifest) -> list[dict[str, float]]:

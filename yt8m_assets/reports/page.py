@@ -31,8 +31,12 @@ def interval_text(interval: Mapping[str, Any]) -> str:
 
 
 def table_columns(figures: Mapping[str, Any]) -> list[str]:
-    """Headings of the table; norm and test MAP only where the data are simulated, the last one for ratings given."""
+    """Headings of the table; norm and test MAP only where the data are simulated, the last one for ratings given.
+
+    The folds' is the mean of their MAPs, each ranked by what was trained without it.
+    """
     names = ["model", "parameters", "unshifted MAP", "MAP", "95 % interval", "weight %"]
+    names += ["folds' MAP"] if _has_folds(figures) else []
     names += ["norm", "test MAP"] if figures["simulated"] else []
     return names + (["given MAP"] if figures.get("given") else [])
 
@@ -44,17 +48,23 @@ def table_rows(figures: Mapping[str, Any]) -> list[list[str]]:
     for row in by_map(figures):
         cells = [row["title"], number(row["parameters"]), number(row["map_without_tta"]), number(row["map_with_tta"])]
         cells += [interval_text(row["interval"]), f"{100 * row['weight']:.2f}"]
+        cells += [number(row["fold_map"])] if _has_folds(figures) else []
         if simulated:
             cells += [number(simulated["holdout"]["norms"][row["key"]], 3), number(row["test_map"])]
         if given:
             cells.append(number(given["maps"][row["key"]]))
         rows.append(cells)
     total = ["ensemble", "", "", number(ensemble["map"]), interval_text(ensemble["interval"]), "100.00"]
+    total += [""] if _has_folds(figures) else []
     if simulated:
         total += [number(simulated["holdout"]["norms"]["ensemble"], 3), number(simulated["test"]["maps"]["ensemble"])]
     if given:
         total.append(number(given["maps"]["ensemble"]))
     return [*rows, total]
+
+
+def _has_folds(figures: Mapping[str, Any]) -> bool:
+    return "fold_map" in figures["models"][0]
 
 
 def by_map(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:

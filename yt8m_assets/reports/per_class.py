@@ -25,7 +25,7 @@ def holdout_results(recipe: Recipe, store: ArtifactStore, inputs: Inputs) -> tup
     rankings, ratings = load_oof(recipe, store, inputs)
     found = read_weights(store.fetch(inputs.parent("ensemble_weights")))
     k = recipe.prediction.top_k
-    ensemble = fuse_models(with_second_stage(recipe, rankings, ratings), found["weights"], found["w0"], k)
+    ensemble = fuse_models(with_second_stage(recipe, rankings, ratings, found), found["weights"], found["w0"], k)
     results = {key: ranking_map(ranking, ratings, k) for key, ranking in rankings.items()}
     return {ENSEMBLE: ranking_map(ensemble, ratings, k), **results}, ratings
 

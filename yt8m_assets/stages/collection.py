@@ -9,12 +9,9 @@ from dataclasses import dataclass
 
 from yt8m_assets.errors import PartitionBusyError
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.nodes import ASSETS
 from yt8m_assets.storage.manifest import Manifest
 from yt8m_assets.storage.retention import all_keys
 from yt8m_assets.storage.store import ArtifactStore
-
-_CHECKPOINTS = tuple(f"checkpoints/{name}" for name, asset in ASSETS.items() if asset.training)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +54,8 @@ def find_dropped(recipes: Sequence[Recipe], store: ArtifactStore) -> list[Droppe
 
 def _checkpoints(store: ArtifactStore) -> list[Manifest]:
     """Every checkpoint of a half-trained model."""
-    folders = [f"{folder}/{model}" for folder in _CHECKPOINTS for model in store.backend.names(folder)]
+    parts = [f"checkpoints/{name}" for name in store.backend.names("checkpoints")]
+    folders = [f"{folder}/{model}" for folder in parts for model in store.backend.names(folder)]
     keys = [key for folder in folders for key in store.list_keys(folder)]
     return [store.read_manifest(key, number) for key in keys for number in store.numbers(key)]
 

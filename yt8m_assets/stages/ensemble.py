@@ -61,7 +61,8 @@ def _search(
     from yt8m_assets.ensemble.trial import TrialLog
 
     models, ratings = load_oof(recipe, store, inputs)
-    rankings = with_second_stage(recipe, models, ratings)
+    stage = _fitted(recipe, store, inputs, models, ratings)
+    rankings = with_second_stage(recipe, models, ratings, stage)
     preset = {model.key: model.preset_weight for model in recipe.models}
     trusted = SECOND_STAGE if recipe.second_stage else None
     presets = {"recipe": (ORIGINAL_W0, {key: preset.get(key, 0.0) for key in rankings})}
@@ -107,7 +108,7 @@ def _search(
         run.log_dataset(
             "holdout_ratings", digest=ratings_manifest.digest, source_uri=store.uri(ratings_manifest), context="holdout"
         )
-        _publish(publication, result, _fitted(recipe, models, ratings), run)
+        _publish(publication, result, stage, run)
 
 
 def lineage_tags(recipe: Recipe, inputs: Inputs, run_tags: Mapping[str, str]) -> dict[str, str]:
@@ -133,27 +134,41 @@ def load_oof(recipe: Recipe, store: ArtifactStore, inputs: Inputs) -> "tuple[dic
 
 
 def with_second_stage(
-    recipe: Recipe, rankings: "Mapping[str, RankingSource]", ratings: "Ratings"
+    recipe: Recipe, rankings: "Mapping[str, RankingSource]", ratings: "Ratings", found: Mapping[str, Any]
 ) -> "dict[str, RankingSource]":
     """Out-of-fold rankings of the models, and that of the second stage where the recipe has one.
 
-    There every video is scored by what was fitted on the ratings of other videos.
+    There every video is scored by what was fitted on the ratings of other videos: with folds by what `found` has (the
+    published weights), which saw no held-out one, else by one of several.
     """
     if not recipe.second_stage:
         return dict(rankings)
-    from yt8m_assets.ensemble.second_stage import SECOND_STAGE, cross_fitted
+    from yt8m_assets.ensemble.second_stage import SECOND_STAGE, SecondStage, StagedRanking, cross_fitted
 
-    staged, _ = cross_fitted(list(rankings.values()), ratings, recipe.seed, recipe.prediction.top_k)
+    members, k = list(rankings.values()), recipe.prediction.top_k
+    if recipe.folds:
+        staged = StagedRanking(members, [SecondStage.from_json(found[SECOND_STAGE])], k=k)
+    else:
+        staged, _ = cross_fitted(members, ratings, recipe.seed, k)
     return {**rankings, SECOND_STAGE: staged}
 
 
-def _fitted(recipe: Recipe, rankings: "Mapping[str, RankingSource]", ratings: "Ratings") -> dict[str, Any]:
-    """What scores the test videos: the second stage of all held-out ones, for the file of weights."""
+def _fitted(
+    recipe: Recipe, store: ArtifactStore, inputs: Inputs, rankings: "Mapping[str, RankingSource]", ratings: "Ratings"
+) -> dict[str, Any]:
+    """What scores the test videos, for the file of weights: the second stage of the folds, else of the hold-out."""
     if not recipe.second_stage:
         return {}
     from yt8m_assets.ensemble.second_stage import SECOND_STAGE, fit_second_stage
+    from yt8m_assets.evaluation import Ratings
+    from yt8m_assets.ranking.files import RankingReader
+    from yt8m_assets.stages.data import RATINGS_FILE
 
-    return {SECOND_STAGE: fit_second_stage(list(rankings.values()), ratings).to_json()}
+    members = list(rankings.values())
+    if recipe.folds:
+        folders = [store.fetch(inputs.parent("fold_ranking", key)) for key in recipe.model_keys]
+        members, ratings = [RankingReader(folder) for folder in folders], Ratings.read_csv(folders[0] / RATINGS_FILE)
+    return {SECOND_STAGE: fit_second_stage(members, ratings).to_json()}
 
 
 def trial_metrics(trial: "Trial", best: float) -> dict[str, float]:

@@ -69,6 +69,8 @@ class Asset:
     """Its blocking checks: nothing is made from a partition whose newest verdict of one of them is bad."""
     optional: str = ""
     """Of cells: what Dagster calls those of shifts that no ranking fuses; their artifacts are named as the others."""
+    needs: str = ""
+    """The recipe's field without which it is no part of the graph; none: it always is."""
     column: str = ""
     """Heading in the table of `yt8m status`, for what has a partition per model."""
 
@@ -114,6 +116,15 @@ def _names(recipe: Recipe, _: Node) -> dict[str, Any]:
 
 
 _RECORD = ("data.num_classes", "data.feature_sizes", "data.max_frames")
+_SHARDS = Asset(
+    group="data",
+    config=(*_RECORD, "data.on_corrupt", "data.holdout"),
+    files="shards",
+    holds=(INDEX_FILE,),
+    code_version="3",
+    kinds=frozenset({"tfrecord"}),
+    checks=("not_empty",),
+)
 _MODEL = Asset(
     group="models",
     axes=("model",),
@@ -122,13 +133,14 @@ _MODEL = Asset(
     kinds=frozenset({"pytorch", "mlflow"}),
     machine="gpu",
 )
+_SCORING: tuple[Any, ...] = (
+    *("prediction.edges", "prediction.top_k", "prediction.precision"),
+    *("prediction.trim_start", "prediction.trim_end", _candidates, _video_weight),
+)
 _CELLS = Asset(
     group="predictions",
     axes=("model", "shift"),
-    config=(
-        *("prediction.edges", "prediction.top_k", "prediction.precision"),
-        *("prediction.trim_start", "prediction.trim_end", "node.shift", _candidates, _video_weight),
-    ),
+    config=(*_SCORING, "node.shift"),
     kinds=frozenset({"pytorch", "parquet"}),
     machine="gpu",
     checks=("coverage", "finite_scores"),
@@ -146,33 +158,9 @@ OPTIONAL_GROUP = "optional"
 """Heading of the cells that are not required."""
 
 ASSETS: dict[str, Asset] = {
-    "pretraining_shards": Asset(
-        group="data",
-        config=(*_RECORD, "data.on_corrupt", "data.holdout"),
-        files="shards",
-        holds=(INDEX_FILE,),
-        code_version="3",
-        kinds=frozenset({"tfrecord"}),
-        checks=("not_empty",),
-    ),
-    "segment_shards": Asset(
-        group="data",
-        config=(*_RECORD, "data.on_corrupt", "data.holdout"),
-        files="shards",
-        holds=(INDEX_FILE,),
-        code_version="3",
-        kinds=frozenset({"tfrecord"}),
-        checks=("not_empty", "no_leak"),
-    ),
-    "test_shards": Asset(
-        group="data",
-        config=(*_RECORD, "data.on_corrupt"),
-        files="shards",
-        holds=(INDEX_FILE,),
-        code_version="3",
-        kinds=frozenset({"tfrecord"}),
-        checks=("not_empty",),
-    ),
+    "pretraining_shards": _SHARDS,
+    "segment_shards": replace(_SHARDS, checks=("not_empty", "no_leak")),
+    "test_shards": replace(_SHARDS, config=(*_RECORD, "data.on_corrupt")),
     "holdout_ratings": Asset(
         group="data", parents=("segment_shards",), kinds=frozenset({"csv"}), checks=("both_verdicts",)
     ),
@@ -183,6 +171,18 @@ ASSETS: dict[str, Asset] = {
         training="finetuning",
         checks=("finite_map",),
         column="finetuned",
+    ),
+    "fold_ranking": Asset(
+        group="folds",
+        axes=("model",),
+        parents=("pretrained_model", "segment_shards", "holdout_ratings"),
+        config=(*_MODEL.config, *_SCORING, "prediction.tta_w0", _shifts, "folds"),
+        kinds=frozenset({"pytorch", "parquet"}),
+        machine="gpu",
+        training="finetuning",
+        checks=("finite_scores",),
+        column="folds",
+        needs="folds",
     ),
     "oof_predictions": replace(
         _CELLS,
@@ -200,7 +200,7 @@ ASSETS: dict[str, Asset] = {
     "test_ranking": replace(_RANKING, parents=("test_predictions",)),
     "ensemble_weights": Asset(
         group="ensemble",
-        parents=("oof_ranking", "holdout_ratings"),
+        parents=("oof_ranking", "holdout_ratings", "fold_ranking"),
         config=("search", _presets, _second_stage, "prediction.top_k", "seed"),
         code_version="2",
         kinds=frozenset({"mlflow"}),
@@ -219,7 +219,7 @@ ASSETS: dict[str, Asset] = {
         group="ensemble",
         parents=(
             *("finetuned_model", "oof_predictions", "oof_ranking", "test_ranking"),
-            *("holdout_ratings", "segment_shards", "test_shards", "ensemble_weights", "submission"),
+            *("holdout_ratings", "segment_shards", "test_shards", "ensemble_weights", "submission", "fold_ranking"),
         ),
         config=(_names, "bootstrap_rounds", "seed", "prediction.top_k"),
         files="vocabulary",
@@ -236,7 +236,9 @@ def nodes(recipe: Recipe, asset: str, model: str | None = None, shift: int | Non
 
     `shift`: of the cells that one, required or not.
     """
-    axes = ASSETS[asset].axes
+    axes, needs = ASSETS[asset].axes, ASSETS[asset].needs
+    if needs and not getattr(recipe, needs):
+        return ()
     if not axes:
         return (Node(asset),)
     rows = recipe.models if model is None else (recipe.model(model),)

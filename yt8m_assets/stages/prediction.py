@@ -18,6 +18,7 @@ from yt8m_assets.ranking.topk import max_bytes
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
 from yt8m_assets.stages.failures import raise_worst
 from yt8m_assets.stages.lineage import Inputs, Lineage
+from yt8m_assets.stages.members import cells_of, scoring_options
 from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.ranking import Split, holdout_map, publish_ranking
 from yt8m_assets.storage import ArtifactStore, Manifest, StageResult
@@ -137,7 +138,7 @@ class _Pass:
         """Score, then publish cell by cell."""
         import torch
 
-        from yt8m_assets.prediction.blocks import ScoringOptions, SegmentIndex
+        from yt8m_assets.prediction.blocks import SegmentIndex
         from yt8m_assets.prediction.device_topk import has_room
         from yt8m_assets.prediction.scoring import score_videos
         from yt8m_assets.stages.data import read_segment_classes
@@ -147,21 +148,9 @@ class _Pass:
         some = next(iter(due.values()))  # the shards are the same for all
         class_ids = read_segment_classes(self.recipe, self.store, some.parent("segment_shards"))
         shards = self._shards(some.parent(SHARDS[self.split]))
-        settings = self.recipe.prediction
         num_segments = count_segments(shards, self.recipe.data.max_frames)
-        size = (len(class_ids), min(settings.top_k, num_segments), num_segments)
-        options = ScoringOptions(
-            batch_size=settings.batch_size,
-            edges=settings.edges,
-            max_frames=self.recipe.data.max_frames,
-            top_k=settings.top_k,
-            precision=settings.precision,
-            compile=settings.compile,
-            trim_start=settings.trim_start,
-            trim_end=settings.trim_end,
-            candidate_classes=settings.candidate_classes,
-            video_weight=settings.video_weight,
-        )
+        size = (len(class_ids), min(self.recipe.prediction.top_k, num_segments), num_segments)
+        options = scoring_options(self.recipe)
         on_device = options.is_by_score and has_room(device, len(due), *size)
         if not on_device:
             require_memory(len(due), max_bytes(*size), self.progress)
@@ -213,24 +202,10 @@ class _Pass:
     def _member(
         self, key: str, shifts: Sequence[int], inputs: Inputs, class_ids: Any, segments: Any, device: Any, kept: bool
     ) -> Any:
-        import torch
-
-        from yt8m_assets.prediction.device_topk import DeviceTopK
-        from yt8m_assets.prediction.scoring import CellScores, ModelCells
-        from yt8m_assets.ranking.topk import StreamingTopK
         from yt8m_assets.stages.training import load_model
 
-        model: Any = load_model(self.store, inputs.parent("finetuned_model", key), device)
-        restricted = model.restrict_classes(torch.as_tensor(class_ids, dtype=torch.int64, device=device))
-        if self.recipe.prediction.precision == "bfloat16":
-            restricted.hold_linear_weights(torch.bfloat16)
-        k = min(self.recipe.prediction.top_k, len(segments))
-
-        def best() -> Any:
-            return DeviceTopK(class_ids, k, segments, device) if kept else StreamingTopK(class_ids, k, segments)
-
-        cells = [CellScores(shift=shift, best=best()) for shift in shifts]
-        return ModelCells(key=key, model=restricted, cells=cells)
+        model = load_model(self.store, inputs.parent("finetuned_model", key), device)
+        return cells_of(self.recipe, key, model, shifts, class_ids, segments, device, kept)
 
     def _publish(self, cell: Cell, inputs: Inputs, scores: "CellScores", last: bool) -> StageResult:
         from yt8m_assets.ranking.files import write_ranking

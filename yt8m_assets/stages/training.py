@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from yt8m_assets.data.dataset.packed import Fold
 from yt8m_assets.data.dataset.shards import ShardManifest
 from yt8m_assets.device.hardware import check_gpu, find_hardware
 from yt8m_assets.progress import Progress
@@ -18,7 +19,7 @@ from yt8m_assets.stages.data import read_segment_classes, read_shards
 from yt8m_assets.stages.failures import raise_worst
 from yt8m_assets.stages.indexing import read_index, read_video_ids
 from yt8m_assets.stages.lineage import Inputs, Lineage, current_manifest
-from yt8m_assets.stages.nodes import Node
+from yt8m_assets.stages.nodes import ASSETS, Node
 from yt8m_assets.stages.passes import plan_passes, training_config
 from yt8m_assets.stages.training_report import describe_start, flatten, publish_report
 from yt8m_assets.storage import ArtifactStore, Manifest, StageResult
@@ -127,14 +128,22 @@ def _only(results: Iterator[tuple[str, StageResult]]) -> StageResult:
     return result
 
 
-def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallback: bool) -> TrainingJob:
-    """Resolve a node's inputs to one training run."""
+def make_job(
+    recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallback: bool, fold: Fold | None = None
+) -> TrainingJob:
+    """Resolve a node's inputs to one training run; with a fold, to one that its videos are kept out of as well."""
     node = inputs.node
     row = recipe.model(str(node.model))
-    finetunes = node.asset == "finetuned_model"
+    finetunes = ASSETS[node.asset].training == "finetuning"
     manifest = inputs.parent("segment_shards" if finetunes else "pretraining_shards")
     shards = read_shards(recipe, store, manifest)
     scored = shards if finetunes else shards_to_score(shards, row.pretraining.evaluation_videos)
+    trained, held_out = read_index(store, manifest, shards, held_out=False), held_out_ids(recipe, store, manifest)
+    mark = [] if fold is None else [f"fold {fold.number} of {fold.count}"]
+    if fold is not None:
+        left_out = [replace(shard, fold=replace(fold, inside=True)) for shard in trained]
+        held_out = {**held_out, mark[0]: np.concatenate([shard.load().ids for shard in left_out])}
+        trained = tuple(replace(shard, fold=replace(fold, inside=False)) for shard in trained)
     return TrainingJob(
         name=row.key,
         finetunes=finetunes,
@@ -146,16 +155,16 @@ def make_job(recipe: Recipe, store: ArtifactStore, inputs: Inputs, allow_fallbac
             num_classes=recipe.data.num_classes,
             memory_budget=recipe.data.memory_budget,
             num_workers=recipe.data.num_workers,
-            shards=read_index(store, manifest, shards, held_out=False),
+            shards=trained,
             holdout_shards=read_index(store, manifest, scored, held_out=True),
-            held_out=held_out_ids(recipe, store, manifest),
+            held_out=held_out,
             rated_classes=read_segment_classes(recipe, store, manifest) if finetunes else None,
             digest=manifest.digest,
             # Of pre-training the same for all models, which read together; segments are in memory, each in its order.
-            seed=derive_seed(recipe.seed, *([row.key] if finetunes else []), node.asset, "order"),
+            seed=derive_seed(recipe.seed, *([row.key] if finetunes else []), node.asset, "order", *mark),
         ),
-        seed=derive_seed(recipe.seed, row.key, node.asset),
-        checkpoints=checkpoints_of(store, inputs),
+        seed=derive_seed(recipe.seed, row.key, node.asset, *mark),
+        checkpoints=checkpoints_of(store, inputs, fold),
         initial_path=store.fetch(inputs.parent("pretrained_model", row.key)) if finetunes else None,
         allow_fallback=allow_fallback,
     )
@@ -173,10 +182,11 @@ def model_spec(recipe: Recipe, model_key: str) -> ModelSpec:
     )
 
 
-def checkpoints_of(store: ArtifactStore, inputs: Inputs) -> CheckpointStore:
+def checkpoints_of(store: ArtifactStore, inputs: Inputs, fold: Fold | None = None) -> CheckpointStore:
     """The checkpoints of a training with these inputs: only one with equal inputs is continued by it."""
     identity = plain({"code_version": inputs.node.code_version, "config": inputs.config, "parents": inputs.parents})
-    return CheckpointStore(store, f"checkpoints/{inputs.node.key}", identity)
+    asset = inputs.node.asset if fold is None else f"{inputs.node.asset}-{fold.number}"
+    return CheckpointStore(store, f"checkpoints/{asset}/{inputs.node.model}", identity)
 
 
 def shards_to_score(shards: ShardManifest, num_videos: int) -> ShardManifest:

@@ -104,7 +104,8 @@ def load_videos(
     needed = int(videos.num_frames.sum()) * videos.feature_size
     if needed > memory_budget:
         return videos
-    content = tuple((index.uri, index.checksum, getattr(index, "held_out", None)) for index in indices)
+    parts = [(getattr(index, "held_out", None), getattr(index, "fold", None)) for index in indices]
+    content = tuple((index.uri, index.checksum, *part) for index, part in zip(indices, parts, strict=True))
     key = (content, reading)
     if key not in _shared:
         while _shared and (

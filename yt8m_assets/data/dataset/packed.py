@@ -7,6 +7,7 @@ It is read, not mapped, a shard at a time: a process holds what it uses.
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,23 @@ def unpack(rows: np.ndarray, quarantined: Iterable[QuarantinedRecord] = ()) -> n
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fold:
+    """One of the folds into which videos fall by their ids, or all the others: the same whatever shards they lie in."""
+
+    number: int
+    """Which, from 0."""
+    count: int
+    """Of how many."""
+    inside: bool
+    """Whether its own videos are meant, or those of the others."""
+
+    def means(self, ids: np.ndarray) -> np.ndarray:
+        """bool [N]: which of some videos (S11 [N]) are meant."""
+        numbers = np.array([zlib.crc32(name) % self.count for name in ids.tolist()], np.int64)
+        return (numbers == self.number) == self.inside
+
+
+@dataclass(frozen=True, kw_only=True)
 class PackedShard:
     """A shard as its published index knows it, where it lies now; small, and sent to other processes as it is."""
 
@@ -102,10 +120,14 @@ class PackedShard:
     """Records that were set aside when it was indexed."""
     held_out: bool | None = None
     """Which videos are meant: the held-out ones, the others, or all."""
+    fold: Fold | None = None
+    """Of these, those of a fold alone; None: all of them."""
     described: "RemoteStat | None" = None
     """What the listing said of it, so that opening it asks the store nothing."""
 
     def __len__(self) -> int:
+        if self.fold is not None:
+            return len(self.rows())
         if self.held_out is None:
             return self.num_rows
         return self.num_held_out if self.held_out else self.num_rows - self.num_held_out
@@ -113,7 +135,15 @@ class PackedShard:
     def rows(self) -> np.ndarray:
         """ROW [len]: those of the videos that are meant. Raises DataError where the file ends too early."""
         rows = self._all_rows()
-        return rows if self.held_out is None else rows[((rows["num_frames"] & _HELD_OUT) > 0) == self.held_out]
+        meant = self._meant(rows)
+        return rows if meant is None else rows[meant]
+
+    def _meant(self, rows: np.ndarray) -> np.ndarray | None:
+        """bool [num_rows]; None: all."""
+        meant = None if self.held_out is None else ((rows["num_frames"] & _HELD_OUT) > 0) == self.held_out
+        if self.fold is None:
+            return meant
+        return self.fold.means(rows["id"]) & (True if meant is None else meant)
 
     def _all_rows(self) -> np.ndarray:
         with self.path.open("rb") as file:
@@ -130,8 +160,8 @@ class PackedShard:
         """The index of the videos that are meant."""
         rows = self._all_rows()
         records = unpack(rows, self.quarantined)
-        if self.held_out is not None:
-            meant = ((rows["num_frames"] & _HELD_OUT) > 0) == self.held_out
+        meant = self._meant(rows)
+        if meant is not None:
             rows, records = rows[meant], records[meant]
         return ShardIndex(
             uri=self.uri,
