@@ -25,7 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("orchestration.cli_state", "say why something is stale: which field, file or parent has changed"),
     "lineage": ("orchestration.cli_state", "show what an artifact is made from: digest and folder of each"),
     "verify": ("orchestration.cli_state", "read every published file again and name what is damaged"),
-    "gc": ("orchestration.cli_state", "show what models no longer in the recipe have left behind, or remove it"),
+    "gc": (
+        "orchestration.cli_gc",
+        "show what may go (dropped models, generations, history) and its size, or remove it",
+    ),
     "sync-mlflow": ("orchestration.cli_mlflow", "make or complete the MLflow run of everything in the store"),
     "doctor": ("orchestration.cli_commands", "try GPU, storage, database and MLflow: the first run on a new machine"),
     "ui": ("orchestration.ui", "serve the Dagster and MLflow pages on this machine"),
@@ -128,6 +131,8 @@ def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
             switch("--delete", "remove it (default: only show it)")
             text = "another recipe whose models stay (may be given several times)"
             add("--keep", text, metavar="RECIPE", action="append", default=[])
+            text = "also Dagster's runs that ended more than so many days ago, but those that made what is newest"
+            add("--history", text, metavar="DAYS", type=float)
         case "sync-mlflow":
             switch("--restore", "bring runs back that were deleted on the server")
         case "doctor":

@@ -1,16 +1,13 @@
 """The commands about artifacts: why one is stale, what it is made from, whether it is sound, and whether it can go."""
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator
 
 from orchestration.session import open_session, say
 from yt8m_assets.errors import ConfigError, CorruptArtifactError
 from yt8m_assets.partitions import every_node, partition_key
 from yt8m_assets.progress import Progress, default_progress
-from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.collection import find_dropped, remove
 from yt8m_assets.stages.explain import causes, explain
 from yt8m_assets.stages.lineage import Lineage
 from yt8m_assets.stages.nodes import ASSETS, Node, all_nodes, parents
@@ -110,32 +107,3 @@ def find_damage(
                 damaged.append((node, number, str(error)))
             task.advance()
     return damaged
-
-
-def command_gc(arguments: argparse.Namespace) -> int:
-    """Show what dropped models have left, or remove it; exit code 1 if something stays because a run writes it."""
-    session = open_session(arguments)
-    store, recipes = session.store, [session.recipe, *(load_recipe(name) for name in arguments.keep)]
-    dropped = find_dropped(recipes, store)
-    numbers = Counter(one.key for one in dropped)
-    for key, number in numbers.items():
-        size = sum(one.size for one in dropped if one.key == key)
-        say(f"{key}: {number} generation{'s' * (number > 1)}, {megabytes(size)}")
-    names = ", ".join(one.name for one in recipes)
-    if not dropped:
-        say(f"nothing in {store.root_uri} is of models that {names} dropped")
-        return 0
-    total = sum(one.size for one in dropped)
-    if not arguments.delete:
-        cure = "--delete removes it. Recipes that share this store: --keep"
-        say(f"{megabytes(total)} of models that are not in {names}; {cure}")
-        return 0
-    busy = remove(dropped, store)
-    say(*(f"{one.key}: a run is writing it; stays" for one in busy))
-    say(f"{megabytes(total - sum(one.size for one in busy))} removed")
-    return 1 if busy else 0
-
-
-def megabytes(size: int) -> str:
-    """Bytes in decimal megabytes."""
-    return f"{size / 1e6:,.1f} MB"

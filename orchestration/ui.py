@@ -26,6 +26,8 @@ LOCATION = "yt8m"
 """What Dagster's pages call the code location, as in workspace.yaml and pyproject.toml."""
 STARTUP_SECONDS = 90.0
 _COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
+LOG_BYTES = 10_000_000
+"""Of a server's log, half of what it may take."""
 TIDY_SECONDS = 30.0
 """Pause between two looks for runs whose processes are dead."""
 _LOCATION_QUERY = """{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError {
@@ -184,14 +186,20 @@ def start(command: Sequence[str], environment: Mapping[str, str], log_path: Path
         start_new_session=True,
     )
     log_path.write_bytes(b"")
-    threading.Thread(target=_write_log, args=(server.stdout, log_path), daemon=True).start()
+    threading.Thread(target=write_log, args=(server.stdout, log_path), daemon=True).start()
     return server
 
 
-def _write_log(lines: Iterable[bytes], path: Path) -> None:
-    with path.open("ab", buffering=0) as log:
-        for line in lines:
-            log.write(_COLOURS.sub(b"", line))
+def write_log(lines: Iterable[bytes], path: Path) -> None:
+    """Append lines; a log of LOG_BYTES becomes `NAME.log.1` in place of the one before, and a new one is begun."""
+    log = path.open("ab", buffering=0)
+    for line in lines:
+        log.write(_COLOURS.sub(b"", line))
+        if log.tell() >= LOG_BYTES:
+            log.close()
+            path.replace(f"{path}.1")
+            log = path.open("ab", buffering=0)
+    log.close()
 
 
 def wait_until(ready: Callable[[], bool], server: "subprocess.Popen[bytes]", name: str, logs: Path) -> None:

@@ -3,7 +3,9 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
+import dagster as dg
 import pytest
 
 from orchestration.cli import main
@@ -13,6 +15,7 @@ from yt8m_assets.errors import ParentMismatchError
 from yt8m_assets.stages.lineage import current_manifest, require_current
 from yt8m_assets.stages.locating import simulated_folder
 from yt8m_assets.stages.nodes import Node
+from yt8m_assets.storage import ArtifactStore
 
 CHANGED_MODEL = """from dataclasses import replace
 from tests.tiny import tiny_recipe
@@ -176,7 +179,8 @@ def test_gc_shows_first_and_removes_what_no_submission_was_made_from(
     other = tmp_path / "both.py"
     other.write_text(both)
     root = own_graph.state.root / "artifacts"
-    assert run("gc", recipe=one)[:2] == (0, f"nothing in {root} is of models that tiny dropped\n")
+    code, out, _ = run("gc", recipe=one)
+    assert (code, out.startswith(f"nothing in {root} is of models that tiny dropped\n")) == (0, True)
     before = files_of(own_graph)
     with own_graph.store.publish("finetuned_model/two", fingerprint="another") as publication:
         (publication.path / "weights").write_bytes(bytes(1_000_000))
@@ -186,8 +190,47 @@ def test_gc_shows_first_and_removes_what_no_submission_was_made_from(
     assert (code, out.startswith(f"{line}1.0 MB of models that are not in tiny; --delete")) == (0, True)
     assert "nothing" in run("gc", "--keep", str(other), recipe=one)[1]
     assert files_of(own_graph) == after
-    assert run("gc", "--delete", recipe=one)[:2] == (0, f"{line}1.0 MB removed\n")
+    code, out, _ = run("gc", "--delete", recipe=one)
+    assert (code, out.startswith(f"{line}1.0 MB removed\n")) == (0, True)
     assert files_of(own_graph) == before
+
+
+def test_gc_removes_generations_that_are_no_longer_kept(
+    run: Run, own_graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roomy = ArtifactStore(own_graph.store.root_uri, keep_generations=9)
+    for number in range(4):
+        with roomy.publish("leaderboard", fingerprint=str(number)) as publication:
+            (publication.path / "page").write_bytes(bytes(1_000_000))
+    assert run("gc", "--delete")[0] == 0
+    assert roomy.numbers("leaderboard") == [3, 4, 5]
+    monkeypatch.setenv("YT8M_KEEP_GENERATIONS", "2")
+    assert "leaderboard: 1 generation, 1.0 MB\n1.0 MB of generations that are no longer kept; --delete" in run("gc")[1]
+    assert roomy.numbers("leaderboard") == [3, 4, 5]
+    assert "1.0 MB removed" in run("gc", "--delete")[1]
+    assert roomy.numbers("leaderboard") == [4, 5]
+
+
+def test_gc_removes_old_runs_of_dagster_but_those_that_made_what_is_newest(run: Run, own_graph: Graph) -> None:
+    storage = own_graph.state.dagster_home / "storage"
+    with own_graph.open() as driver:
+        lost = dg.DagsterRun("ensemble", str(uuid4()), status=dg.DagsterRunStatus.FAILURE)
+        driver.instance.add_run(lost)
+        driver.instance.report_engine_event("failed", lost)
+    (storage / lost.run_id / "compute_logs").mkdir(parents=True)
+    (storage / lost.run_id / "compute_logs" / "step.out").write_bytes(bytes(2_000_000))
+    known = {path.name for path in (storage / "history/runs").glob("*-*.db")}
+    assert f"{lost.run_id}.db" in known
+    assert "0.0 MB of 0 runs that ended more than 1 days ago; --delete" in run("gc", "--history", "1")[1]
+    assert "MB of 1 runs that ended more than 0 days ago; --delete" in run("gc", "--history", "0")[1]
+    assert {path.name for path in (storage / "history/runs").glob("*-*.db")} == known
+    assert "2.1 MB removed: 1 runs" in run("gc", "--history", "0", "--delete")[1]
+    assert {path.name for path in (storage / "history/runs").glob("*-*.db")} == known - {f"{lost.run_id}.db"}
+    assert not (storage / lost.run_id).exists()
+    with own_graph.open() as driver:
+        outcome = driver.materialize()
+        assert driver.instance.get_run_by_id(lost.run_id) is None
+    assert outcome.num_current == outcome.num_nodes
 
 
 def test_cells_are_also_named_as_dagster_names_them(run: Run) -> None:

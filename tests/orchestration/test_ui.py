@@ -78,3 +78,16 @@ def test_the_databases_are_there_before_several_servers_would_make_them(
     with pytest.raises(StorageError, match="the code server did not start"):
         ui.command_ui(arguments)
     assert started == ["mlflow", "code"]
+
+
+def test_a_servers_log_is_bounded_and_its_newest_lines_are_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ui, "LOG_BYTES", 1000)
+    ui.write_log((f"line {number}\n".encode() for number in range(3000)), tmp_path / "code.log")
+    log, before = tmp_path / "code.log", tmp_path / "code.log.1"
+    assert sorted(tmp_path.iterdir()) == [log, before]
+    kept = (before.read_text() + log.read_text()).splitlines()
+    assert kept == [f"line {number}" for number in range(3000 - len(kept), 3000)]
+    assert 1000 <= before.stat().st_size < 1010
+    assert log.stat().st_size < 1000

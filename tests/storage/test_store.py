@@ -15,7 +15,7 @@ from yt8m_assets.errors import (
     PartitionBusyError,
     StorageError,
 )
-from yt8m_assets.storage import ArtifactStore, Manifest, atomic_write, canonical_json, safe_join
+from yt8m_assets.storage import KEEP_GENERATIONS, ArtifactStore, Manifest, atomic_write, canonical_json, safe_join
 
 
 @pytest.fixture
@@ -232,6 +232,26 @@ def test_a_damaged_manifest_is_refused_and_not_skipped(store: ArtifactStore) -> 
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(CorruptArtifactError, match="not a manifest"):
         store.manifest("asset/model")
+
+
+def test_a_submission_made_again_as_it_was_is_kept_once(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    for text in "aaabbbb":
+        with store.publish("submission", fingerprint=text) as publication:
+            (publication.path / "submission.csv").write_text(text)
+    assert [manifest.fingerprint for manifest in store.generations("submission")] == ["b", "b", "b", "a"], (
+        "the newest three, and every other"
+    )
+
+
+def test_what_a_cache_knows_of_a_generation_goes_with_it(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path / "store"), tmp_path / "cache")
+    for number in range(8):
+        published = publish(store, text=str(number), fingerprint=str(number))
+        for path in (tmp_path / "store" / published.key).rglob("*"):
+            os.utime(path, (1e9, 1e9))  # what changed just now may change again without a trace, and is not noted
+        assert store.find(published.key, str(number)) == published
+    assert len(list((tmp_path / "cache/sound").iterdir())) == KEEP_GENERATIONS
 
 
 def test_a_manifest_of_another_schema_is_refused_by_number(store: ArtifactStore) -> None:

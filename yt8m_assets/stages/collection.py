@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from yt8m_assets.errors import PartitionBusyError
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage.manifest import Manifest
-from yt8m_assets.storage.retention import all_keys
+from yt8m_assets.storage.retention import all_keys, superseded
 from yt8m_assets.storage.store import ArtifactStore
 
 
@@ -50,6 +50,17 @@ def find_dropped(recipes: Sequence[Recipe], store: ArtifactStore) -> list[Droppe
     gone += [manifest for manifest in _checkpoints(store) if manifest.key.split("/")[2] not in models]
     found_ones = [Dropped(key=one.key, generation=one.generation, size=one.size) for one in gone]
     return sorted(found_ones, key=lambda one: (one.key, one.generation))
+
+
+def find_superseded(store: ArtifactStore) -> list[Dropped]:
+    """Generations that retention does not keep: a publication removes those of its own artifact, and no others.
+
+    So they are there where fewer are kept than before, or where what was made from them has gone. Raises as
+    `find_dropped`.
+    """
+    old = [(key, number) for key in all_keys(store) for number in superseded(store, key, store.numbers(key))]
+    manifests = [store.read_manifest(key, number) for key, number in old]
+    return [Dropped(key=one.key, generation=one.generation, size=one.size) for one in manifests]
 
 
 def _checkpoints(store: ArtifactStore) -> list[Manifest]:

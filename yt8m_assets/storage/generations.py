@@ -11,7 +11,7 @@ from pathlib import Path
 from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.storage.backend import open_backend
 from yt8m_assets.storage.cache import Cache
-from yt8m_assets.storage.manifest import Manifest, safe_join
+from yt8m_assets.storage.manifest import Manifest, safe_join, sha256_text
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,11 @@ class Generations:
             except CorruptArtifactError as error:
                 logger.warning("%s", error)
 
+    def seal(self, manifest: Manifest) -> Path:
+        """Where this machine notes which files of an artifact it has found sound."""
+        name = sha256_text(f"{self.root_uri}/{manifest.key}/{manifest.folder}")[:24]
+        return self.cache_path / "sound" / f"{name}.json"
+
     def list_keys(self, folder: str) -> list[str]:
         """Keys of the artifacts directly below a folder, sorted."""
         folder = safe_join(folder)
@@ -86,9 +91,10 @@ class Generations:
         """Remove one generation, manifest first; its folder goes with the next publication where it cannot be read."""
         key = safe_join(key)
         try:
-            folder: str | None = self.read_manifest(key, generation).folder
+            manifest: Manifest | None = self.read_manifest(key, generation)
         except (FileNotFoundError, CorruptArtifactError):
-            folder = None
+            manifest = None
         self.backend.delete(f"{key}/manifest-{generation:06d}.json")
-        if folder is not None:
-            self.backend.delete(f"{key}/{folder}")
+        if manifest is not None:
+            self.backend.delete(f"{key}/{manifest.folder}")
+            self.seal(manifest).unlink(missing_ok=True)

@@ -59,9 +59,11 @@ def superseded(store: Generations, key: str, numbers: Sequence[int]) -> list[int
     A generation whose manifest cannot be read is one of them.
     """
     old = list(numbers[: -store.keep_generations])
-    if not old or key == SUBMISSION:
+    if not old:
         return []
     manifests = {number: found for number in numbers if (found := _read(store, key, number)) is not None}
+    if key == SUBMISSION:
+        return _made_again(manifests, old)
     kept = set(manifests) - set(old)
     if key.startswith(f"{MODEL}/"):
         kept |= _best(manifests)
@@ -75,6 +77,12 @@ def superseded(store: Generations, key: str, numbers: Sequence[int]) -> list[int
         for number in candidates
         if number not in manifests or manifests[number].digest in kept_digests or manifests[number].digest not in used
     ]
+
+
+def _made_again(manifests: dict[int, Manifest], old: Sequence[int]) -> list[int]:
+    """Those of the old generations that a later one repeats: made from the same, with the same content."""
+    newest = {(manifest.fingerprint, manifest.digest): number for number, manifest in sorted(manifests.items())}
+    return [n for n in old if n in manifests and newest[manifests[n].fingerprint, manifests[n].digest] != n]
 
 
 def _best(manifests: dict[int, Manifest]) -> set[int]:

@@ -11,7 +11,7 @@ from yt8m_assets.errors import CorruptArtifactError
 from yt8m_assets.storage.backend import RemoteBackend
 from yt8m_assets.storage.files import atomic_write, is_settled
 from yt8m_assets.storage.generations import Generations
-from yt8m_assets.storage.manifest import REPORT_FOLDER, Manifest, check_file, is_content, sha256_text
+from yt8m_assets.storage.manifest import REPORT_FOLDER, Manifest, check_file, is_content
 
 
 def content_files(manifest: Manifest) -> list[str]:
@@ -30,7 +30,7 @@ def damage(store: Generations, manifest: Manifest) -> list[str]:
         sizes = store.backend.sizes(f"{manifest.key}/{manifest.folder}")
         wanted = {name: manifest.files[name]["size"] for name in counted_files(manifest)}
         return [f"{store.uri(manifest, n)}: {_found(sizes.get(n))}" for n, s in wanted.items() if sizes.get(n) != s]
-    seal = _seal(store, manifest)
+    seal = store.seal(manifest)
     try:
         known = {name: [size, changed] for name, (size, changed) in json.loads(seal.read_text()).items()}
     except (FileNotFoundError, ValueError, TypeError, AttributeError):  # it can be made again
@@ -50,12 +50,7 @@ def damage(store: Generations, manifest: Manifest) -> list[str]:
 
 def forget_sound(store: Generations, manifest: Manifest) -> None:
     """Read an artifact's files again before it counts as sound: one was found damaged, whatever its time says."""
-    _seal(store, manifest).unlink(missing_ok=True)
-
-
-def _seal(store: Generations, manifest: Manifest) -> Path:
-    name = sha256_text(f"{store.root_uri}/{manifest.key}/{manifest.folder}")[:24]
-    return store.cache_path / "sound" / f"{name}.json"
+    store.seal(manifest).unlink(missing_ok=True)
 
 
 def _found(size: int | None) -> str:
