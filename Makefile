@@ -6,10 +6,11 @@ INSTALLED := $(VENV)/.installed
 TEST_PROCESSES ?= 2
 MUTATIONS ?= --sample 300 --seed 1
 EXAMPLES ?= 3000
+MINUTES ?= 60
 
 PROCESSES := $(addprefix tests/orchestration/test_, processes.py backfills.py dagster_cli.py pages.py)
 
-.PHONY: demo demo-beyond bench-gpu bench-scale test test-slow test-processes test-servers test-kills test-fuzz test-cloud test-browser test-all test-mutations ui lint bench rehearsal golden setup clean-state
+.PHONY: demo demo-beyond bench-gpu bench-scale test test-slow test-processes test-servers test-kills test-fuzz test-cloud test-browser test-all test-mutations ui lint bench rehearsal golden soak setup clean-state
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -79,6 +80,9 @@ rehearsal: $(INSTALLED)
 	$(RUN) -m tests.benchmarks.bench_rehearsal
 	$(RUN) -m tests.benchmarks.bench_scale worker_memory worker_start listing
 	$(RUN) -m tests.benchmarks.rehearsal_challenge
+
+soak: $(INSTALLED)
+	@for what in run report fill pages; do $(RUN) -m tests.soak $$what --minutes $(MINUTES) || exit 1; done
 
 golden: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m tests.golden.release
