@@ -1,10 +1,13 @@
 """From Dagster's wrapping of an error back to the error itself."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import dagster as dg
 
-from yt8m_assets.errors import PermanentError, StorageError, Yt8mError
+from yt8m_assets.errors import PermanentError, StorageError, TransientError, Yt8mError
 
 
 class StageFailedError(PermanentError):
@@ -42,3 +45,29 @@ def original_error(error: BaseException, where: str) -> Yt8mError:
         return StorageError(f"{innermost.filename}: cannot write or read: {reason} ({where})")
     text = innermost.description if isinstance(innermost, dg.Failure) else str(innermost)
     return StageFailedError(f"{where}: {type(innermost).__name__}: {text}")
+
+
+@contextmanager
+def records_named(home: Path) -> Iterator[None]:
+    """Let what SQLite says of Dagster's records, anywhere in the block, say which files those are and what to do."""
+    try:
+        yield
+    except Exception as error:
+        of_ours = isinstance(error, Yt8mError) and not isinstance(error, StageFailedError)
+        said = next((cause for cause in causes(error) if isinstance(cause, sqlite3.DatabaseError)), None)
+        if said is None or of_ours:
+            raise
+        raise _records_error(str(said), home) from error
+
+
+def _records_error(said: str, home: Path) -> Yt8mError:
+    if "locked" in said:
+        return TransientError(f"{home}: another process keeps Dagster's records locked; run the same command again")
+    if any(word in said for word in ("full", "I/O", "readonly", "unable to open")):
+        return StorageError(
+            f"{home}: cannot write Dagster's records: {said}; make room, and run the same command again"
+        )
+    return StorageError(
+        f"{home}: Dagster's records are damaged: {said}. Delete {home / 'storage'} and run the same command again: "
+        "they begin anew, and what has been published is found, not made again"
+    )

@@ -6,13 +6,16 @@ that content - is left alone without starting a run; so a killed pass continues,
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import dagster as dg
 
 from orchestration.assets import build_assets
-from orchestration.causes import interrupted, original_error
+from orchestration.causes import interrupted, original_error, records_named
 from orchestration.idle import RANGE_END, RANGE_START
 from orchestration.instance import LISTED, Records, belong_to_the_location, driver_instance
 from orchestration.jobs import build_asset_jobs, job_of
@@ -79,13 +82,16 @@ class Driver:
         self.records = Records(instance, recipe)
         self.tags: dict[str, str] = {}
         self.afresh_if_needed = False
+        self._open = ExitStack()
         self.forced: set[Node] = set()
 
     def __enter__(self) -> "Driver":
+        self._open.enter_context(records_named(Path(self.instance.root_directory)))
+        self._open.callback(self.instance.dispose)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.instance.dispose()
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
     def materialize(
         self,
@@ -201,8 +207,9 @@ class Driver:
 
 def open_driver(recipe: Recipe, state: State, settings: Settings, progress: Progress) -> Driver:
     """A driver over the prepared state; runs that dead processes left behind are ended first."""
-    instance = driver_instance(state)
-    tidy(instance)
+    with records_named(state.dagster_home):
+        instance = driver_instance(state)
+        tidy(instance)
     wait_aloud(instance, progress.log)
     return Driver(recipe, settings.open_store(), settings.open_tracking(), instance, progress, settings.backfill)
 

@@ -46,7 +46,7 @@ def relocate_tracking(database: Path, artifacts: Path) -> int:
                 for column in columns
             )
     except sqlite3.Error as error:
-        raise StorageError(f"{database}: {error}; choose another folder with --state") from error
+        raise StorageError(f"{database}: {error}; {_cure(error, database)}") from error
     finally:
         connection.close()
     for place in old:
@@ -54,6 +54,14 @@ def relocate_tracking(database: Path, artifacts: Path) -> int:
             "MLflow's files were in %s; this state was moved or copied, they are looked for in %s", place, here
         )
     return moved
+
+
+def _cure(error: sqlite3.Error, database: Path) -> str:
+    if "locked" in str(error):
+        return "another process works on it: run the same command again"
+    if isinstance(error, sqlite3.OperationalError):
+        return "choose another folder with --state"
+    return f"delete {database} and run the same command again; `yt8m sync-mlflow` fills it from the artifacts"
 
 
 def _replace(connection: sqlite3.Connection, table: str, column: str, old: str, new: str) -> int:

@@ -1,0 +1,65 @@
+"""What SQLite says of Dagster's records names the files and the way out."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestration.causes import StageFailedError, records_named
+from tests.orchestration.conftest import Graph
+from yt8m_assets.errors import ConfigError, StorageError, TransientError, Yt8mError
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def scribble(path: Path) -> None:
+    path.write_text("<html>" * 99)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("history/runs/index.db", halve),
+        pytest.param("history/runs.db", scribble, marks=pytest.mark.slow),
+        pytest.param("schedules/schedules.db", halve, marks=pytest.mark.slow),
+    ],
+)
+def test_damaged_records_are_named_and_begin_anew_where_they_are_deleted(
+    own_graph: Graph, name: str, damage: Callable[[Path], None]
+) -> None:
+    home = own_graph.state.dagster_home
+    damage(home / "storage" / name)
+    with (
+        pytest.raises(StorageError, match=f"{home}: Dagster's records are damaged: .* Delete {home}/storage "),
+        own_graph.open() as driver,
+    ):
+        driver.materialize(until="holdout_ratings")
+    shutil.rmtree(home / "storage")
+    with own_graph.open() as driver:
+        assert driver.materialize(until="holdout_ratings").num_made == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "text"),
+    [
+        (sqlite3.OperationalError("database is locked"), TransientError, "/home: another process .* again"),
+        (sqlite3.OperationalError("disk I/O error"), StorageError, "/home: cannot write .* make room"),
+        (sqlite3.OperationalError("database or disk is full"), StorageError, "/home: cannot write .* make room"),
+        (sqlite3.OperationalError("no such table: runs"), StorageError, "/home: .* damaged: .* Delete /home/storage"),
+    ],
+)
+@pytest.mark.parametrize("around", [RuntimeError("Dagster's own"), StageFailedError("step: OperationalError")])
+def test_what_sqlite_says(said: Exception, kind: type[Yt8mError], text: str, around: Exception) -> None:
+    with pytest.raises(kind, match=text), records_named(Path("/home")):
+        raise around from said
+
+
+def test_other_errors_pass_as_they_are() -> None:
+    for error in (ConfigError("a field"), KeyError("key"), KeyboardInterrupt()):
+        with pytest.raises(type(error)) as caught, records_named(Path("/home")):
+            raise error from (sqlite3.DatabaseError("malformed") if isinstance(error, ConfigError) else None)
+        assert caught.value is error
