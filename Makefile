@@ -7,10 +7,11 @@ TEST_PROCESSES ?= 2
 MUTATIONS ?= --sample 300 --seed 1
 EXAMPLES ?= 3000
 MINUTES ?= 60
+CAMPAIGN ?= --seconds 1800
 
 PROCESSES := $(addprefix tests/orchestration/test_, processes.py backfills.py dagster_cli.py pages.py)
 
-.PHONY: demo demo-beyond bench-gpu bench-scale test test-slow test-processes test-servers test-kills test-fuzz test-cloud test-browser test-all test-mutations ui lint bench rehearsal golden soak setup clean-state
+.PHONY: demo demo-beyond bench-gpu bench-scale test test-slow test-processes test-servers test-kills test-fuzz campaign test-cloud test-browser test-all test-mutations ui lint bench rehearsal golden soak setup clean-state
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -46,6 +47,9 @@ test-kills: $(INSTALLED)
 
 test-fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 YT8M_FUZZ_EXAMPLES=$(EXAMPLES) $(RUN) -m pytest tests/faults/test_fuzzing.py --timeout 6000 --log-cli-level=INFO
+
+campaign: $(INSTALLED)
+	@for place in folder bucket served daemon; do OMP_NUM_THREADS=1 $(RUN) -m tests.campaign --place $$place $(CAMPAIGN) || exit 1; done
 
 test-cloud: $(INSTALLED)
 	$(RUN) -m pytest -m cloud --timeout 1200

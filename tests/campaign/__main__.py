@@ -109,7 +109,10 @@ def campaign(options: argparse.Namespace, folder: Path) -> int:
     begun = time.monotonic()
     if not (options.reuse and site.recall()):
         site.prepare()
-    site.plant = getattr(plants, options.plant) if options.plant else site.plant
+    if options.plant:
+        site.plant = getattr(plants, options.plant)
+        site.reset(0)
+        site.operations = [site.materialize().operations]
     say(f"a graph without faults: {site.operations[0]} operations; ready in {time.monotonic() - begun:.0f} s")
     played: list[dict[str, object]] = []
     numbers = [options.round] if options.round else range(options.first, options.first + options.rounds)

@@ -23,7 +23,7 @@ many operations later it is to be held the `next` time."""
 Strike = Callable[["Pass"], Iterator[Reply]]
 """What happens while a process is held, its reply, and what happens when that process has ended."""
 
-_EVENTS = ("os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "sqlite3.connect")
+_EVENTS = ("os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
 _COPIED = "/code/"
 """In paths of what MLflow copies of the project with each model: hundreds of files that say nothing."""
 
