@@ -46,6 +46,10 @@ def sees_videos(model: nn.Module) -> bool:
     return getattr(model, "sampling", None) == "video"
 
 
+MODALITIES = ("video", "audio")
+"""The parts of a frame, as the original calls them."""
+
+
 class FrameModel(nn.Module):
     """Base of all architectures: frames [B, T, F] of a video or segment to class probabilities [B, C].
 
@@ -145,10 +149,10 @@ class FrameModel(nn.Module):
         if frame_index.shape[1] != expected:
             raise ValueError(f"frame_index has {frame_index.shape[1]} columns: expected {expected}")
 
-    def split_modalities(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Split frames [B, T, F] into their rgb and audio parts."""
-        rgb, audio = frames.split(self.feature_sizes, dim=2)
-        return rgb, audio
+    def split_modalities(self, frames: Tensor) -> dict[str, Tensor]:
+        """Split frames [..., F] into their parts, `video` (rgb) and `audio`, without one that the data lacks."""
+        parts = zip(MODALITIES, frames.split(self.feature_sizes, dim=-1), strict=True)
+        return {name: part for name, part in parts if part.shape[-1]}
 
     def l2_terms(self) -> list[tuple[Tensor, float]]:
         """The weights under an L2 term of the original's objective, and its factor (SPEC section 3)."""

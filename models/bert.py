@@ -162,7 +162,7 @@ class BertCross(Bert):
     def encode(self, frames_BTF: Tensor, mask_B11T: Tensor | None, *projected_BTP: Tensor) -> Tensor:
         """Encode frames [B, T, F] to [B, T, H]; `projected_BTP` are each modality's projections, if known."""
         rgb_projected, audio_projected = projected_BTP or (None, None)
-        rgb_BTF, audio_BTF = self.split_modalities(frames_BTF)
+        rgb_BTF, audio_BTF = self.split_modalities(frames_BTF).values()
         rgb_BTF = self.frame_encoder(rgb_BTF, mask_B11T, rgb_projected)
         audio_BTF = self.audio_encoder(audio_BTF, mask_B11T, audio_projected)
         return self.all_encoder(torch.cat([rgb_BTF, audio_BTF], dim=2), mask_B11T)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.base import FrameModel, ModelOutput, Options, require, require_positive
+from models.base import MODALITIES, FrameModel, ModelOutput, Options, require, require_positive
 from models.heads import MixtureOfExpertsHead, ProbabilityGate
 from models.layers import BatchNorm, at_least_float32, l2_normalize, normal_linear
 from models.registry import register_model
@@ -85,20 +85,14 @@ class GatedNetVlad(FrameModel):
         (r"/head/", r"/"),
     )
 
-    splits_modalities = True
-
     def __init__(self, num_classes: int, feature_sizes: tuple[int, int], options: GatedNetVladOptions) -> None:
         super().__init__(num_classes, feature_sizes, options)
-        rgb_size, audio_size = feature_sizes
         num_clusters, hidden_size, momentum = options.num_clusters, options.hidden_size, options.bn_momentum
         self.num_sampled_frames = options.num_sampled_frames
-        self.vlad = nn.ModuleDict(
-            {
-                "video": NetVlad(rgb_size, num_clusters, momentum),
-                "audio": NetVlad(audio_size, num_clusters // 2, momentum),
-            }
-        )
-        vlad_size = rgb_size * num_clusters + audio_size * (num_clusters // 2)
+        clusters = zip(MODALITIES, feature_sizes, (num_clusters, num_clusters // 2), strict=True)
+        there = [(name, size, count) for name, size, count in clusters if size]
+        self.vlad = nn.ModuleDict({name: NetVlad(size, count, momentum) for name, size, count in there})
+        vlad_size = sum(size * count for _, size, count in there)
         self.hidden1 = normal_linear(vlad_size, hidden_size)
         self.hidden1_norm = BatchNorm(hidden_size, unbiased=True, momentum=momentum)
         self.hidden2 = nn.Linear(hidden_size, 2 * hidden_size)
@@ -122,8 +116,7 @@ class GatedNetVlad(FrameModel):
             frame_index = self.sample_frame_index(num_frames, generator)
         assert frame_index is not None
         frames, counts_BT = distinct_frames(frames, frame_index)
-        rgb_BTF, audio_BTF = self.split_modalities(frames)
-        pooled = [self.vlad["video"](rgb_BTF, counts_BT), self.vlad["audio"](audio_BTF, counts_BT)]
+        pooled = [self.vlad[name](part_BTF, counts_BT) for name, part_BTF in self.split_modalities(frames).items()]
         hidden_BH = F.relu6(self.hidden1_norm(self.hidden1(torch.cat(pooled, dim=1))))
         hidden_BH = self.hidden2(hidden_BH)
         hidden_BH = hidden_BH * self.gating_norm(self.gating(hidden_BH)).sigmoid()

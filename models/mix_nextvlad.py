@@ -7,13 +7,14 @@ X expanded features, G groups, D = X / G, K clusters, V size of the pooled vecto
 """
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.base import FrameModel, ModelOutput, Options, require, require_positive
+from models.base import MODALITIES, FrameModel, ModelOutput, Options, require, require_positive
 from models.heads import LogisticHeads
 from models.layers import BatchNorm, at_least_float32, he_linear
 from models.next_vlad import NextVlad
@@ -125,25 +126,28 @@ class MixNextVlad(FrameModel):
         (r"/mixture_weights/linear/", r"/mix_weights/"),
     )
 
-    splits_modalities = True
-
     def __init__(self, num_classes: int, feature_sizes: tuple[int, int], options: MixNextVladOptions) -> None:
         super().__init__(num_classes, feature_sizes, options)
-        rgb_size, audio_size = feature_sizes
         num_branches, num_groups, momentum = options.num_branches, options.num_groups, options.bn_momentum
-        for name, size, groups in (("rgb", rgb_size, num_groups), ("audio", audio_size, num_groups // 2)):
+        sizes = [
+            (name, size, share) for name, size, share in zip(MODALITIES, feature_sizes, (1, 2), strict=True) if size
+        ]
+        for name, size, share in sizes:
+            groups, name = num_groups // share, {"video": "rgb"}.get(name, name)
             divides = options.expansion * size % groups == 0
             rule = f"the {groups} {name} groups must divide expansion x {name} size = {options.expansion} x {size}"
             require(divides, "num_groups", num_groups, rule)
         self.num_sampled_frames = options.num_sampled_frames
         self.branch_loss_weight = options.branch_loss_weight
         self.mixture_weights = MixtureWeights(options.num_sampled_frames, num_branches, momentum)
-        rgb_vlad = NextVlad(num_branches, rgb_size, options.expansion, num_groups, options.num_clusters, momentum)
-        audio_vlad = NextVlad(
-            num_branches, audio_size, options.expansion, num_groups // 2, options.num_clusters // 2, momentum
-        )
-        self.vlad = nn.ModuleDict({"video": rgb_vlad, "audio": audio_vlad})
-        vlad_size = rgb_vlad.output_size + audio_vlad.output_size
+        pools = {
+            name: NextVlad(
+                num_branches, size, options.expansion, num_groups // share, options.num_clusters // share, momentum
+            )
+            for name, size, share in sizes
+        }
+        self.vlad = nn.ModuleDict(pools)
+        vlad_size = sum(pool.output_size for pool in pools.values())
         self.tails = nn.ModuleList(
             BranchTail(vlad_size, options.hidden_size, options.gating_reduction, momentum) for _ in range(num_branches)
         )
@@ -163,8 +167,7 @@ class MixNextVlad(FrameModel):
         assert frame_index is not None
         weights_BS = self.mixture_weights(frames.mean(2).gather(1, frame_index))
         frames, counts_BT = distinct_frames(frames, frame_index)
-        rgb_BTF, audio_BTF = self.split_modalities(frames)
-        pooled = [self.vlad["video"](rgb_BTF, counts_BT), self.vlad["audio"](audio_BTF, counts_BT)]
+        pooled = [self.vlad[name](part_BTF, counts_BT) for name, part_BTF in self.split_modalities(frames).items()]
         mixed_BC, logits_SBC = self._classify(torch.cat(pooled, dim=2), weights_BS)
         if not self.training:
             return ModelOutput(mixed_BC.sigmoid(), mixed_BC.new_zeros(()))
@@ -181,9 +184,9 @@ class MixNextVlad(FrameModel):
 
     def embed_frames(self, frames_NF: Tensor) -> tuple[Tensor, ...]:
         """Embed frames as what each modality's NeXtVLAD makes of them before it sums, and as their means."""
-        rgb_NF, audio_NF = frames_NF.split(self.feature_sizes, dim=1)
-        video, audio = cast(NextVlad, self.vlad["video"]), cast(NextVlad, self.vlad["audio"])
-        return (frames_NF.mean(1), *video.embed(rgb_NF), *audio.embed(audio_NF))
+        parts = self.split_modalities(frames_NF).items()
+        embedded = [cast(NextVlad, self.vlad[name]).embed(part_NF) for name, part_NF in parts]
+        return (frames_NF.mean(1), *chain.from_iterable(embedded))
 
     def score_windows(self, embedded: tuple[Tensor, ...], index_WT: Tensor, num_frames_W: Tensor) -> Tensor:
         """Score windows of embedded frames: the probabilities [W, C] that forward has for frames_NF[index_WT]."""
@@ -193,11 +196,11 @@ class MixNextVlad(FrameModel):
         weights_WS = self.mixture_weights(means_N[index_WT].gather(1, frame_index))
         drawn_WT1, counts_WT = distinct_frames(index_WT[:, :, None], frame_index)
         drawn_WT, pooled = drawn_WT1[:, :, 0], []
-        for name, place in (("video", 0), ("audio", 2)):
-            expanded_SWTX, weights_SWTGK = (part[:, drawn_WT] for part in embedded_by_modality[place : place + 2])
+        for place, vlad in enumerate(self.vlad.values()):
+            expanded_SWTX, weights_SWTGK = (part[:, drawn_WT] for part in embedded_by_modality[2 * place :][:2])
             if counts_WT is not None:
                 weights_SWTGK = weights_SWTGK * counts_WT[:, :, None, None].to(weights_SWTGK.dtype)
-            pooled.append(cast(NextVlad, self.vlad[name]).pool(expanded_SWTX, weights_SWTGK))
+            pooled.append(cast(NextVlad, vlad).pool(expanded_SWTX, weights_SWTGK))
         return self._classify(torch.cat(pooled, dim=2), weights_WS)[0].sigmoid()
 
     def distillation_loss(self, mixed_BC: Tensor, logits_SBC: Tensor) -> Tensor:

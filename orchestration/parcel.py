@@ -14,7 +14,11 @@ from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.storage import ArtifactStore, sha256_text
 from yt8m_assets.storage.backend import SUBMITTED_FOLDER
 
-CLASS_FILES = {"segment_classes_uri": "segment_label_ids.csv", "vocabulary_uri": "vocabulary.csv"}
+CLASS_FILES = {
+    "segment_classes_uri": "segment_label_ids.csv",
+    "vocabulary_uri": "vocabulary.csv",
+    "label_map_uri": "label_map.csv",
+}
 SHARDS = ("pretraining", "segments", "test")
 
 

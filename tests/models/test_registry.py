@@ -96,10 +96,17 @@ def test_unknown_keys_and_options_are_named():
 
 @pytest.mark.parametrize("key", models.list_models())
 def test_without_audio_a_model_works_or_says_that_it_needs_both(key):
-    options = {"intermediate_size": 8, "num_heads": 2, "num_layers": 1} if key.startswith("bert") else {}
-    if key.startswith("bert") and "cross" not in key:
-        model = create_model(key, num_classes=3, feature_sizes=(16, 0), **options).eval()
-        assert model(torch.rand(2, 5, 16), torch.tensor([5, 5])).probabilities.shape == (2, 3)
+    bert = {"intermediate_size": 8, "num_heads": 2, "num_layers": 1}
+    vlad = {"num_clusters": 4, "hidden_size": 16, "num_sampled_frames": 10}
+    if "cross" not in key:
+        model = create_model(key, num_classes=3, feature_sizes=(16, 0), **(bert if key.startswith("bert") else vlad))
+        frames, num_frames = torch.rand(2, 5, 16), torch.tensor([5, 5])
+        assert model.train()(frames, num_frames).probabilities.shape == (2, 3)
+        with torch.no_grad():
+            whole = model.eval()(frames, num_frames).probabilities
+            windows = torch.arange(10).reshape(2, 5)
+            shared = model.score_windows(model.embed_frames(frames.flatten(0, 1)), windows, num_frames)
+        torch.testing.assert_close(shared, whole, atol=1e-6, rtol=1e-5)
         return
     with pytest.raises(ValueError, match=rf"feature_sizes = \(16, 0\): {key} looks at rgb and audio apart"):
         create_model(key, num_classes=3, feature_sizes=(16, 0))

@@ -32,6 +32,8 @@ MATTERS: dict[str, set[str]] = {
     "data.test": {"test_shards"},
     "data.segment_classes_uri": {"segment_shards"},
     "data.vocabulary_uri": {"segment_shards", "leaderboard"},
+    "data.label_map_uri": {"pretraining_shards", "segment_shards"},
+    "data.shard_share": SHARDS,
     "data.num_classes": SHARDS | MODELS | FOLDS,
     "data.feature_sizes": SHARDS | MODELS | FOLDS,
     "data.max_frames": SHARDS | MODELS | FOLDS,
@@ -73,6 +75,7 @@ _TRAINING = {
 }
 DOES_NOT_MATTER = {
     "data.memory_budget": "where frames wait, not what they are",
+    "data.unlisted_ratings": "where there are none, both do the same; where there are, one of them makes nothing",
     "data.max_quarantined": "when to give up, not what is kept",
     "data.num_workers": "who reads",
     "prediction.batch_size": "segments are scored by themselves",
@@ -163,7 +166,7 @@ SIMULATED = tiny_recipe(models=(tiny_model("one", (0, 1)), tiny_model("two", (0,
 
 @pytest.mark.parametrize(("path", "value", "hint"), [pytest.param(*leaf, id=leaf[0]) for leaf in leaves(SIMULATED)])
 def test_a_field_of_a_simulated_recipe(path: str, value: Any, hint: Any, tmp_path: Path) -> None:
-    if path in ("data.pretraining", "data.segments", "data.test", "data.segment_classes_uri", "data.vocabulary_uri"):
+    if path.removeprefix("data.") in FILES:
         return  # of files: below
     before = replace(SIMULATED, folds=0) if path == "second_stage" else SIMULATED  # without that none can have folds
     check(before, path, other_value(path, value, hint), ArtifactStore(str(tmp_path)))
@@ -182,12 +185,19 @@ def check(recipe: Recipe, path: str, value: Any, store: ArtifactStore) -> None:
         assert found == expected(MATTERS, path)
 
 
-@pytest.mark.parametrize("path", ["pretraining", "segments", "test", "segment_classes_uri", "vocabulary_uri"])
+FILES = (
+    *("pretraining", "segments", "test", "shard_share"),
+    *("segment_classes_uri", "vocabulary_uri", "label_map_uri"),
+)
+
+
+@pytest.mark.parametrize("path", FILES)
 def test_a_field_that_names_files(path: str, tmp_path: Path) -> None:
     for name in (f"{split}{number}" for split in ("train", "validate", "test") for number in range(3)):
         write_shard(tmp_path / f"{name}.tfrecord", [make_video(f"{name[-5:]}", 2, [1])])
     (tmp_path / "classes.csv").write_text("Index\n1\n2\n")
     (tmp_path / "fewer.csv").write_text("Index\n1\n")
+    (tmp_path / "map.csv").write_text("Index,NewIndex\n1,1\n")
     data = DataConfig(
         pretraining=(str(tmp_path / "train*"),),
         segments=(str(tmp_path / "validate*"),),
@@ -196,7 +206,9 @@ def test_a_field_that_names_files(path: str, tmp_path: Path) -> None:
         num_classes=8,
         holdout=HoldoutConfig(rule="seeded", fraction=0.5),
     )
-    other: Any = str(tmp_path / "fewer.csv") if path.endswith("_uri") else (getattr(data, path)[0][:-1] + "[01]*",)
+    other: Any = {"shard_share": 0.47, "label_map_uri": str(tmp_path / "map.csv")}.get(path)
+    if other is None:
+        other = str(tmp_path / "fewer.csv") if path.endswith("_uri") else (getattr(data, path)[0][:-1] + "[01]*",)
     check(replace(SIMULATED, data=data), f"data.{path}", other, ArtifactStore(str(tmp_path / "store")))
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from yt8m_assets.data.dataset.reading import Reading
+from yt8m_assets.data.records.vocabulary import ClassView, load_label_map, load_segment_classes
 from yt8m_assets.data.simulation.config import SimulationConfig
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.storage.cache import Cache
@@ -47,8 +48,15 @@ class DataConfig:
     """File with the classes' names (for reports); None: classes are shown by number."""
     num_classes: int = 3862
     """Size of the vocabulary of video labels."""
+    label_map_uri: str | None = None
+    """CSV `Index,NewIndex`: classes as the shards number them -> as this recipe does; labels and ratings of others are
+    left out. None: as they are."""
+    unlisted_ratings: Literal["raise", "drop"] = "raise"
+    """Ratings of classes that segment_classes_uri does not name: stop at the first, or leave them out."""
     feature_sizes: tuple[int, int] = (1024, 128)
     """Bytes per second of rgb and audio; 0: the records have no such list."""
+    shard_share: float = 1.0
+    """Share of the shards that is used, drawn by their names, alike in every release: for a first try on real data."""
     max_frames: int = 300
     """Frames of a video that are used."""
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
@@ -81,6 +89,12 @@ class DataConfig:
             raise ConfigError(f"data.feature_sizes = {self.feature_sizes}: the bytes of rgb and of audio, one above 0")
         if self.num_workers < 0:
             raise ConfigError(f"data.num_workers = {self.num_workers}: must not be negative")
+        if self.unlisted_ratings not in ("raise", "drop"):
+            raise ConfigError(f"data.unlisted_ratings = {self.unlisted_ratings!r}: choose 'raise' or 'drop'")
+        if not 0 < self.shard_share <= 1:
+            raise ConfigError(f"data.shard_share = {self.shard_share}: must be above 0, and at most 1")
+        if self.simulation is not None and (self.shard_share < 1 or self.label_map_uri):
+            raise ConfigError("data.shard_share and data.label_map_uri are for real shards, and the data is simulated")
         if self.on_corrupt not in ("raise", "quarantine"):
             raise ConfigError(f"data.on_corrupt = {self.on_corrupt!r}: choose 'raise' or 'quarantine'")
 
@@ -88,9 +102,20 @@ class DataConfig:
         """How the shards are read, with copies and notes in this machine's cache."""
         return Reading(
             feature_sizes=self.feature_sizes,
+            classes=self.class_view(cache),
             max_frames=self.max_frames,
             on_corrupt=self.on_corrupt,
             max_quarantined=self.max_quarantined,
             cache_path=cache.path,
             copies=cache.shards,
         )
+
+    def class_view(self, cache: Cache) -> ClassView | None:
+        """What the classes of labels and ratings become when they are read; None: they stay. Raises VocabularyError."""
+        mapping, rated = None, None
+        if self.label_map_uri is not None:
+            mapping = tuple(load_label_map(self.label_map_uri, self.num_classes, cache.shards).items())
+        if self.unlisted_ratings == "drop" and self.simulation is None:
+            classes = load_segment_classes(self.segment_classes_uri, self.num_classes, cache.shards)
+            rated = frozenset(classes.tolist())
+        return None if mapping is rated is None else ClassView(mapping, rated)

@@ -20,7 +20,7 @@ KNOWN_RECIPES = ("demo", "challenge", "demo_beyond", "beyond")
 """The recipes of this package, by name."""
 MAX_FILE_SIZE = 2**20
 """Bytes a recipe file may have."""
-PATH_FIELDS = ("pretraining", "segments", "test", "segment_classes_uri", "vocabulary_uri")
+PATH_FIELDS = ("pretraining", "segments", "test", "segment_classes_uri", "vocabulary_uri", "label_map_uri")
 """Fields of `data` that name files."""
 MAX_DEPTH = 8
 """Recipe files that may build on one another."""

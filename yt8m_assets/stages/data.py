@@ -34,6 +34,7 @@ from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import REPORT_FOLDER, ArtifactStore, Manifest, Publication, StageResult
 
 SEGMENT_CLASSES_FILE = "segment_label_ids.csv"
+LABEL_MAP_FILE = "label_map.csv"
 VOCABULARY_FILE = f"{REPORT_FOLDER}/vocabulary.csv"
 """Names for people, so not part of the content: no model is trained again because its classes got names."""
 RATINGS_FILE = "ratings.csv"
@@ -114,6 +115,9 @@ def make_shards(recipe: Recipe, store: ArtifactStore, asset: str, *, progress: P
         (publication.report_path / Path(VERSIONS_FILE).name).write_text(versions_text(entry[1:] for entry in seen))
         if asset == "segment_shards":
             _copy_vocabularies(recipe, store, publication)
+        if recipe.data.label_map_uri is not None and asset != "test_shards":  # content: what is made of it follows
+            content = read_whole(recipe.data.label_map_uri, store.cache.shards)
+            (publication.path / LABEL_MAP_FILE).write_bytes(content)
         publication.metadata.update(_describe(shards))
     IndexShelf(store.backend, asset).sweep()
     return publication.result

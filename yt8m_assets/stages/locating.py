@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from yt8m_assets.data.dataset.folds import original_holdout, seeded_holdout
 from yt8m_assets.data.dataset.identity import content_checksums
@@ -40,7 +41,7 @@ def locate_shards(
     data = recipe.data
     if data.simulation is None:
         patterns = {"pretraining_shards": data.pretraining, "segment_shards": data.segments, "test_shards": data.test}
-        return list_shards(patterns[asset])
+        return list_data(recipe, patterns[asset])
     from yt8m_assets.data.simulation import dataset_paths, write_dataset
 
     folder = simulated_folder(recipe, store)
@@ -52,6 +53,18 @@ def locate_shards(
     uris = set(_shared_uris(store, folder, groups.get(asset, paths.test)))
     listed = list_shards(sorted({f"{uri.rsplit('/', 1)[0]}/*.tfrecord" for uri in uris}))
     return {uri: found for uri, found in listed.items() if uri in uris}
+
+
+def list_data(recipe: Recipe, patterns: Sequence[str]) -> dict[str, Listed]:
+    """The shards of a recipe's patterns, or the recipe's share of them, which goes by their file names alone."""
+    listed, share = list_shards(patterns), recipe.data.shard_share
+    if share == 1:
+        return listed
+    drawn = {uri: crc32(uri.rsplit("/", 1)[-1].encode()) < share * 2**32 for uri in listed}
+    chosen = {uri: found for uri, found in listed.items() if drawn[uri]}
+    if not chosen:
+        raise MissingDataError(f"data.shard_share = {share}: draws none of {len(listed)} shards; take a larger share")
+    return chosen
 
 
 def _shared_uris(store: ArtifactStore, folder: Path, paths: Sequence[Path]) -> list[str]:
@@ -78,9 +91,11 @@ def data_slice(recipe: Recipe, store: ArtifactStore, asset: str) -> dict[str, An
     listing = locate_shards(recipe, store, asset)
     found: dict[str, Any] = {"shards": listing_digest(store, listing, shard_names(listing))}
     if asset == "pretraining_shards":
-        rated = list_shards(data.segments)
+        rated = list_data(recipe, data.segments)
         held_out = held_out_shards(recipe, rated)  # what is left out of pre-training is known by the ids in them
         found["held_out"] = listing_digest(store, {uri: rated[uri] for uri in held_out}, shard_names(rated))
+    if data.label_map_uri is not None and asset != "test_shards":
+        found["label_map"] = file_digest(data.label_map_uri, "data.label_map_uri", store)
     if asset == "segment_shards":
         found["segment_classes"] = file_digest(data.segment_classes_uri, "data.segment_classes_uri", store)
         found["vocabulary"] = vocabulary_digest(recipe, store)

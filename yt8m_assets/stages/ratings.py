@@ -8,6 +8,7 @@ import numpy as np
 from yt8m_assets.data.config import DataConfig
 from yt8m_assets.errors import DataError, MissingDataError
 from yt8m_assets.evaluation import Ratings
+from yt8m_assets.storage.cache import Cache
 
 _LOOKED_AT = 4096
 
@@ -32,7 +33,8 @@ def read_ratings(path: Path, data: DataConfig) -> Ratings:
         raise MissingDataError(f"{path}: no such file")
     uris = expand_patterns(str(path / "**" / "*.tfrecord" if path.is_dir() else path))
     try:
-        strict = Reading(max_frames=data.max_frames, feature_sizes=data.feature_sizes)
+        view = data.class_view(Cache())
+        strict = Reading(max_frames=data.max_frames, feature_sizes=data.feature_sizes, classes=view)
         _, found = collect_ratings(load_videos(uris, strict))
     except DataError as error:
         raise DataError(f"{path}: neither a CSV of ratings nor shards of this recipe: {error}") from error

@@ -33,8 +33,9 @@ def test_train_and_test_shards_are_never_held_out():
     assert original_rank("validate000.tfrecord") is None
 
 
-def test_mixed_names_are_refused():
-    with pytest.raises(DataError, match="mix cloud names"):
+def test_mixed_names_are_fine_unless_a_shard_is_there_under_both():
+    assert original_holdout([CLOUD[0], LOCAL[1], LOCAL[400]], 300) == {CLOUD[0], LOCAL[1]}
+    with pytest.raises(DataError, match="are one shard under a local and a cloud name"):
         original_holdout([CLOUD[0], LOCAL[0]])
 
 

@@ -39,14 +39,14 @@ def original_rank(uri: str) -> int | None:
 def original_holdout(uris: Iterable[str], num_shards: int = NUM_ORIGINAL_HOLDOUT) -> set[str]:
     """The shards among `uris` that the original held out: the first `num_shards` of its order (SPEC section 8).
 
-    Train and test shards are never held out. Raises DataError when both naming schemes are mixed, because then the
-    same videos would carry two names.
+    Train and test shards are never held out, and both naming schemes may occur together. Raises DataError when a shard
+    does so under either name: its videos would count twice.
     """
-    uris = list(uris)
-    schemes = {bool(_LOCAL_NAME.fullmatch(_name(uri))) for uri in uris if original_rank(uri) is not None}
-    if len(schemes) > 1:
-        raise DataError("the shards mix cloud names (validateXY) and local names (validate0000); use one of the two")
     ranks = {uri: original_rank(uri) for uri in uris}
+    named: dict[int, str] = {}
+    for uri, rank in ranks.items():
+        if rank is not None and (other := _name(named.setdefault(rank, uri))) != _name(uri):
+            raise DataError(f"{other} and {_name(uri)} are one shard under a local and a cloud name; leave one out")
     return {uri for uri, rank in ranks.items() if rank is not None and rank < num_shards}
 
 

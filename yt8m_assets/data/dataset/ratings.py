@@ -55,7 +55,10 @@ def collect_ratings(
             segments.start_times.tolist(), segments.class_ids.tolist(), segments.scores.tolist(), strict=True
         ):
             if allowed is not None and class_id not in allowed:
-                raise VocabularyError(f"{videos.where(number)}: segment_labels: class {class_id} is not a rated class")
+                raise VocabularyError(
+                    f"{videos.where(number)}: segment_labels: class {class_id} is not a rated class; the recipe's "
+                    '"unlisted_ratings": "drop" leaves such ratings out'
+                )
             repeated += (number, start, class_id) in rows
             rows[number, start, class_id] = score
     numbers = [number for number, _, _ in rows]

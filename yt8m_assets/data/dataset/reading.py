@@ -6,6 +6,7 @@ from pathlib import Path
 from yt8m_assets.data.dataset.windows import MAX_VIDEO_FRAMES
 from yt8m_assets.data.records.examples import FEATURE_SIZES
 from yt8m_assets.data.records.reader import OnCorrupt, ReadReport
+from yt8m_assets.data.records.vocabulary import ClassView
 from yt8m_assets.storage.cache import ShardCache
 
 
@@ -17,6 +18,8 @@ class Reading:
     """Bytes of rgb and audio per frame."""
     max_frames: int = MAX_VIDEO_FRAMES
     """Frames of a video that are used."""
+    classes: ClassView | None = None
+    """Other numbers for the classes of labels and ratings, or none for some; None: as the records have them."""
     on_corrupt: OnCorrupt = "raise"
     """"quarantine" sets damaged records aside into the report, "raise" stops at the first."""
     max_quarantined: int = 100

@@ -246,7 +246,8 @@ class IndexedVideos:
 
     def _parser(self, shard: int) -> RecordParser:
         if shard not in self._parsers:
-            self._parsers[shard] = RecordParser(self.parts.indices[shard].uri, self.feature_sizes)
+            uri = self.parts.indices[shard].uri
+            self._parsers[shard] = RecordParser(uri, self.feature_sizes, self.reading.classes)
         return self._parsers[shard]
 
     def _fault(self, number: int, reason: str) -> CorruptShardError:

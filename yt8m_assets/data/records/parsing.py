@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from yt8m_assets.data.records.examples import FEATURE_NAMES, FEATURE_SIZES
 from yt8m_assets.data.records.layout import FrameLocator, Layout
 from yt8m_assets.data.records.video import SegmentLabels, Video
+from yt8m_assets.data.records.vocabulary import ClassView
 from yt8m_assets.data.records.wire import example_messages
 from yt8m_assets.errors import SchemaMismatchError
 
@@ -27,8 +28,10 @@ NO_LABELS.setflags(write=False)
 class RecordParser:
     """Parses the records of a shard. Every fault is a SchemaMismatchError naming file, record and feature."""
 
-    def __init__(self, uri: str, feature_sizes: tuple[int, int] = FEATURE_SIZES) -> None:
-        self.uri = uri
+    def __init__(
+        self, uri: str, feature_sizes: tuple[int, int] = FEATURE_SIZES, classes: ClassView | None = None
+    ) -> None:
+        self.uri, self.classes = uri, classes
         self.locator = FrameLocator(feature_sizes)
         self.sizes = {name: size for name, size in zip(FEATURE_NAMES, feature_sizes, strict=True) if size}
         messages = example_messages()
@@ -77,7 +80,14 @@ class RecordParser:
         """Id, labels and ratings from the bytes of a record's context alone. Raises ValueError naming the feature."""
         if len(view) > MAX_CONTEXT_BYTES:
             raise _Mismatch(f"its context takes {len(view):,} bytes, more than the limit of {MAX_CONTEXT_BYTES:,}")
-        return read_context(self._context(bytes(view)))
+        return self._annotated(self._context(bytes(view)))
+
+    def _annotated(self, context: Any) -> tuple[str, np.ndarray, SegmentLabels | None]:
+        """`read_context`, with the classes as the recipe numbers them."""
+        video_id, labels, segments = read_context(context)
+        if self.classes is None:
+            return video_id, labels, segments
+        return video_id, self.classes.labels(labels), segments and self.classes.segments(segments)
 
     def _context(self, content: bytes) -> Any:
         try:
@@ -97,7 +107,7 @@ class RecordParser:
         counts = [len(column) for column in columns]
         if len(set(counts)) != 1:
             raise _Mismatch(f"rgb has {counts[0]} frames but audio has {counts[1]}; expected as many")
-        video_id, labels, segments = read_context(context)
+        video_id, labels, segments = self._annotated(context)
         return Video(video_id, np.concatenate(columns, axis=1), labels, segments)
 
     def _video_level(self, context: Any) -> Video:
@@ -110,7 +120,7 @@ class RecordParser:
             if values is None or len(values) != size:
                 raise _Mismatch(f"{name}: expected {size} floats, got {'none' if values is None else len(values)}")
             parts.append(np.array(values, np.float32))
-        video_id, labels, segments = read_context(context)
+        video_id, labels, segments = self._annotated(context)
         return Video(video_id, None, labels, segments, np.concatenate(parts))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yt8m_assets.data.records.framing import read_whole
+from yt8m_assets.data.records.video import SegmentLabels
 from yt8m_assets.errors import MissingDataError, VocabularyError, Yt8mError
 from yt8m_assets.storage.cache import ShardCache
 
@@ -75,6 +76,59 @@ def load_segment_classes(uri: str, num_classes: int | None = None, cache: ShardC
         where = f"{uri}, line {seen[max(classes)]}"
         raise VocabularyError(f"{where}: class {max(classes)} lies outside the vocabulary of {num_classes} classes")
     return np.array(classes, np.int32)
+
+
+def load_label_map(uri: str, num_classes: int | None = None, cache: ShardCache | None = None) -> dict[int, int]:
+    """Class of the shards -> class of the recipe, from a CSV below the header `Index,NewIndex`.
+
+    Raises VocabularyError naming the line for anything else, a class given twice, or a new one outside num_classes.
+    """
+    lines = _read_text(uri, cache).splitlines()
+    if not lines or lines[0].strip() != "Index,NewIndex":
+        found = lines[0][:40] if lines else ""
+        raise VocabularyError(f"{uri}, line 1: expected the header 'Index,NewIndex', got {found!r}")
+    seen: dict[int, int] = {}
+    mapping: dict[int, int] = {}
+    for number, text in enumerate(lines[1:], start=2):
+        old, _, new = (part.strip() for part in text.partition(","))
+        if not text.strip() and number == len(lines):
+            break
+        if not NUMBER.fullmatch(new) or (num_classes is not None and int(new) >= num_classes):
+            raise VocabularyError(f"{uri}, line {number}: NewIndex {new[:40]!r} is no class of {num_classes}")
+        mapping[_index(old, uri, number, seen)] = int(new)
+    if not mapping:
+        raise VocabularyError(f"{uri}: maps no class")
+    return mapping
+
+
+@dataclass(frozen=True)
+class ClassView:
+    """What labels and ratings become when a record is read: other numbers, or none."""
+
+    mapping: tuple[tuple[int, int], ...] | None = None
+    """(class of the shards, class here); what is not among them is left out. None: as they are."""
+    rated: frozenset[int] | None = None
+    """Ratings of other classes (by the numbers here) are left out; None: none are."""
+
+    def labels(self, labels: np.ndarray) -> np.ndarray:
+        """The labels here, int64 [L], each once where they were mapped."""
+        if self.mapping is None:
+            return labels
+        table = dict(self.mapping)
+        return np.array(sorted({table[label] for label in labels.tolist() if label in table}), np.int64)
+
+    def segments(self, segments: SegmentLabels) -> SegmentLabels:
+        """The ratings here. Of several old classes that are one here, a segment has the one that was seen."""
+        starts, classes, scores = segments.start_times, segments.class_ids, segments.scores
+        if self.mapping is not None:
+            table = dict(self.mapping)
+            classes = np.array([table.get(class_id, -1) for class_id in classes.tolist()], np.int64)
+            order = np.argsort(scores, kind="stable")  # of equal pairs the last one counts
+            starts, classes, scores = starts[order], classes[order], scores[order]
+        kept = classes >= 0
+        if self.rated is not None:
+            kept &= np.isin(classes, list(self.rated))
+        return SegmentLabels(starts[kept], classes[kept], scores[kept])
 
 
 def load_vocabulary(uri: str, cache: ShardCache | None = None) -> dict[int, VocabularyClass]:
