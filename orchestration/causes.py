@@ -19,9 +19,14 @@ class CheckFailedError(PermanentError):
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was made from, what that was made from, and so on."""
+    """The error, what it was made from, what that was made from, and so on; each once.
+
+    Who unwraps an error and raises what was inside of it from it closes a circle.
+    """
+    passed: list[BaseException] = []
     seen: BaseException | None = error
-    while seen is not None:
+    while seen is not None and all(seen is not other for other in passed):
+        passed.append(seen)
         yield seen
         seen = seen.__cause__ or getattr(seen, "user_exception", None)
 

@@ -65,12 +65,8 @@ def main() -> int:
         say("\n".join(table(rounds)))
         return int(any(one["outcome"] == "lost" for one in rounds))
     if os.geteuid() == 0 and not options.no_mount and "YT8M_CAMPAIGN_APART" not in os.environ:
-        apart = subprocess.run(
-            ["unshare", "--mount", sys.executable, "-m", "tests.campaign", *sys.argv[1:]],
-            env={**os.environ, "YT8M_CAMPAIGN_APART": "1"},
-            check=False,
-        )
-        return apart.returncode
+        os.environ["YT8M_CAMPAIGN_APART"] = "1"
+        os.execvp("unshare", ["unshare", "--mount", sys.executable, "-m", "tests.campaign", *sys.argv[1:]])
     folder = options.folder or Path(mkdtemp(prefix="campaign-"))
     if "YT8M_CAMPAIGN_APART" in os.environ:  # in a namespace of its own, so that it goes with this process
         (folder / "site").mkdir(parents=True, exist_ok=True)

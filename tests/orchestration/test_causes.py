@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.causes import StageFailedError, records_named
+from orchestration.causes import StageFailedError, causes, original_error, records_named
 from tests.orchestration.conftest import Graph
 from yt8m_assets.errors import ConfigError, StorageError, TransientError, Yt8mError
 
@@ -63,3 +63,12 @@ def test_other_errors_pass_as_they_are() -> None:
         with pytest.raises(type(error)) as caught, records_named(Path("/home")):
             raise error from (sqlite3.DatabaseError("malformed") if isinstance(error, ConfigError) else None)
         assert caught.value is error
+
+
+def test_an_error_that_was_unwrapped_passes_as_it_is() -> None:
+    """It is the cause of its own wrapping then."""
+    inside, wrapping = ConfigError("a field"), RuntimeError("Dagster's own")
+    wrapping.__cause__ = inside
+    with pytest.raises(ConfigError, match="a field"), records_named(Path("/home")):
+        raise original_error(wrapping, "a step") from wrapping
+    assert list(causes(inside)) == [inside, wrapping]
