@@ -1,5 +1,6 @@
 """Lists that stay on the device, on CPU tensors: the rankings are those of the host's lists, bit for bit."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.errors import NonFiniteError
 from yt8m_assets.prediction import device_topk
 from yt8m_assets.prediction.blocks import ScoringOptions, SegmentIndex
-from yt8m_assets.prediction.device_topk import DeviceTopK
+from yt8m_assets.prediction.device_topk import DeviceTopK, Kept
 from yt8m_assets.prediction.scoring import CellScores, ModelCells, score_videos
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.ranking.files import Ranking
 from yt8m_assets.ranking.topk import StreamingTopK
+
+ROOM = device_topk._ROOM
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +70,34 @@ def test_a_buffer_is_cut_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 6 <= len(cuts) <= 14
 
 
+def test_counts_that_come_a_block_late_are_no_reason_to_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host is a block ahead of the device, and a block has a batch of segments and a video's more."""
+
+    class Late(Arriving):
+        newest: Arriving | None = None
+
+        def __init__(self, values: torch.Tensor) -> None:
+            super().__init__(values)
+            Late.newest = self
+
+        @property
+        def is_here(self) -> bool:
+            return self is not Late.newest
+
+    cuts: list[int] = []
+    cut = DeviceTopK._cut
+    monkeypatch.setattr(device_topk, "Arriving", Late)
+    monkeypatch.setattr(device_topk, "_ROOM", ROOM)
+    monkeypatch.setattr(DeviceTopK, "_cut", lambda self: cuts.append(1) or cut(self))  # type: ignore[func-returns-value]
+    size = 8192 + 59
+    segments: Any = range(40 * size)
+    best = DeviceTopK(np.arange(2), 1000, segments, CPU)
+    draws = np.random.default_rng(0)
+    for rows in np.split(np.arange(40 * size), 40):
+        best.update(torch.from_numpy(draws.random((size, 2), np.float32)), rows)
+    assert 1 <= len(cuts) <= 4
+
+
 def run(videos: Any, model: Any, kept: bool, **options: Any) -> list[CellScores]:
     index = SegmentIndex.of(videos)
     cells = [
@@ -108,13 +139,31 @@ def test_what_is_no_number_is_named_and_the_other_cells_go_on(value: float, monk
     (failed,) = (cell for cell in cells if cell.error is not None)
     with pytest.raises(NonFiniteError, match=rf"class {CLASSES[::-1][5]} for segment v.* is {value}"):
         failed.finish()
+    assert isinstance(failed.best, DeviceTopK)
+    assert not failed.best._keys.untyped_storage().nbytes(), "what has failed leaves its room to the others"
     assert all(len(cell.finish().score) for cell in cells if cell is not failed)
+
+
+def test_of_two_faults_the_first_is_named() -> None:
+    """The second block is on its way when the first is found out."""
+    segments = SegmentIndex.of(random_videos(4)).segments  # type: ignore[arg-type]
+    best = DeviceTopK(np.arange(2), 3, segments, CPU)
+    cell, edge = CellScores(shift=0, best=best), np.zeros(1, bool)
+    blocks: list[Any] = [SimpleNamespace(rows=np.array([row]), edge=edge) for row in (7, 2)]
+    sent = [Kept(torch.full((1, 2), torch.nan), best, edge, block.rows) for block in blocks]
+    for arrived, block in zip(sent, blocks, strict=True):
+        cell.take(arrived, block, ScoringOptions())
+    with pytest.raises(NonFiniteError, match=f"segment {segments.name(7)} "):
+        cell.finish()
 
 
 @pytest.mark.parametrize(("free", "fits"), [(1999, False), (2001, True)])
 def test_lists_stay_on_a_gpu_that_has_room_for_them(free: float, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     need = 2 * device_topk.bytes_of(4, 10, 1000)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free / 2000 * need / device_topk._SHARE, 10**12))
+    unused = [need]  # what this process has had of the device before and keeps for its next tensors
+    monkeypatch.setattr(torch.cuda, "empty_cache", unused.clear)
+    there = free / 2000 * need / device_topk._SHARE
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (there - sum(unused), 10**12))
     assert device_topk.has_room(torch.device("cuda"), 2, 4, 10, 1000) is fits
     assert not device_topk.has_room(CPU, 2, 4, 10, 1000)
     best = DeviceTopK(np.arange(4), 10, SegmentIndex.of(random_videos(40)).segments, CPU)  # type: ignore[arg-type]

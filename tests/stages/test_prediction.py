@@ -240,6 +240,23 @@ def test_a_model_that_does_not_load_costs_its_cells_and_nothing_is_read_for_none
     assert graph[1].manifest("oof_predictions/two/shift+0") is not None
 
 
+def test_a_model_whose_lists_have_no_room_on_the_device_ends_alone(graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    made: list[int] = []
+
+    class Full(device_topk.DeviceTopK):
+        def __init__(self, *arguments: object) -> None:
+            made.append(1)
+            if len(made) == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.12 GiB")
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(device_topk, "has_room", lambda *_: True)
+    monkeypatch.setattr(device_topk, "DeviceTopK", Full)
+    with pytest.raises(OutOfMemoryError, match=r"setting one up \(CUDA out of memory.*predict fewer cells in one run"):
+        predict(graph, "oof", [("one", 0), ("one", 1), ("two", 0)])
+    assert graph[1].manifest("oof_predictions/two/shift+0") is not None
+
+
 def test_of_several_errors_the_one_that_may_pass_decides(graph: Graph, monkeypatch: pytest.MonkeyPatch):
     """A second try makes its cells; those of the other end at once again."""
     from yt8m_assets.stages import training

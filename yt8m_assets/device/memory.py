@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from yt8m_assets.errors import OutOfMemoryError
+
+if TYPE_CHECKING:
+    import torch
 
 CGROUP = Path("/sys/fs/cgroup")
 """The memory controller of this process's container: version 2, or version 1 below `memory`."""
@@ -53,3 +57,11 @@ def free_bytes(cgroup: Path = CGROUP) -> int:
             continue
         free = min(free, allowed - taken + int(kinds.get(cached, 0)))  # copies of files give way
     return max(free, 0)
+
+
+def free_gpu_bytes(device: "torch.device") -> int:
+    """Bytes that a GPU has left, with what this process has used of it before and keeps for its next tensors."""
+    import torch
+
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]

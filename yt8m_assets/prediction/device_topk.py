@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yt8m_assets.device.memory import free_gpu_bytes
 from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.ranking.demotion import EDGE
 from yt8m_assets.ranking.files import Ranking
 from yt8m_assets.ranking.segments import Segments
 
-_ROOM = 16_384
-"""Segments that a buffer takes beyond K at least, or half of K."""
+_ROOM = 32_768
+"""Segments that a buffer takes beyond K at least, or half of K: of two blocks its count is not known yet."""
 _NOTHING = torch.iinfo(torch.int64).min
 _LOW = 0xFFFFFFFF
 _CLASSES = 64
@@ -42,8 +43,7 @@ def has_room(device: torch.device, num_cells: int, num_classes: int, k: int, num
     """Whether a device is a GPU whose free memory takes the lists of so many cells."""
     if device.type != "cuda":
         return False
-    free, _ = torch.cuda.mem_get_info(device)
-    return num_cells * bytes_of(num_classes, k, num_segments) <= _SHARE * free
+    return num_cells * bytes_of(num_classes, k, num_segments) <= _SHARE * free_gpu_bytes(device)
 
 
 class DeviceTopK:
@@ -65,7 +65,8 @@ class DeviceTopK:
 
     def update(self, scores: Tensor, rows: np.ndarray) -> None:
         """Take in finite scores float32 [S, C] of the segments `rows` int [S], each given once; waits for nothing."""
-        places = torch.from_numpy(np.ascontiguousarray(rows, np.int64)).to(scores.device, non_blocking=True)
+        # Sent as int32: 64 KB that are not page-locked are what a GPU takes without letting the host wait.
+        places = torch.from_numpy(np.ascontiguousarray(rows, np.int32)).to(scores.device, non_blocking=True).long()
         # As many at once as a buffer has room for after a cut; one for all segments is never cut.
         size = self._capacity - self.k if self._capacity < len(self.segments) else self._capacity
         for part, at in zip(scores.split(size), places.split(size), strict=True):
@@ -108,7 +109,7 @@ class DeviceTopK:
             best = self._keys[columns, : self._capacity].topk(length, sorted=True).values
             rows[first : first + _CLASSES] = (_LOW - (best & _LOW)).int().cpu().numpy()
             scores[first : first + _CLASSES] = _scores(best >> 32).cpu().numpy()
-        self._keys = self._keys[:, :0].clone()
+        self.free()
         return Ranking(
             class_ids=self.class_ids[order],
             offsets=np.arange(order.size + 1) * length,
@@ -116,6 +117,10 @@ class DeviceTopK:
             score=scores.reshape(-1),
             segments=self.segments,
         )
+
+    def free(self) -> None:
+        """Give up what was taken in, and its memory."""
+        self._keys = self._keys[:, :0].clone()
 
 
 class Kept:

@@ -60,10 +60,17 @@ class CellScores:
             assert isinstance(self.best, StreamingTopK)
             self.best.update(demote(composed, block.edge, block.begins, options.candidate_classes), block.rows)
         except Yt8mError as error:
-            self.error = error
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """End this cell: its lists leave their memory to the others."""
+        self.error = error
+        self.best.free()
 
     def take(self, arrived: Arriving | Entering | Kept, block: Block, options: ScoringOptions) -> None:
         """`update` with scores that come from the device, all of them or those that can enter, or that it keeps."""
+        if self.error is not None:
+            return
         if isinstance(arrived, Arriving):
             self.update(arrived.get().numpy(), block, options)
             return
@@ -72,7 +79,7 @@ class CellScores:
             try:
                 refuse_non_finite(arrived.scores.cpu().numpy(), block.rows, self.best.class_ids, self.best.segments)
             except Yt8mError as error:
-                self.error = error
+                self.fail(error)
         elif arrived.give(block.rows):
             self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
         else:
@@ -178,7 +185,7 @@ def _score_block(
             sent = [(cell, _sent(own, cell, block, options), block) for cell, own in zip(live, parts, strict=True)]
         except Exception as error:  # noqa: BLE001 - kept for this member's cells, raised when they are finished
             for cell in live:
-                cell.error = _explain(error, member.key)
+                cell.fail(_explain(error, member.key))
             continue
         yield from sent
 

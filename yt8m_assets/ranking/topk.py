@@ -201,9 +201,13 @@ class StreamingTopK:
             score=self._scores,
             segments=self.segments,
         )
-        self._scores, self._rows = np.empty((0, 0), np.float32), np.empty((0, 0), np.int32)
-        self._pending = np.empty((0, 0), np.float32)
+        self.free()
         return ranking
+
+    def free(self) -> None:
+        """Give up what was taken in, and its memory."""
+        self._scores, self._rows = np.empty((0, 0), np.float32), np.empty((0, 0), np.int32)
+        self._pending, self._entering = np.empty((0, 0), np.float32), []
 
     def _sort(self, column: int) -> int:
         """Put a class's buffer in its final order, best first; returns its length."""

@@ -11,7 +11,7 @@ import numpy as np
 from yt8m_assets.data.dataset.packed import PackedShard
 from yt8m_assets.data.dataset.windows import SEGMENT_FRAMES
 from yt8m_assets.device.hardware import check_gpu, find_hardware
-from yt8m_assets.device.memory import free_bytes
+from yt8m_assets.device.memory import explain_memory, free_bytes, is_out_of_memory
 from yt8m_assets.errors import ConfigError, DataError, OutOfMemoryError
 from yt8m_assets.progress import Progress
 from yt8m_assets.ranking.topk import max_bytes
@@ -164,7 +164,10 @@ class _Pass:
             shifts = [shift for other, shift in due if other == key]
             try:
                 member = self._member(key, shifts, due[key, shifts[0]], class_ids, index.segments, device, on_device)
-            except Exception as error:  # noqa: BLE001 - one model's fault leaves the others to be published
+            except Exception as fault:  # noqa: BLE001 - one model's fault leaves the others to be published
+                error: Exception = fault
+                if is_out_of_memory(fault):
+                    error = explain_memory(fault, f"setting {key} up", ["predict fewer cells in one run"])
                 outcome.errors.update({(key, shift): error for shift in shifts})
                 continue
             members.append(member)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from models.base import sees_videos
-from yt8m_assets.device.memory import free_bytes
+from yt8m_assets.device.memory import free_bytes, free_gpu_bytes
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.loss import Objective
 from yt8m_assets.training.model_files import ModelSpec
@@ -106,7 +106,7 @@ def cut_to_memory(
     if len(trainings) < 2:
         return [list(trainings)], ""
     on_gpu = device.type == "cuda"
-    there = free_bytes(), torch.cuda.mem_get_info(device)[0] if on_gpu else 0
+    there = free_bytes(), free_gpu_bytes(device) if on_gpu else 0
     free_host, free_device = (int((1 - RESERVE) * free) for free in there)
     footprints = {name: state_of(*training) for name, training in trainings.items()}
     smallest = free_device if on_gpu else free_host
