@@ -195,12 +195,19 @@ def family(process_id: int) -> list[psutil.Process]:
     return [psutil.Process(process_id), *psutil.Process(process_id).children(recursive=True)]
 
 
+def listening(processes: list[psutil.Process]) -> set[tuple[str, int]]:
+    """Address and port of everything that takes connections."""
+    found = [each for process in processes for each in process.net_connections("inet")]
+    return {(each.laddr.ip, each.laddr.port) for each in found if each.status == psutil.CONN_LISTEN}
+
+
 @pytest.mark.processes
 def test_the_end_of_the_terminal_ends_all_servers(own_graph: Graph, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.py"
     recipe.write_text(UI_RECIPE)
-    with user_interface(own_graph, recipe) as (server, *_):
+    with user_interface(own_graph, recipe) as (server, port, mlflow_port, _):
         processes = family(server.pid)
+        assert listening(processes) == {(HOST, port), (HOST, mlflow_port)}, "the code server has a socket of its own"
         commands = " ".join(" ".join(process.cmdline()) for process in processes)
         assert all(name in commands for name in ("orchestration.guard", "dagster._daemon", "code-server", "mlflow"))
         server.send_signal(signal.SIGHUP)
