@@ -45,7 +45,7 @@ yt8m ui --port 3999 --mlflow-port 5999 > /tmp/ui.log & ui=$!
 for _ in $(seq 120); do grep -q Ctrl-C /tmp/ui.log && break; sleep 1; done
 for port in 3999 5999; do python -c "
 import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:$port/', timeout=30).status)"; done
-kill -INT $ui && wait $ui
+kill $ui && wait $ui  # SIGTERM: what a shell starts beside itself ignores SIGINT
 ! grep -i 'read-only file system' /var/lib/yt8m/logs/*.log
 """
 
