@@ -1,13 +1,19 @@
 """A registered model is loaded by mlflow.pyfunc and gives the probabilities of our own model."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 import torch
 
+from tests.emulator import wait_for_port
+from tests.ports import HOST, free_port
 from yt8m_assets.data.records.features import model_inputs, valid_rows
 from yt8m_assets.errors import DataError
 from yt8m_assets.serving import SegmentClassifier, save_servable
@@ -99,14 +105,20 @@ def test_nothing_is_pickled_and_the_signature_is_there(graph, tmp_path: Path):
     assert described["metadata"]["architecture"] == "bert_mean_l2h12"
 
 
-def test_a_registered_champion_is_loaded_by_pyfunc(graph, frames, mlflow_uri: str, tmp_path: Path):
-    import mlflow
-
+def register(graph, mlflow_uri: str, tmp_path: Path):
+    """The store, whose model is registered as `yt8m-one`."""
     _, store = graph
     tracking = MlflowTracking(mlflow_uri, artifact_location=str(tmp_path / "art"), servable=save_servable)
     with tracking.run("fine-tuning", kind="finetuning", model="one") as run:
         folder = store.fetch(store.require("finetuned_model/one"))
         assert run.register_model("yt8m-one", folder, metric=0.5, description="Tiny one.") == "1"
+    return store
+
+
+def test_a_registered_champion_is_loaded_by_pyfunc(graph, frames, mlflow_uri: str, tmp_path: Path):
+    import mlflow
+
+    store = register(graph, mlflow_uri, tmp_path)
     mlflow.set_tracking_uri(mlflow_uri)
     try:
         model = mlflow.pyfunc.load_model("models:/yt8m-one@champion")
@@ -115,3 +127,33 @@ def test_a_registered_champion_is_loaded_by_pyfunc(graph, frames, mlflow_uri: st
     np.testing.assert_allclose(model.predict(frames), expected(store, frames), atol=1e-6)
     outputs = model.metadata.signature.outputs.to_dict()
     assert [output["tensor-spec"]["shape"] for output in outputs] == [(-1, expected(store, frames).shape[1])]
+
+
+@pytest.mark.slow
+def test_a_registered_champion_is_served_over_http(graph, frames, mlflow_uri: str, tmp_path: Path):
+    """`mlflow models serve` of docs/export.md, from a folder that is not the project's."""
+    store = register(graph, mlflow_uri, tmp_path)
+    port, scripts = free_port(), Path(sys.executable).parent
+    chosen = ("-m", "models:/yt8m-one@champion", "--env-manager", "local", "-h", HOST, "-p", str(port))
+    environment = {"PATH": f"{scripts}:{os.environ['PATH']}", "MLFLOW_TRACKING_URI": mlflow_uri, "HOME": str(tmp_path)}
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [scripts / "mlflow", "models", "serve", *chosen],
+            env=environment,
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        wait_for_port(port, server, seconds=120)
+        for params in ({}, {"params": {"num_frames": [5, 3, 1, 5, 2, 4, 5]}}):
+            body = json.dumps({"inputs": frames.tolist(), **params}).encode()
+            asked = Request(f"http://{HOST}:{port}/invocations", body, {"Content-Type": "application/json"})
+            with urlopen(asked, timeout=60) as answer:
+                found = np.array(json.load(answer)["predictions"])
+            counts = params.get("params", {}).get("num_frames")
+            np.testing.assert_allclose(found, expected(store, frames, counts), atol=1e-6)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
