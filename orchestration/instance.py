@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 
 import dagster as dg
+from dagster._check import CheckError
 from dagster._core.definitions.data_version import CODE_VERSION_TAG
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.remote_origin import (
@@ -21,7 +22,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from orchestration.state import State
 from yt8m_assets.assets.results import recipe_mark
 from yt8m_assets.assets.shell import code_version
-from yt8m_assets.errors import StorageError
+from yt8m_assets.errors import ConfigError, StorageError
 from yt8m_assets.partitions import asset_of, every_asset, node_of, partition_key
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.lineage import Lineage
@@ -37,7 +38,8 @@ LISTED = {REPOSITORY_LABEL_TAG: f"{REPOSITORY}@{LOCATION}"}
 
 
 def driver_instance(state: State) -> dg.DagsterInstance:
-    """The instance of the state folder, without capture of the terminal's output. Raises StorageError.
+    """The instance of the state folder, without capture of the terminal's output. Raises StorageError, and
+    ConfigError where its settings are none.
 
     One process at a time opens it: where two make its databases at once, Dagster leaves them unusable.
     """
@@ -46,8 +48,14 @@ def driver_instance(state: State) -> dg.DagsterInstance:
     with warnings.catch_warnings(), (state.dagster_home / ".opening").open("w") as opening:
         warnings.simplefilter("ignore")
         fcntl.flock(opening, fcntl.LOCK_EX)
-        settings = InstanceRef.from_dir(str(state.dagster_home), overrides={"compute_logs": _NO_CAPTURE})
-        return dg.DagsterInstance.from_ref(settings)
+        try:
+            settings = InstanceRef.from_dir(str(state.dagster_home), overrides={"compute_logs": _NO_CAPTURE})
+            return dg.DagsterInstance.from_ref(settings)
+        except (dg.DagsterError, CheckError) as error:
+            told = [found.message for found in getattr(error, "errors", ())] or [str(error)]
+            reasons = "; ".join(text.split(" Expected: ")[0] for text in told)
+            path = state.dagster_home / "dagster.yaml"
+            raise ConfigError(f"{path}: {reasons}; mend it, or delete it and it is made again") from error
 
 
 def belong_to_the_location(instance: dg.DagsterInstance, run_id: str) -> None:

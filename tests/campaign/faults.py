@@ -163,7 +163,8 @@ def rot(name: str, pattern: str, ways: tuple[str, ...] = ("flip", "cut", "zeros"
         yield {}
 
 
-_KEPT = "state/artifacts/(?!checkpoints/)"
+_KEPT = r"state/artifacts/(?!checkpoints/|.*/\.tmp-)"
+"""What is being written has no checksum yet."""
 rot("shard", r"data/.*\.tfrecord", ("flip", "cut", "zeros", "page"))
 rot("manifest", rf"{_KEPT}.*/manifest-\d+\.json")
 rot("weights", rf"{_KEPT}.*\.safetensors")

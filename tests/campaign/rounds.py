@@ -71,7 +71,7 @@ def _without(site: Site, message: str) -> None:
     """Delete the files or folders that a message says to delete."""
     import shutil
 
-    for name in re.findall(r"[Dd]elete (/[^\s,;]+)", message):
+    for name in re.findall(r"[Dd]elete (/[^\s,;]+)", message) or re.findall(r"yt8m: (/[^\s:]+): ", message)[:1]:
         path = Path(name)
         assert path.is_relative_to(site.state), message
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -82,7 +82,7 @@ REMEDIES: Sequence[tuple[str, str, Remedy]] = (
     ("delete it", r"goes on without them; delete /", _without),
     ("--allow-fallback", r"allow-fallback", lambda site, _: site.materialize("--allow-fallback")),
     ("--start-afresh", r"start-afresh", lambda site, _: site.materialize("--start-afresh")),
-    ("delete it", r"[Dd]elete /", _without),
+    ("delete it", r"[Dd]elete (/|it and it is made again)", _without),
     ("yt8m verify --repair", r"again|redo|--repair", lambda site, _: site.run("verify", "--repair")),
 )
 """Name, what a message must hold that asks for it, and what it is: what a person does who reads the message."""

@@ -73,6 +73,7 @@ def test_what_messages_ask_for() -> None:
 
     assert asked("yt8m: /site/data/train0000.tfrecord: record 3 at byte 9: bad checksum") == "fetch the shard again"
     assert asked("yt8m: /s: damaged. Delete /s/storage and run the same command again") == "delete it"
+    assert asked("yt8m: /s/dagster.yaml: not YAML: x; mend it, or delete it and it is made again") == "delete it"
     assert asked("yt8m: /a: 3 bytes, its manifest says 4; materialise it again") == "yt8m verify --repair"
 
 

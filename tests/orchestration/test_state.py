@@ -98,6 +98,24 @@ def test_edited_settings_are_kept_and_reach_the_command_line(tmp_path: Path) -> 
     assert yaml.safe_load(path.read_text())["concurrency"]["pools"]["default_limit"] == 1
 
 
+@pytest.mark.parametrize(
+    ("sound", "damaged", "reason"),
+    [
+        ("max_runtime_seconds", "max_runtime_secondz", 'unexpected config entry "max_runtime_secondz"'),
+        ("nux:", "nux\x7f:", "dagster.yaml: not YAML"),
+        ("module: dagster._core", "module: dagster._cire", "import module dagster._cire"),
+    ],
+)
+def test_settings_that_dagster_refuses_are_named(tmp_path: Path, sound: str, damaged: str, reason: str) -> None:
+    path = prepare_state(tmp_path).dagster_home / "dagster.yaml"
+    path.write_text(path.read_text().replace(sound, damaged))
+    with pytest.raises(ConfigError, match=rf"{path}: .*; mend it, or delete it and it is made again") as caught:
+        driver_instance(prepare_state(tmp_path))
+    assert reason in str(caught.value)
+    path.unlink()
+    driver_instance(prepare_state(tmp_path)).dispose()
+
+
 def test_settings_nobody_edited_follow_the_program_and_a_moved_folder(tmp_path: Path) -> None:
     state = prepare_state(tmp_path / "first")
     state.root.rename(tmp_path / "second")
