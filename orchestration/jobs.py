@@ -21,6 +21,11 @@ JOBS: Mapping[tuple[str, tuple[str, ...]], tuple[str, int, str]] = {
         "Pre-train and fine-tune the chosen model; with the tags "
         "dagster/asset_partition_range_start and _end all models between, which read the data once.",
     ),
+    ("refit", ("model",)): (
+        "refit_models",
+        7 * 24 * HOUR,
+        "Fine-tune the chosen model once more, on all rated segments, as long as was best on the split.",
+    ),
     ("folds", ("model",)): (
         "train_folds",
         7 * 24 * HOUR,

@@ -18,7 +18,7 @@ from yt8m_assets.stages.nodes import ASSETS, nodes
 from yt8m_assets.storage import ArtifactStore
 
 SHARDS = {"pretraining_shards", "segment_shards", "test_shards"}
-MODELS = {"pretrained_model", "finetuned_model"}
+MODELS = {"pretrained_model", "finetuned_model", "refitted_model"}
 CELLS = {"oof_predictions", "test_predictions"}
 RANKINGS = {"oof_ranking", "test_ranking"}
 FOLDS = {"fold_ranking"}
@@ -47,7 +47,7 @@ MATTERS: dict[str, set[str]] = {
     "models.shifts": RANKINGS | FOLDS,
     "models.preset_weight": {"ensemble_weights"},
     "models.pretraining": {"pretrained_model"},
-    "models.finetuning": {"finetuned_model", *FOLDS},
+    "models.finetuning": {"finetuned_model", "refitted_model", *FOLDS},
     "prediction.edges": CELLS | FOLDS,
     "prediction.precision": CELLS | FOLDS,
     "prediction.trim_start": CELLS | FOLDS,
@@ -59,6 +59,7 @@ MATTERS: dict[str, set[str]] = {
     "search": {"ensemble_weights"},
     "second_stage": {"ensemble_weights"},
     "folds": FOLDS,
+    "refit": {"test_predictions"},
 }
 """Path of a field (or of what it belongs to) -> assets whose own slice it changes; what is made from them follows."""
 
@@ -161,7 +162,9 @@ def touched(before: Recipe, after: Recipe, store: ArtifactStore) -> set[str]:
     return {node.asset for node in common if one.config(node) != other.config(node)}
 
 
-SIMULATED = tiny_recipe(models=(tiny_model("one", (0, 1)), tiny_model("two", (0,))), second_stage=True, folds=2)
+SIMULATED = tiny_recipe(
+    models=(tiny_model("one", (0, 1)), tiny_model("two", (0,))), second_stage=True, folds=2, refit=True
+)
 
 
 @pytest.mark.parametrize(("path", "value", "hint"), [pytest.param(*leaf, id=leaf[0]) for leaf in leaves(SIMULATED)])

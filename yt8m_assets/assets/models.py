@@ -24,18 +24,21 @@ AFRESH_TAG = "yt8m/start_afresh"
 def build_model_assets(
     recipe: Recipe, backfill: str = "single_run", step_tags: StepTags = untagged
 ) -> list[dg.AssetsDefinition]:
-    """The two assets of the models group, partitioned by model; `backfill` is a policy's name."""
+    """The assets of trained models, partitioned by model; `backfill` is a policy's name."""
     texts = {
         "pretrained_model": "A frame-level model trained on the video labels of the pre-training shards; an "
         "interrupted run continues.\n\nOne run over several models reads the data once for all of them, and publishes "
         "each as soon as it is trained; with YT8M_BACKFILL=per_partition every model gets a run of its own.",
         "finetuned_model": "The pre-trained model after training on segment ratings: the checkpoint with the best "
         "hold-out MAP.",
+        "refitted_model": "The pre-trained model after training on all segment ratings, those of the hold-out among "
+        "them, for as many steps as were best on the split: what predicts the test.",
     }
     policy = backfill_policy(backfill)
     return [
         _trained_model(recipe, asset_options(recipe, step_tags, name, description=text, backfill_policy=policy))
         for name, text in texts.items()
+        if recipe.refit or name != "refitted_model"
     ]
 
 

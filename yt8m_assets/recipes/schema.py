@@ -113,6 +113,8 @@ class Recipe:
     folds: int = 0
     """Folds of the rated videos that are trained on: each model is fine-tuned once without each of them and ranks it,
     and the second stage is fitted on that instead of the hold-out. 0: none."""
+    refit: bool = False
+    """Whether what predicts the test is fine-tuned once more, on all rated videos, as long as was best on the split."""
     bootstrap_rounds: int = 1000
     """Rounds of the bootstrap intervals in the reports."""
     seed: int = 0

@@ -90,21 +90,20 @@ def _shifts(recipe: Recipe, node: Node) -> dict[str, Any]:
     return {"shifts": sorted(recipe.model(str(node.model)).shifts)}
 
 
-def _candidates(recipe: Recipe, _: Node) -> dict[str, Any]:
-    """Absent when off: what was made before it existed stays current."""
-    number = recipe.prediction.candidate_classes
-    return {} if number is None else {"candidate_classes": number}
-
-
-def _video_weight(recipe: Recipe, _: Node) -> dict[str, Any]:
-    """Absent when off, likewise."""
-    weight = recipe.prediction.video_weight
-    return {"video_weight": weight} if weight else {}
+def _video_terms(recipe: Recipe, _: Node) -> dict[str, Any]:
+    """Absent when off: what was made before they existed stays current."""
+    found = {name: getattr(recipe.prediction, name) for name in ("candidate_classes", "video_weight")}
+    return {name: value for name, value in found.items() if value}
 
 
 def _second_stage(recipe: Recipe, _: Node) -> dict[str, Any]:
     """Absent when off, likewise; its folds follow from the seed, which counts anyway."""
     return {"second_stage": True} if recipe.second_stage else {}
+
+
+def _refit(recipe: Recipe, _: Node) -> dict[str, Any]:
+    """Absent when off, likewise."""
+    return {"refit": True} if recipe.refit else {}
 
 
 def _presets(recipe: Recipe, _: Node) -> dict[str, Any]:
@@ -135,7 +134,7 @@ _MODEL = Asset(
 )
 _SCORING: tuple[Any, ...] = (
     *("prediction.edges", "prediction.top_k", "prediction.precision"),
-    *("prediction.trim_start", "prediction.trim_end", _candidates, _video_weight),
+    *("prediction.trim_start", "prediction.trim_end", _video_terms),
 )
 _CELLS = Asset(
     group="predictions",
@@ -172,6 +171,14 @@ ASSETS: dict[str, Asset] = {
         checks=("finite_map",),
         column="finetuned",
     ),
+    "refitted_model": replace(
+        _MODEL,
+        group="refit",
+        parents=("finetuned_model", "pretrained_model", "segment_shards"),
+        training="finetuning",
+        column="refitted",
+        needs="refit",
+    ),
     "fold_ranking": Asset(
         group="folds",
         axes=("model",),
@@ -192,7 +199,8 @@ ASSETS: dict[str, Asset] = {
     ),
     "test_predictions": replace(
         _CELLS,
-        parents=("finetuned_model", "test_shards", "segment_shards"),
+        parents=("finetuned_model", "refitted_model", "test_shards", "segment_shards"),
+        config=(*_CELLS.config, _refit),
         optional="test_optional_predictions",
         column="test cells",
     ),

@@ -132,6 +132,7 @@ class _Pass:
     ) -> None:
         self.recipe, self.store, self.split, self.progress = recipe, store, split, progress
         self.tracked, self.on_published = tracked, on_published
+        self._models = "refitted_model" if split == "test" and recipe.refit else "finetuned_model"
         self.statistics: PassStatistics | None = None
 
     def run(self, due: Mapping[Cell, Inputs], outcome: _Outcome) -> None:
@@ -207,7 +208,7 @@ class _Pass:
     ) -> Any:
         from yt8m_assets.stages.training import load_model
 
-        model = load_model(self.store, inputs.parent("finetuned_model", key), device)
+        model = load_model(self.store, inputs.parent(self._models, key), device)
         return cells_of(self.recipe, key, model, shifts, class_ids, segments, device, kept)
 
     def _publish(self, cell: Cell, inputs: Inputs, scores: "CellScores", last: bool) -> StageResult:
@@ -223,7 +224,7 @@ class _Pass:
             "score_min": scores.lowest,
             "score_max": scores.highest,
             "num_windows_past_end": self.statistics.num_windows_past_end[scores.shift],
-            "checkpoint": inputs.parent("finetuned_model", cell[0]).digest,
+            "checkpoint": inputs.parent(self._models, cell[0]).digest,
         }
         links = {"mlflow_run_id": self.tracked.run_id, "mlflow_url": self.tracked.url}
         metadata |= {name: value for name, value in links.items() if value is not None}

@@ -25,12 +25,13 @@ from yt8m_assets.stages.training_report import describe_start, flatten, publish_
 from yt8m_assets.storage import ArtifactStore, Manifest, StageResult
 from yt8m_assets.tracking import Tracking
 from yt8m_assets.training.checkpoint import CheckpointStore
+from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.data import TrainingData
 from yt8m_assets.training.distributed import Team
 from yt8m_assets.training.footprint import cut_to_memory
 from yt8m_assets.training.interruption import StopRequest, stop_on_signals
 from yt8m_assets.training.job import TrainingJob, run_job
-from yt8m_assets.training.model_files import MODEL, WEIGHTS, ModelSpec, read_model
+from yt8m_assets.training.model_files import MODEL, TRAINING, WEIGHTS, ModelSpec, read_json, read_model
 from yt8m_assets.training.passes import run_pass
 from yt8m_assets.training.randomness import derive_seed
 from yt8m_assets.training.trainer import Training
@@ -144,11 +145,16 @@ def make_job(
         left_out = [replace(shard, fold=replace(fold, inside=True)) for shard in trained]
         held_out = {**held_out, mark[0]: np.concatenate([shard.load().ids for shard in left_out])}
         trained = tuple(replace(shard, fold=replace(fold, inside=False)) for shard in trained)
+    config, last_step = training_config(recipe, node.asset, row.key), None
+    if refits := node.asset == "refitted_model":
+        config, last_step = as_learnt(config, store, inputs.parent("finetuned_model", row.key))
+        trained, held_out = read_index(store, manifest, shards), {}
     return TrainingJob(
         name=row.key,
         finetunes=finetunes,
         spec=model_spec(recipe, row.key),
-        config=training_config(recipe, node.asset, row.key),
+        config=config,
+        last_step=last_step,
         data=TrainingData(
             rated=finetunes,
             reading=recipe.data.reading(store.cache),
@@ -156,7 +162,7 @@ def make_job(
             memory_budget=recipe.data.memory_budget,
             num_workers=recipe.data.num_workers,
             shards=trained,
-            holdout_shards=read_index(store, manifest, scored, held_out=True),
+            holdout_shards=() if refits else read_index(store, manifest, scored, held_out=True),
             held_out=held_out,
             rated_classes=read_segment_classes(recipe, store, manifest) if finetunes else None,
             digest=manifest.digest,
@@ -168,6 +174,15 @@ def make_job(
         initial_path=store.fetch(inputs.parent("pretrained_model", row.key)) if finetunes else None,
         allow_fallback=allow_fallback,
     )
+
+
+def as_learnt(config: TrainingConfig, store: ArtifactStore, split: Manifest) -> tuple[TrainingConfig, int | None]:
+    """How to train on everything what the hold-out has chosen on the split: its average or none, and its step."""
+    found = read_json(store.fetch(split, (TRAINING,)) / TRAINING)
+    winner = found["weights"]
+    decay, last = config.ema_decay if winner == "ema" else None, config.swa_last if winner == "swa" else 0
+    config = replace(config, ema_decay=decay, swa_last=last)
+    return config, int(found["best"]["step"]) if winner == "best" else int(found["steps"])
 
 
 def model_spec(recipe: Recipe, model_key: str) -> ModelSpec:
@@ -256,7 +271,9 @@ def _train(
             progress.task(f"{kind} {job.name}", job.config.num_steps, "steps") as task,
         ):
             progress.log(f"{kind} {job.name}: {describe_start(recipe, job, newest, tracked)}; on {hardware.summary}")
-            used = [("segment_shards", "segment_shards", "training"), ("holdout_ratings", "holdout_ratings", "holdout")]
+            used = [("segment_shards", "segment_shards", "training")]
+            if job.data.holdout_shards:
+                used.append(("holdout_ratings", "holdout_ratings", "holdout"))
             if not job.finetunes:
                 used = [("pretraining_shards", "pretraining_shards", "training")]
                 if job.data.holdout_shards:

@@ -49,7 +49,7 @@ def publish_report(
     name = f"step-{step}" if summary["weights"] in ("best", "last") else str(summary["weights"])
     tracked.log_checkpoint(name, step, tracked_names(summary["scores"]), published=True)
     metadata |= {"mlflow_run_id": tracked.run_id, "mlflow_url": tracked.url}
-    if job.finetunes:
+    if job.finetunes and summary["scores"]:
         score = summary["scores"]["map"]
         text = f"{title}: hold-out MAP@100000 {score:.4f} ({summary['weights']})"
         name = f"yt8m-{recipe.name}-{job.name}"  # champions of two recipes were never compared: their hold-outs differ

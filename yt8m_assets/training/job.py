@@ -63,6 +63,8 @@ class TrainingJob:
     """Seed of weights and dropout, different for every recipe seed, model and stage; of the data's draws: `data`."""
     checkpoints: CheckpointStore
     """Where this run keeps its checkpoints."""
+    last_step: int | None = None
+    """The step to end after, where that is not the last of the configuration."""
     initial_path: Path | None = None
     """Folder of the model to start from; None: new weights."""
     allow_fallback: bool = False
@@ -142,16 +144,17 @@ def prepare_trainer(job: TrainingJob, team: Team, tracked: TrackedRun, task: Tas
     evaluate = holdout_evaluation(job, device) if team.leads else None
     validator = Validator(evaluate=evaluate, averages=averages, hands_on=not job.finetunes, **parts, **people)
     schedule = Schedule(config=config, first_examples=earlier["examples"] if config.continue_schedule else 0)
-    return Trainer(schedule=schedule, validator=validator, team=team, **parts, **people)
+    return Trainer(schedule=schedule, validator=validator, team=team, last_step=job.last_step, **parts, **people)
 
 
 def holdout_evaluation(job: TrainingJob, device: torch.device) -> Evaluation | None:
     """Evaluation on the held-out rated segments, or in pre-training on held-out videos; None where there are none."""
     config, data = job.config, job.data
-    if job.finetunes:
+    if job.finetunes and data.holdout_shards:
         return HoldoutEvaluation(data.segments(data.holdout_shards), device, config.precision)
     if not data.holdout_shards:
-        logger.info("%s: no held-out video with video labels to score pre-training on", job.name)
+        if not job.finetunes:
+            logger.info("%s: no held-out video with video labels to score pre-training on", job.name)
         return None
     return VideoEvaluation(data.holdout_videos(config), config.evaluation_videos, device, config.precision)
 

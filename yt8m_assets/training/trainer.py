@@ -67,9 +67,12 @@ class Trainer:
     tracked: TrackedRun
     task: Task
     state: TrainerState = field(default_factory=TrainerState)
+    last_step: int | None = None
+    """The step to end after, with the learning rates of the whole length; None: the last of these."""
 
     def __post_init__(self) -> None:
         self.config, self.averages = self.stepper.config, self.validator.averages
+        self.num_steps = self.config.num_steps if self.last_step is None else self.last_step
         self.saved_at = time.monotonic()
         self.preempted = False
         self.pending: list[tuple[Arriving, dict[str, float]]] = []
@@ -136,7 +139,7 @@ class Trainer:
         self.stepper.model.train()
         finished = self.agree(self.validate(self.validator.begin), saves=False)
         self.watch.restart()
-        while state.step < config.num_steps and not finished and not self.preempted:
+        while state.step < self.num_steps and not finished and not self.preempted:
             batch = yield from self.watch.wait_for(self.source)
             if batch is None:
                 self.agree(finished, saves=False)
@@ -149,7 +152,7 @@ class Trainer:
             yield None  # all that train side by side begin to write before one waits for it
             self.writer.wait()
             raise TrainingPreempted(state.step)
-        if state.step < config.num_steps:
+        if state.step < self.num_steps:
             logger.info("stopped at step %d: no better score in %s evaluations", state.step, config.early_stopping)
         self.flush()
         self.stepper.check()
@@ -179,7 +182,7 @@ class Trainer:
         if "ema" in self.averages:
             self.averages["ema"].update()
         self.task.advance(1)
-        if state.step % config.log_every and state.step != config.num_steps:
+        if state.step % config.log_every and state.step != self.num_steps:
             return
         mean = self.meter.take()
         self.team.average(mean)

@@ -108,10 +108,12 @@ class Validator:
     def after_step(self, step: int, train_seconds: float) -> bool:
         """Score the hold-out where due after `step` steps; whether early stopping says enough."""
         config, number = self.config, evaluations_by(step, self.config)
-        if self.evaluate is None or number == evaluations_by(step - 1, config):
+        if number == evaluations_by(step - 1, config):
             return False
         if "swa" in self.averages and evaluations_by(config.num_steps, config) - number < config.swa_last:
             self.averages["swa"].update()
+        if self.evaluate is None:
+            return False
         self.evaluate_now(step, train_seconds)
         return self.has_enough
 
