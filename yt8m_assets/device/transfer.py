@@ -1,7 +1,14 @@
-"""Values on their way from the device to the host."""
+"""Values on their way to the device and from it, for which the host does not wait."""
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+def send(values: np.ndarray, device: torch.device) -> Tensor:
+    """An array on the device: for a copy from memory that is not page-locked a GPU could let the host wait."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class Arriving:

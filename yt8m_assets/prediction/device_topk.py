@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from yt8m_assets.device.memory import free_gpu_bytes
-from yt8m_assets.device.transfer import Arriving
+from yt8m_assets.device.transfer import Arriving, send
 from yt8m_assets.ranking.demotion import EDGE
 from yt8m_assets.ranking.files import Ranking
 from yt8m_assets.ranking.segments import Segments
@@ -65,8 +65,7 @@ class DeviceTopK:
 
     def update(self, scores: Tensor, rows: np.ndarray) -> None:
         """Take in finite scores float32 [S, C] of the segments `rows` int [S], each given once; waits for nothing."""
-        # Sent as int32: 64 KB that are not page-locked are what a GPU takes without letting the host wait.
-        places = torch.from_numpy(np.ascontiguousarray(rows, np.int32)).to(scores.device, non_blocking=True).long()
+        places = send(np.ascontiguousarray(rows, np.int64), scores.device)
         # As many at once as a buffer has room for after a cut; one for all segments is never cut.
         size = self._capacity - self.k if self._capacity < len(self.segments) else self._capacity
         for part, at in zip(scores.split(size), places.split(size), strict=True):
@@ -146,7 +145,7 @@ class Kept:
 
 def demote_edges(scores: Tensor, edge: np.ndarray) -> Tensor:
     """Scores float32 [S, C] less what the segments `edge` bool [S] at a video's ends are demoted by."""
-    return scores - torch.from_numpy(edge).to(scores.device, non_blocking=True)[:, None] * float(EDGE)
+    return scores - send(edge, scores.device)[:, None] * float(EDGE)
 
 
 def _ordered(scores: Tensor) -> Tensor:

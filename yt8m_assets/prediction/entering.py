@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yt8m_assets.device.transfer import Arriving
+from yt8m_assets.device.transfer import Arriving, send
 from yt8m_assets.prediction.device_topk import demote_edges
 from yt8m_assets.ranking.topk import StreamingTopK
 
@@ -28,13 +28,12 @@ class Entering:
     def __init__(self, scores: Tensor, best: StreamingTopK, edge: np.ndarray) -> None:
         self.scores, self.best = scores, best
         self.size, self.capacity = len(scores), -(-scores.numel() // _SHARE)
-        device = scores.device
         demoted = demote_edges(scores, edge)
         self._numbers = None
         if best.is_open:
             values = demoted.t().flatten()
         else:
-            enters = demoted >= torch.from_numpy(best.threshold).to(device, non_blocking=True)
+            enters = demoted >= send(best.threshold, scores.device)
             by_class = enters.t().contiguous()
             found = torch.nonzero_static(by_class.flatten(), size=self.capacity, fill_value=0)[:, 0]
             rows, classes = found % self.size, found // self.size

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models import FrameModel
 from models.base import sees_videos
+from yt8m_assets.device.transfer import send
 
 Scorer = Callable[[tuple[Tensor, ...], Tensor, Tensor], Tensor]
 """`FrameModel.score_videos`."""
@@ -32,7 +33,7 @@ def score_grids(
     """
     grid, there = video_grids(begins, num_segments, len(index) // num_segments)
     # Places, not a mask, for taking by a mask makes a GPU wait for the host.
-    rows, real, places = (torch.from_numpy(part).to(index.device) for part in (grid, there, np.flatnonzero(there)))
+    rows, real, places = (send(part, index.device) for part in (grid, there, np.flatnonzero(there)))
     size = max(1, batch_size // grid.shape[1])
     pairs = zip(index[rows].split(size), (num_frames[rows] * real).split(size), strict=True)
     found = torch.cat([score(embedded, part, counts).float() for part, counts in pairs])
