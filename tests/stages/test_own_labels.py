@@ -162,12 +162,13 @@ def test_a_share_of_the_shards_goes_by_their_names(tmp_path: Path) -> None:
     data, store = write_data(tmp_path / "data"), open_store(tmp_path)
     assets = ("pretraining_shards", "segment_shards", "test_shards")
 
-    def drawn(share: float) -> set[str]:
+    def drawn(share: float, data: DataConfig = data) -> set[str]:
         recipe = recipe_of(replace(data, shard_share=share))
         return {Path(uri).name for asset in assets for uri in locate_shards(recipe, store, asset)}
 
     assert len(drawn(1.0)) == 10
     assert drawn(0.5) < drawn(0.8) < drawn(1.0)
+    assert drawn(0.5, write_data(tmp_path / "elsewhere")) == drawn(0.5)
     with pytest.raises(MissingDataError, match=r"data\.shard_share = 1e-06: draws none of 4 shards"):
         drawn(1e-6)
     with pytest.raises(ConfigError, match="must be above 0, and at most 1"):
