@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -53,8 +54,10 @@ def test_groups_and_what_the_page_of_an_asset_shows(tmp_path: Path) -> None:
     assert found == GROUPS
 
 
-def test_dagsters_lineage_is_ours(tmp_path: Path) -> None:
-    recipe = tiny_recipe()
+@pytest.mark.parametrize("options", [{}, {"second_stage": True, "folds": 2, "refit": True}])
+def test_dagsters_lineage_is_ours(tmp_path: Path, options: dict[str, Any]) -> None:
+    recipe = tiny_recipe(**options)
+    assert {"fold_ranking", "refitted_model"}.issubset(every_asset(recipe)) is bool(options)
     graph = definitions(tmp_path, recipe).resolve_asset_graph()
     for asset in every_asset(recipe):
         ours = {parent.asset for node in nodes_of_asset(recipe, asset) for parent in parents(recipe, node)}
