@@ -56,7 +56,7 @@ class DeviceTopK:
     def __init__(self, class_ids: np.ndarray, k: int, segments: Segments, device: torch.device) -> None:
         self.class_ids, self.k, self.segments = np.asarray(class_ids, np.int32), k, segments
         self._capacity = capacity_of(k, len(segments))
-        # One column more: what does not enter is written there, over and over.
+        # One column more: what does not enter is written there, over and over; K better ones are before it then.
         self._keys = torch.full((self.class_ids.size, self._capacity + 1), _NOTHING, dtype=torch.int64, device=device)
         self._count = torch.zeros(self.class_ids.size, dtype=torch.int64, device=device)
         self._threshold = torch.full_like(self._count, _NOTHING)
@@ -91,7 +91,7 @@ class DeviceTopK:
     def _cut(self) -> None:
         """Cut every buffer to its K best, and raise the thresholds."""
         for keys, threshold in zip(self._keys.split(_CLASSES), self._threshold.split(_CLASSES), strict=True):
-            best = keys[:, : self._capacity].topk(self.k, sorted=False).values
+            best = keys.topk(self.k, sorted=False).values
             keys[:, : self.k] = best
             keys[:, self.k :] = _NOTHING
             threshold.copy_(best.amin(1))
@@ -105,7 +105,7 @@ class DeviceTopK:
         rows, scores = (np.empty((order.size, length), kind) for kind in (np.int32, np.float32))
         for first in range(0, order.size, _CLASSES):
             columns = torch.from_numpy(order[first : first + _CLASSES]).to(self._keys.device)
-            best = self._keys[columns, : self._capacity].topk(length, sorted=True).values
+            best = self._keys[columns].topk(length, sorted=True).values
             rows[first : first + _CLASSES] = (_LOW - (best & _LOW)).int().cpu().numpy()
             scores[first : first + _CLASSES] = _scores(best >> 32).cpu().numpy()
         self.free()
