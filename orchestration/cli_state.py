@@ -100,7 +100,10 @@ def find_damage(
             try:
                 manifest = store.read_manifest(node.key, number)
                 counted = counted_files(manifest)
-                store.fetch(manifest, tuple(set(manifest.files).difference(counted) if shown else counted))
+                names = tuple(set(manifest.files).difference(counted) if shown else counted)
+                for name in names:  # a sound copy on this machine would hide what a bucket holds
+                    store.backend.drop_copy(f"{manifest.key}/{manifest.folder}/{name}")
+                store.fetch(manifest, names)
             except FileNotFoundError:
                 pass  # purged in the meantime
             except CorruptArtifactError as error:

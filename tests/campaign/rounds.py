@@ -105,6 +105,8 @@ def play(site: Site, seed: int, number: int, kinds: Sequence[str] = tuple(KINDS)
         pass
     if not round_.why:
         converge(site, round_)
+    if round_.remedies and not any(fault.struck and fault.kind in ROTS for fault in round_.faults):
+        round_.why.append("refuses, although nothing was damaged")
     round_.outcome = "lost" if round_.why else "refused" if round_.remedies else "survived"
     round_.seconds = round(time.monotonic() - begun, 1)
     return round_

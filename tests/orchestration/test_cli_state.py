@@ -9,9 +9,13 @@ import dagster as dg
 import pytest
 
 from orchestration.cli import main
+from orchestration.cli_state import find_damage
 from tests.orchestration.conftest import Graph, Run
-from tests.tiny import SIMULATION
+from tests.storage.places import Memory
+from tests.storage.suite import publish
+from tests.tiny import SIMULATION, tiny_recipe
 from yt8m_assets.errors import ParentMismatchError
+from yt8m_assets.progress import NullProgress
 from yt8m_assets.stages.lineage import current_manifest, require_current
 from yt8m_assets.stages.locating import simulated_folder
 from yt8m_assets.stages.nodes import Node
@@ -23,6 +27,21 @@ RECIPE = tiny_recipe()
 before = replace(RECIPE.models[0].pretraining, learning_rate=0.25)
 RECIPE = replace(RECIPE, models=(replace(RECIPE.models[0], pretraining=before), RECIPE.models[1]))
 """
+
+
+def test_what_rots_in_a_bucket_is_found_though_a_sound_copy_lies_here(tmp_path: Path) -> None:
+    place = Memory(f"rot-{uuid4()}")
+    manifest = publish(ArtifactStore(place.root_uri, tmp_path), "holdout_ratings")
+
+    def found() -> list[str]:
+        store = ArtifactStore(place.root_uri, tmp_path)
+        return [problem for *_, problem in find_damage(tiny_recipe(), store, NullProgress())]
+
+    assert found() == []
+    name = f"holdout_ratings/{manifest.folder}/weights.bin"
+    place.write(name, place.read(name)[:-1] + b"?")
+    (problem,) = found()
+    assert "weights.bin: twice" in problem
 
 
 @pytest.fixture
