@@ -115,6 +115,16 @@ def test_one_pass_ranks_what_the_original_ranks_at_every_shift(videos):
             assert [f"{score_of[name]:.5g}" for name in ids] == [f"{value:.5g}" for value in score.tolist()]
 
 
+@pytest.mark.parametrize("batch_size", [7, 40, 10**4])
+def test_a_cell_is_scored_in_the_same_batches_whatever_is_made_beside_it(videos, batch_size):
+    """Or its scores could differ in their last bit, and the bytes of what is published."""
+    alone, beside = Toy(), Toy()
+    run(videos, {"toy": alone}, (1,), batch_size=batch_size)
+    run(videos, {"toy": beside}, batch_size=batch_size)
+    assert sorted(beside.batch_sizes) == sorted(alone.batch_sizes * len(SHIFTS))
+    assert max(alone.batch_sizes) <= 1.5 * batch_size
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # of torch's own compiler
 def test_compiled_models_give_the_same_ranking(videos, caplog):
     caplog.set_level("WARNING")

@@ -91,15 +91,11 @@ def test_cells_of_one_run_equal_cells_of_their_own(graph: Graph, monkeypatch: py
     together = predict(graph, "oof", cells)
     num_videos = read_shards(*graph, "segment_shards").total("num_videos", held_out=True)
     assert len(reads) == num_videos, "each video is read once for all cells"
-    rankings = [read_ranking(graph[1].fetch(result.manifest)) for result in together]
     for cell in cells:
         graph[1].delete(Node("oof_predictions", *cell).key)
-    apart = [read_ranking(graph[1].fetch(predict(graph, "oof", [cell])[0].manifest)) for cell in cells]
+    apart = [predict(graph, "oof", [cell])[0] for cell in cells]
     assert len({result.manifest.digest for result in together}) == len(cells)
-    for first, second in zip(rankings, apart, strict=True):
-        for class_id in first.class_ids.tolist():
-            (segment_a, score_a), (segment_b, score_b) = first.entries(class_id), second.entries(class_id)
-            np.testing.assert_allclose(score_a[np.argsort(segment_a)], score_b[np.argsort(segment_b)], atol=1e-6)
+    assert [result.manifest.digest for result in apart] == [result.manifest.digest for result in together]
 
 
 def test_f31_current_cells_are_left_alone_and_a_redo_gives_the_same_bytes(graph: Graph):

@@ -176,13 +176,14 @@ def _score_block(
         live = [cell for cell in member.cells if cell.error is None]
         if not live:
             continue
-        chosen = [shifts.index(cell.shift) for cell in live]
         try:
-            # Not index[chosen]: indices from the host would make it wait for all that the device has been given.
-            windows, counts = torch.cat([index[place] for place in chosen]), num_frames.repeat(len(live))
-            scores = _forward(member.model, scorers[member.key], features, windows, counts, options, block)
-            parts = scores.unflatten(0, (len(live), -1))
-            sent = [(cell, _sent(own, cell, block, options), block) for cell, own in zip(live, parts, strict=True)]
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bfloat16"):
+                embedded = member.model.embed_frames(features)
+                # Cell by cell: a product's last bit depends on how many rows it has, and a cell's bytes are not to
+                # depend on which other cells are made beside it.
+                given = (member.model, scorers[member.key], embedded, num_frames, block, options)
+                scored = [(cell, _forward(index[shifts.index(cell.shift)], *given)) for cell in live]
+            sent = [(cell, _sent(scores, cell, block, options), block) for cell, scores in scored]
         except Exception as error:  # noqa: BLE001 - kept for this member's cells, raised when they are finished
             for cell in live:
                 cell.fail(_explain(error, member.key))
@@ -191,22 +192,21 @@ def _score_block(
 
 
 def _forward(
+    index: Tensor,
     model: FrameModel,
     score: Compiled,
-    features: Tensor,
-    index: Tensor,
+    embedded: tuple[Tensor, ...],
     num_frames: Tensor,
-    options: ScoringOptions,
     block: Block,
+    options: ScoringOptions,
 ) -> Tensor:
-    """Probabilities float32 of the windows index int64 [W, 5] of features [N, F], in passes of nearly equal size."""
-    num_chunks = -(-len(index) // options.batch_size)
-    with torch.autocast(features.device.type, dtype=torch.bfloat16, enabled=options.precision == "bfloat16"):
-        embedded = model.embed_frames(features)
-        if sees_videos(model):
-            return score_grids(score, embedded, index, num_frames, block.begins, len(block.rows), options.batch_size)
-        pairs = zip(index.chunk(num_chunks), num_frames.chunk(num_chunks), strict=True)
-        return torch.cat([score(embedded, part, counts).float() for part, counts in pairs])
+    """Probabilities float32 [S, R] of the windows index int64 [S, 5] of embedded frames, in nearly equal passes."""
+    if sees_videos(model):
+        return score_grids(score, embedded, index, num_frames, block.begins, options.batch_size)
+    # Rounded: a block is a little longer than a batch, and is not to be two halves of one.
+    num_chunks = max(1, round(len(index) / options.batch_size))
+    pairs = zip(index.chunk(num_chunks), num_frames.chunk(num_chunks), strict=True)
+    return torch.cat([score(embedded, part, counts).float() for part, counts in pairs])
 
 
 def _explain(error: Exception, key: str) -> Exception:

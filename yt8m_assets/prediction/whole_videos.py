@@ -1,6 +1,6 @@
 """The windows of a block as the grids of their videos, for models that see a video at once.
 
-Shapes: W windows of all shifts, V videos, H shifts, S the most segments of a video, R classes.
+Shapes: W windows of a block at one shift, V videos, S the most segments of a video, R classes.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,13 @@ def score_grids(
     index: Tensor,
     num_frames: Tensor,
     begins: np.ndarray,
-    num_segments: int,
     batch_size: int,
 ) -> Tensor:
-    """Probabilities float32 [W, R] of windows `index` int64 [W, 5], shift after shift.
+    """Probabilities float32 [W, R] of windows `index` int64 [W, 5], a video's first ones at `begins` int64 [V].
 
-    Each shift's are the same `num_segments` segments, a video's first ones at `begins` int64 [V] among them; a pass
-    takes whole videos, about `batch_size` windows of them.
+    A pass takes whole videos, about `batch_size` windows of them.
     """
-    grid, there = video_grids(begins, num_segments, len(index) // num_segments)
+    grid, there = video_grids(begins, len(index))
     # Places, not a mask, for taking by a mask makes a GPU wait for the host.
     rows, real, places = (send(part, index.device) for part in (grid, there, np.flatnonzero(there)))
     size = max(1, batch_size // grid.shape[1])
@@ -45,9 +43,8 @@ def scorer_of(model: FrameModel) -> Callable[..., Tensor]:
     return model.score_videos if sees_videos(model) else model.score_windows
 
 
-def video_grids(begins: np.ndarray, num_segments: int, num_shifts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each shift and video its windows int64 [H * V, S], and which of these there are, bool [H * V, S]."""
-    lengths = np.tile(np.diff(begins, append=num_segments), num_shifts)[:, None]
-    firsts = (np.arange(num_shifts)[:, None] * num_segments + begins).reshape(-1, 1)
+def video_grids(begins: np.ndarray, num_windows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each video its windows int64 [V, S], and which of these there are, bool [V, S]."""
+    lengths = np.diff(begins, append=num_windows)[:, None]
     place = np.arange(lengths.max())
-    return firsts + np.minimum(place, lengths - 1), place < lengths
+    return begins[:, None] + np.minimum(place, lengths - 1), place < lengths
