@@ -21,11 +21,11 @@ def faults():
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
-def faults_of_steps(steps=8):
+def faults_of_steps(steps=4):
     '''Pages that passes over a layer of 64 MB fault in, once they have been made a few times.'''
     layer, inputs, before = torch.nn.Linear(2048, 8192), torch.randn(8, 2048), 0
-    for step in range(8 + steps):
-        if step == 8:
+    for step in range(4 + steps):
+        if step == 4:
             before = faults()
         layer.zero_grad()
         (layer(inputs).square().sum() + layer.weight.square().sum()).backward()

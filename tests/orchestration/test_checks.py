@@ -34,8 +34,8 @@ def check_alone(driver: Driver, asset: str, name: str, tags: Mapping[str, str] |
 
 def test_a_pass_leaves_a_verdict_on_every_partition(graph: Graph) -> None:
     with graph.open() as driver:
-        for asset, names in ((name, declared.checks) for name, declared in ASSETS.items()):
-            for name in names:
+        for asset in (name for name in ASSETS if nodes(graph.recipe, name)):
+            for name in ASSETS[asset].checks:
                 found = verdicts(driver, asset, name)
                 assert set(nodes(graph.recipe, asset)) <= set(found), (asset, name)
                 assert set(found.values()) == {"SUCCEEDED"}

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.storage.places import Place
-from yt8m_assets.errors import CorruptArtifactError, MissingArtifactError, PartitionBusyError, StorageError
+from yt8m_assets.errors import (
+    CorruptArtifactError,
+    LaterVersionError,
+    MissingArtifactError,
+    PartitionBusyError,
+    StorageError,
+)
 from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.storage.manifest import content_digest, sha256_text
 
@@ -129,7 +135,7 @@ class StoreSuite:
             checksum = sha256_text(json.dumps(values, sort_keys=True, separators=(",", ":")))
         content = json.dumps(values | {"checksum": checksum}).encode()
         place.write(name, content[:40] if damage == "cut" else content)
-        error = StorageError if damage == "escape" else CorruptArtifactError
+        error = {"escape": StorageError, "schema": LaterVersionError}.get(damage, CorruptArtifactError)
         with pytest.raises(error):
             store.manifest(KEY)
 

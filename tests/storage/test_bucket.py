@@ -68,6 +68,7 @@ def materialize(machine: tuple[State, Settings], until: str | None = None) -> Ou
         return driver.materialize(until=until)
 
 
+@pytest.mark.cloud
 def test_the_tiny_graph_runs_over_a_bucket_and_any_machine_goes_on_from_there(
     machine: tuple[State, Settings], migrated_database: Path, tmp_path: Path
 ) -> None:
