@@ -216,7 +216,7 @@ def test_a_model_is_trained_elsewhere_and_seen_here(run: Run, tmp_path: Path, ap
     assert "no machine is needed" in submit(run, tmp_path, "--yes", *TRAIN)[1]
 
 
-@pytest.mark.cloud
+@pytest.mark.slow
 def test_ctrl_c_asks_and_the_same_command_goes_on(tmp_path: Path, api: VertexApi) -> None:
     """At a terminal: no leaves the job alone and the command watches it again, yes cancels it, a third goes on."""
     (tmp_path / "long.py").write_text("from tests.orchestration.launchers.real_graph import RECIPE\n")

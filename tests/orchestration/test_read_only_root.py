@@ -16,14 +16,20 @@ CONTAINER = """
 set -euo pipefail
 mount --make-rprivate / && mount --bind / /
 mount -t tmpfs -o mode=755 tmpfs /mnt
-mkdir /mnt/python && mount --bind "$PYTHON" /mnt/python
-if [[ "$PYTHON" == /root/* ]]; then  # which user 1000 may not enter
-  mount -t tmpfs -o mode=755 tmpfs /root && mkdir -p "$PYTHON" && mount --bind /mnt/python "$PYTHON"
-  mount -o remount,ro /root
-fi
+kept=("$PYTHON" "$PWD" "$VENV")
+for n in 0 1 2; do mkdir /mnt/$n && mount --bind "${kept[n]}" /mnt/$n; done
+closed=()
+for place in /root /home; do  # which user 1000 may not enter
+  if [[ "${kept[*]/#/:}" == *":$place/"* ]]; then closed+=($place) && mount -t tmpfs -o mode=755 tmpfs $place; fi
+done
 mount -t tmpfs -o mode=755 tmpfs /var/lib && mkdir /var/lib/yt8m
-mount -t tmpfs -o mode=755,uid=1000,gid=1000 tmpfs /var/lib/yt8m && mount -o remount,ro /var/lib
+mount -t tmpfs -o mode=755,uid=1000,gid=1000 tmpfs /var/lib/yt8m
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+for n in 0 1 2; do
+  [ -d "${kept[n]}" ] || mkdir -p "${kept[n]}"
+  mount --bind /mnt/$n "${kept[n]}" && mount -o remount,ro,bind "${kept[n]}"
+done
+for place in "${closed[@]}" /var/lib; do mount -o remount,ro $place; done
 mount -o remount,ro /mnt && mount -o remount,ro,bind /
 exec setpriv --reuid 1000 --regid 1000 --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all \
   env -i PATH="$PATH" PYTHONPATH="$PWD" HOME=/home/yt8m OMP_NUM_THREADS=1 YT8M_STATE=/var/lib/yt8m \
@@ -60,9 +66,8 @@ def contained(script: str) -> str:
     if subprocess.run(probe, capture_output=True, check=False).returncode:
         pytest.skip(NAMESPACES)
     command = ["unshare", "--mount", "bash", "-c", CONTAINER, "bash", script]
-    done = subprocess.run(
-        command, cwd=ROOT, env={"PATH": path, "PYTHON": str(python)}, capture_output=True, text=True, check=False
-    )
+    environment = {"PATH": path, "PYTHON": str(python), "VENV": sys.prefix}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
