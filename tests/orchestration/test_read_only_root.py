@@ -76,7 +76,7 @@ def test_the_container_of_these_tests_holds() -> None:
     assert contained(REFUSED) == "held\n"
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_the_graph_and_the_pages_work_where_two_folders_can_be_written() -> None:
     said = contained(GRAPH)
     assert said.endswith("200\n200\n")
