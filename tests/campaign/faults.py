@@ -73,10 +73,15 @@ def full(site: Site, process: Pass, draw: Random) -> Iterator[Reply]:
     """Nothing is free from now on but some kilobytes, on a file system of the campaign's own."""
     if not os.path.ismount(site.folder):
         raise Missed
-    ballast = site.folder / "ballast"
-    space = os.statvfs(site.folder)
+    ballast, left = site.folder / "ballast", int(2 ** draw.uniform(12, 18))
     with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize - int(2 ** draw.uniform(12, 18)))
+        while True:
+            space = os.statvfs(site.folder)
+            try:
+                os.posix_fallocate(file.fileno(), 0, max(space.f_bavail * space.f_frsize - left, 1))
+                break
+            except OSError:  # servers have written since: they are not held
+                left *= 2
     yield {}
     ballast.unlink()
 
