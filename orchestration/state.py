@@ -146,7 +146,10 @@ def prepare_state(root: Path | None = None) -> State:
 def _write_settings(home: Path) -> None:
     """Dagster's settings; what a person has edited stays. Raises ConfigError where that is no YAML."""
     path = home / "dagster.yaml"
-    text = path.read_text() if path.is_file() else ""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not YAML: {error}; mend it, or delete it and it is made again") from error
     body = _INSTANCE_YAML.format(home=home, limit=RUN_LIMIT_SECONDS)
     ours = _HEADER.format(digest=_digest(body)) + body
     if not _is_ours(text):

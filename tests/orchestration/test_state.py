@@ -90,9 +90,10 @@ def test_edited_settings_are_kept_and_reach_the_command_line(tmp_path: Path) -> 
     with driver_instance(state) as driver:
         assert driver.global_op_concurrency_default_limit == 3
         assert type(driver.compute_log_manager).__name__ == "NoOpComputeLogManager"
-    path.write_text("a: [")
-    with pytest.raises(ConfigError, match=r"dagster\.yaml: not YAML: .*delete it and it is made again"):
-        prepare_state(tmp_path)
+    for damaged in (b"a: [", b"a: \xe5"):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"dagster\.yaml: not YAML: .*delete it and it is made again"):
+            prepare_state(tmp_path)
     path.unlink()
     prepare_state(tmp_path)
     assert yaml.safe_load(path.read_text())["concurrency"]["pools"]["default_limit"] == 1
