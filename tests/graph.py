@@ -35,11 +35,16 @@ def publish_untrained(recipe: Recipe, store: ArtifactStore, key: str, seed: int)
     return publication.manifest
 
 
-def make_data(recipe: Recipe, store: ArtifactStore) -> None:
-    """The shards and ratings, and an untrained model for each row of the recipe."""
+def make_lists(recipe: Recipe, store: ArtifactStore) -> None:
+    """The lists of shards, and the held-out ratings."""
     for asset in ("pretraining_shards", "segment_shards", "test_shards"):
         make_shards(recipe, store, asset, progress=QUIET)
     make_holdout_ratings(recipe, store, progress=QUIET)
+
+
+def make_data(recipe: Recipe, store: ArtifactStore) -> None:
+    """The shards and ratings, and an untrained model for each row of the recipe."""
+    make_lists(recipe, store)
     for number, key in enumerate(recipe.model_keys):
         publish_untrained(recipe, store, key, number)
 

@@ -34,6 +34,7 @@ MATTERS: dict[str, set[str]] = {
     "data.vocabulary_uri": {"segment_shards", "leaderboard"},
     "data.label_map_uri": {"pretraining_shards", "segment_shards"},
     "data.shard_share": SHARDS,
+    "data.unlisted_ratings": {"finetuned_model", "refitted_model", *FOLDS},
     "data.num_classes": SHARDS | MODELS | FOLDS,
     "data.feature_sizes": SHARDS | MODELS | FOLDS,
     "data.max_frames": SHARDS | MODELS | FOLDS,
@@ -76,7 +77,6 @@ _TRAINING = {
 }
 DOES_NOT_MATTER = {
     "data.memory_budget": "where frames wait, not what they are",
-    "data.unlisted_ratings": "where there are none, both do the same; where there are, one of them makes nothing",
     "data.max_quarantined": "when to give up, not what is kept",
     "data.num_workers": "who reads",
     "prediction.batch_size": "segments are scored by themselves",

@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.graph import make_lists
 from tests.tiny import tiny_recipe
 from yt8m_assets.data.dataset.packed import ROW
-from yt8m_assets.progress import NullProgress
 from yt8m_assets.ranking.files import Ranking, write_ranking
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages import audit
-from yt8m_assets.stages.data import make_holdout_ratings, make_shards
 from yt8m_assets.stages.indexing import read_video_ids
 from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore
@@ -34,9 +33,7 @@ def data(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store root with the data artifacts."""
     root = tmp_path_factory.mktemp("data")
     store = ArtifactStore(str(root), root / "cache")
-    for asset in ("pretraining_shards", "segment_shards", "test_shards"):
-        make_shards(recipe, store, asset, progress=NullProgress())
-    make_holdout_ratings(recipe, store, progress=NullProgress())
+    make_lists(recipe, store)
     return root
 
 

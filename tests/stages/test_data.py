@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.data.factory import frame_record
+from tests.graph import make_lists
 from yt8m_assets.data import read_shard
 from yt8m_assets.data.config import DataConfig, HoldoutConfig
 from yt8m_assets.data.dataset import identity
@@ -48,9 +49,7 @@ def recipe() -> Recipe:
 def made(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
     root = tmp_path_factory.mktemp("root")
     store = ArtifactStore(str(root / "artifacts"), root / "cache")
-    for asset in ("pretraining_shards", "segment_shards", "test_shards"):
-        make_shards(recipe, store, asset, progress=QUIET)
-    make_holdout_ratings(recipe, store, progress=QUIET)
+    make_lists(recipe, store)
     return store
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.graph import QUIET, open_store
+from tests.graph import QUIET, make_lists, open_store
 from tests.memory_tracking import MemoryTracking
 from tests.tiny import tiny_model, tiny_recipe
 from yt8m_assets.data.dataset.packed import Fold
@@ -19,7 +19,6 @@ from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages import folds as module
 from yt8m_assets.stages.collection import find_dropped
-from yt8m_assets.stages.data import make_holdout_ratings, make_shards
 from yt8m_assets.stages.ensemble import read_weights, search_ensemble, with_second_stage
 from yt8m_assets.stages.folds import merge_folds, rank_folds
 from yt8m_assets.stages.indexing import read_video_ids
@@ -45,9 +44,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with data and a pre-trained model."""
     folder = tmp_path_factory.mktemp("folds")
     store = open_store(folder)
-    for asset in ("pretraining_shards", "segment_shards", "test_shards"):
-        make_shards(FOLDED, store, asset, progress=QUIET)
-    make_holdout_ratings(FOLDED, store, progress=QUIET)
+    make_lists(FOLDED, store)
     pretrain(FOLDED, store, "one", **OPTIONS)
     return folder
 

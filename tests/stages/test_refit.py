@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.graph import QUIET, open_store
+from tests.graph import QUIET, make_lists, open_store
 from tests.tiny import TRAINING, tiny_model, tiny_recipe
 from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.stages.data import make_holdout_ratings, make_shards
 from yt8m_assets.stages.lineage import resolve_inputs
 from yt8m_assets.stages.nodes import Node, all_nodes, config_slice, nodes, parents
 from yt8m_assets.stages.prediction import predict_cells
@@ -33,9 +32,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with data and a model, trained on the split."""
     folder = tmp_path_factory.mktemp("refit")
     store = open_store(folder)
-    for asset in ("pretraining_shards", "segment_shards", "test_shards"):
-        make_shards(PLAIN, store, asset, progress=QUIET)
-    make_holdout_ratings(PLAIN, store, progress=QUIET)
+    make_lists(PLAIN, store)
     pretrain(PLAIN, store, "one", **OPTIONS)
     finetune(PLAIN, store, "one", **OPTIONS)
     return folder

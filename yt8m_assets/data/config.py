@@ -52,7 +52,8 @@ class DataConfig:
     """CSV `Index,NewIndex`: classes as the shards number them -> as this recipe does; labels and ratings of others are
     left out. None: as they are."""
     unlisted_ratings: Literal["raise", "drop"] = "raise"
-    """Ratings of classes that segment_classes_uri does not name: stop at the first, or leave them out."""
+    """Ratings of classes that segment_classes_uri does not name: stop at the first that is held out and train on the
+    others, or leave all of them out."""
     feature_sizes: tuple[int, int] = (1024, 128)
     """Bytes per second of rgb and audio; 0: the records have no such list."""
     shard_share: float = 1.0

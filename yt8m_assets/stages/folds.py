@@ -110,23 +110,18 @@ class _Found:
     """The step whose weights rank them."""
 
 
+@dataclass(frozen=True)
 class _Folds:
     """The folds of one model, one after another."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        store: ArtifactStore,
-        inputs: Inputs,
-        scratch: Path,
-        progress: Progress,
-        stop: StopRequest,
-        allow_fallback: bool,
-        start_afresh: bool,
-    ) -> None:
-        self.recipe, self.store, self.inputs, self.scratch = recipe, store, inputs, scratch
-        self.progress, self.stop = progress, stop
-        self.allow_fallback, self.start_afresh = allow_fallback, start_afresh
+    recipe: Recipe
+    store: ArtifactStore
+    inputs: Inputs
+    scratch: Path
+    progress: Progress
+    stop: StopRequest
+    allow_fallback: bool
+    start_afresh: bool
 
     def rank(self, fold: Fold) -> _Found:
         """Fine-tune without a fold, and rank it."""

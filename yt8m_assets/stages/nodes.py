@@ -86,6 +86,12 @@ def _training(recipe: Recipe, node: Node) -> dict[str, Any]:
     }
 
 
+def _unlisted(recipe: Recipe, node: Node) -> dict[str, Any]:
+    """What ratings a fine-tuning leaves out; absent when none: held-out ones alone stop at a class without a rank."""
+    dropped = recipe.data.unlisted_ratings == "drop" and ASSETS[node.asset].training == "finetuning"
+    return {"unlisted_ratings": "drop"} if dropped else {}
+
+
 def _shifts(recipe: Recipe, node: Node) -> dict[str, Any]:
     return {"shifts": sorted(recipe.model(str(node.model)).shifts)}
 
@@ -96,14 +102,9 @@ def _video_terms(recipe: Recipe, _: Node) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def _second_stage(recipe: Recipe, _: Node) -> dict[str, Any]:
-    """Absent when off, likewise; its folds follow from the seed, which counts anyway."""
-    return {"second_stage": True} if recipe.second_stage else {}
-
-
-def _refit(recipe: Recipe, _: Node) -> dict[str, Any]:
-    """Absent when off, likewise."""
-    return {"refit": True} if recipe.refit else {}
+def _when_on(field: str) -> Callable[[Recipe, Node], dict[str, Any]]:
+    """A switch of the recipe, absent when off, likewise."""
+    return lambda recipe, _: {field: True} if getattr(recipe, field) else {}
 
 
 def _presets(recipe: Recipe, _: Node) -> dict[str, Any]:
@@ -128,7 +129,7 @@ _MODEL = Asset(
     group="models",
     axes=("model",),
     code_version="2",
-    config=("model.architecture", "model.overrides", *_RECORD, _training, "seed"),
+    config=("model.architecture", "model.overrides", *_RECORD, _training, _unlisted, "seed"),
     kinds=frozenset({"pytorch", "mlflow"}),
     machine="gpu",
 )
@@ -200,7 +201,7 @@ ASSETS: dict[str, Asset] = {
     "test_predictions": replace(
         _CELLS,
         parents=("finetuned_model", "refitted_model", "test_shards", "segment_shards"),
-        config=(*_CELLS.config, _refit),
+        config=(*_CELLS.config, _when_on("refit")),
         optional="test_optional_predictions",
         column="test cells",
     ),
@@ -209,7 +210,7 @@ ASSETS: dict[str, Asset] = {
     "ensemble_weights": Asset(
         group="ensemble",
         parents=("oof_ranking", "holdout_ratings", "fold_ranking"),
-        config=("search", _presets, _second_stage, "prediction.top_k", "seed"),
+        config=("search", _presets, _when_on("second_stage"), "prediction.top_k", "seed"),
         code_version="2",
         kinds=frozenset({"mlflow"}),
         machine="large",
