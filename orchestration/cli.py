@@ -18,6 +18,10 @@ EXIT_INTERRUPTED = 130
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("orchestration.cli_commands", "run the whole graph on simulated data and show the result"),
     "materialize": ("orchestration.cli_commands", "bring the graph of a recipe up to date"),
+    "variant": (
+        "orchestration.cli_variants",
+        "train a model with other settings, beside the recipe's own; compare them",
+    ),
     "predict": ("orchestration.cli_commands", "score a rectangle of models and shifts"),
     "ablate": ("orchestration.cli_commands", "show what each switch of the recipe is worth, with intervals"),
     "submit": ("orchestration.cli_submit", "run one of these commands on a rented machine: Vertex AI, SkyPilot, Slurm"),
@@ -34,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ui": ("orchestration.ui", "serve the Dagster and MLflow pages on this machine"),
     "validate-submission": ("orchestration.cli_files", "check a submission file, line by line"),
     "score-submission": ("orchestration.cli_files", "MAP of a submission file against ratings"),
-    "report": ("orchestration.cli_files", "the leaderboard with a column for ratings of your own"),
+    "report": ("orchestration.cli_files", "the leaderboard with a column for ratings of your own, or with variants"),
     "timeline": ("orchestration.cli_files", "draw what the models see in one video, second by second"),
     "export": ("orchestration.cli_export", "write a model (.pt2, .onnx), a ranking with scores, or AP by class (.csv)"),
     "inspect": ("orchestration.cli_files", "show what shards hold"),
@@ -47,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Command -> module with `command_<name>(arguments)`, and its line of help."""
 
-WITH_MODELS = ("materialize", "predict", "timeline", "import-checkpoint")
+WITH_MODELS = ("materialize", "variant", "predict", "timeline", "import-checkpoint")
 """Commands whose help names the models."""
 
 
@@ -97,6 +101,15 @@ def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
             switch("--allow-fallback", "resume training from an older checkpoint where the newest is damaged")
             switch("--start-afresh", "throw away half-trained models of another configuration")
             switch("--force", "make the last asset wanted again even where it is up to date")
+        case "variant":
+            add("model", "the model (default: show all that have variants)", nargs="?")
+            add("name", "the variant's name, such as lr3e4 (default: show those of the model)", nargs="?")
+            text = "what is to be different: finetuning.FIELD, pretraining.FIELD or overrides.OPTION, and its value"
+            add("--set", text, metavar="FIELD=VALUE", action="append", default=[])
+            add("--save", "write a recipe whose model has the variant's settings, such as mine.json", type=Path)
+            switch("--forget", "forget the variant; `yt8m gc` removes what was made of it")
+            switch("--allow-fallback", "resume training from an older checkpoint where the newest is damaged")
+            switch("--start-afresh", "throw away half-trained models of another configuration")
         case "predict":
             add("--split", "which segments", choices=("oof", "test", "both"), default="both")
             add("--models", "models, separated by commas (default: all)", type=_names, default=())
@@ -149,7 +162,8 @@ def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
             add("--ratings", text, type=Path, required=True)
             add("--per-class", "a CSV file to be written, with the average precision of each class", type=Path)
         case "report":
-            add("--ratings", "ratings of the test videos: as for score-submission", type=Path, required=True)
+            add("--ratings", "ratings of the test videos: as for score-submission", type=Path)
+            switch("--variants", "rows for the models' variants (yt8m variant) that are trained and up to date")
         case "timeline":
             add("video", "id of a video of the segment or test shards, or of those that --shards names")
             add("--shards", "a folder or pattern of shards; an import's videos are known by their old names, too")

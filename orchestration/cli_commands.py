@@ -5,11 +5,12 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from orchestration.session import open_session, say, show
+from orchestration.session import Session, open_session, say, show
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import default_progress, format_seconds
+from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import SHIFTS, Recipe
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def command_materialize(arguments: argparse.Namespace) -> int:
     elapsed = format_seconds(time.monotonic() - started)
     progress.log(f"recipe {session.recipe.name}: {counts(outcome)}, in {elapsed}")
     if arguments.models:
-        progress.log(where_it_stopped(session.recipe, arguments))
+        progress.log(where_it_stopped(session, arguments))
     elif arguments.until in (None, "leaderboard"):
         show(summary(session.recipe, session.store))
     return 0
@@ -49,14 +50,21 @@ def counts(outcome: "Outcome") -> str:
     return f"{outcome.num_made} made{again}, {outcome.num_current} were up to date"
 
 
-def where_it_stopped(recipe: Recipe, arguments: argparse.Namespace) -> str:
+def where_it_stopped(session: Session, arguments: argparse.Namespace) -> str:
     """What `--models` leaves out, and how to get an ensemble of those models."""
-    last = arguments.until or "test_ranking"
-    keys = json.dumps([key for key in recipe.model_keys if key in arguments.models])
-    base = arguments.recipe or os.environ.get("YT8M_RECIPE") or "demo"
+    from yt8m_assets.stages.variants import kept_variants
+
+    last, recipe = arguments.until or "test_ranking", load_recipe(arguments.recipe or session.settings.recipe)
+    keys = [key for key in session.recipe.model_keys if key in arguments.models]
+    values: dict[str, Any] = {"base": arguments.recipe or os.environ.get("YT8M_RECIPE") or "demo"}
+    if variants := set(keys).difference(recipe.model_keys):
+        kept = kept_variants(session.store)
+        values["models"] = {key: kept[key].as_model(recipe) for key in keys if key in variants}
+    else:
+        values["model_keys"] = keys
     return (
         f"stopped after {last}: weights, submission and leaderboard are made of all models of a recipe. "
-        f'An ensemble of these needs a recipe with {{"base": "{base}", "model_keys": {keys}}}; nothing is made twice'
+        f"An ensemble of these needs a recipe with {json.dumps(values)}; nothing is made twice"
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestration.session import open_session, say, show
-from yt8m_assets.errors import DataError, MissingDataError
+from yt8m_assets.errors import ConfigError, DataError, MissingDataError
 from yt8m_assets.progress import default_progress
 from yt8m_assets.stages.lineage import current_manifest
 from yt8m_assets.stages.nodes import Node
@@ -73,14 +73,16 @@ def command_score_submission(arguments: argparse.Namespace) -> int:
 
 
 def command_report(arguments: argparse.Namespace) -> int:
-    """The leaderboard with a column for ratings of one's own, as a table and as a page."""
-    from yt8m_assets.reports.leaderboard import LEADERBOARD_FILE, figures_table, report_on_ratings
+    """The leaderboard with a column for ratings of one's own, with rows for variants, as a table and as a page."""
+    from yt8m_assets.reports.leaderboard import LEADERBOARD_FILE, figures_table, write_own_report
     from yt8m_assets.stages.ratings import read_ratings
 
-    session = open_session(arguments)
-    ratings = read_ratings(arguments.ratings, session.recipe.data)
+    session, given = open_session(arguments), arguments.ratings
+    if given is None and not arguments.variants:
+        raise ConfigError("report: say what is to be added: --ratings FILE, --variants, or both")
+    ratings = None if given is None else (given.name, read_ratings(given, session.recipe.data))
     folder = session.state.root / "reports" / session.recipe.name
-    page = report_on_ratings(session.recipe, session.store, ratings, arguments.ratings.name, folder)
+    page = write_own_report(session.recipe, session.store, folder, ratings, arguments.variants)
     figures = json.loads((folder / LEADERBOARD_FILE).read_text(encoding="utf-8"))
     show([figures_table(figures), str(page)])
     return 0

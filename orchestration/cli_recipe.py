@@ -25,28 +25,34 @@ NUM_CLASSES = 3862
 def command_init_recipe(arguments: argparse.Namespace) -> int:
     """Write a JSON recipe for data of one's own, with every place where a path belongs."""
     path, base = arguments.file, arguments.recipe or "demo"
-    if path.suffix != ".json":
-        raise ConfigError(f"{path}: give a name that ends in .json")
-    if path.exists():
-        raise ConfigError(f"{path}: exists; give another name, or delete it")
+    refuse_unwritable(path)
     keys = list(load_recipe(base).model_keys)
     folder = arguments.data if "://" in arguments.data else os.path.abspath(os.path.expanduser(arguments.data))
     data = describe_data(folder.rstrip("/"))
-    recipe = {
-        "base": base if base in KNOWN_RECIPES else os.path.relpath(base, path.parent),
-        "data": data,
-        "model_keys": keys,
-        "models": {},
-    }
-    try:
-        path.write_text(json.dumps(recipe, indent=1) + "\n")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    write_recipe(path, base, {"data": data, "model_keys": keys, "models": {}})
     missing = [] if "://" in folder else [name for name in named_paths(data) if not glob.glob(name)]
     say(*(f"nothing there yet: {name}" for name in missing))
     say(f"{path}: {'put your paths in' if missing else 'look at the paths'}, take out models you do not want, then")
     say(f"yt8m inspect '{folder}' --recipe {path}    (what the shards hold)", f"yt8m materialize --recipe {path}")
     return 0
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise ConfigError where a recipe of that name could not be loaded, or is there."""
+    if path.suffix != ".json":
+        raise ConfigError(f"{path}: give a name that ends in .json")
+    if path.exists():
+        raise ConfigError(f"{path}: exists; give another name, or delete it")
+
+
+def write_recipe(path: Path, base: str, values: dict[str, Any]) -> None:
+    """Write a JSON recipe that builds on another one, by its name or its file. Raises ConfigError."""
+    refuse_unwritable(path)
+    recipe = {"base": base if base in KNOWN_RECIPES or "://" in base else os.path.relpath(base, path.parent), **values}
+    try:
+        path.write_text(json.dumps(recipe, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def describe_data(folder: str) -> dict[str, Any]:

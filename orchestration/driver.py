@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -136,6 +137,15 @@ class Driver:
             self.lineage.inputs(cell)
         return self._materialize(cells)
 
+    def request(self, asset: str, model: str, form: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        """Run an asset that is made of a model on request, by a filled form; returns the run's id.
+
+        Raises the stage's own error.
+        """
+        step = Step(assets=(asset,), first=model, last=model)
+        self.progress.log(f"-- {step.title}")
+        return self._run(step, tags, {"ops": {asset: {"config": dict(form)}}})
+
     def _materialize(self, required: Sequence[Node]) -> Outcome:
         suspects = self.records.unproven(self._blocking_checks())
         runs: list[str] = []
@@ -179,7 +189,7 @@ class Driver:
             self.progress.log(f"   afresh: {error}")
             return self._run(step, {**asked, AFRESH_TAG: "true"})
 
-    def _run(self, step: Step, asked: Mapping[str, str]) -> str:
+    def _run(self, step: Step, asked: Mapping[str, str], config: Mapping[str, Any] = MappingProxyType({})) -> str:
         tags = {DRIVER_TAG: process_mark(), **LISTED, **asked}
         run_id = str(uuid4())
         if step.first is not None and step.last != step.first:
@@ -190,7 +200,7 @@ class Driver:
                 warnings.simplefilter("ignore")
                 self.definitions.resolve_job_def(job_of(step.assets)).execute_in_process(
                     run_id=run_id,
-                    run_config=QUIET,
+                    run_config={**QUIET, **config},
                     instance=self.instance,
                     asset_selection=[dg.AssetKey(asset) for asset in step.assets],
                     partition_key=step.first if step.first == step.last else None,

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from yt8m_assets.assets.shell import ProgressSource
+from yt8m_assets.assets.variants import VARIANT
 from yt8m_assets.partitions import keys_of
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.nodes import ASSETS, OPTIONAL_GROUP
@@ -50,6 +51,14 @@ JOBS: Mapping[tuple[str, tuple[str, ...]], tuple[str, int, str]] = {
     ("ensemble", ()): ("ensemble", 12 * HOUR, "Search the weights, write the submission and the report."),
 }
 """Heading and axes of assets -> their job: its name, the seconds after which a run ends (a worker may die unseen)."""
+ON_REQUEST: Mapping[str, tuple[tuple[str, ...], int, str]] = {
+    "train_variant": (
+        (VARIANT,),
+        7 * 24 * HOUR,
+        "Train the chosen model with other settings, which the config says, beside the recipe's own.",
+    ),
+}
+"""Job -> its assets, seconds and description, of what a person asks for with a form and nothing else makes."""
 ABLATION_SECONDS = 12 * HOUR
 
 
@@ -69,7 +78,7 @@ def jobs() -> dict[str, tuple[tuple[str, ...], int, str]]:
 
 def job_of(assets: Collection[str]) -> str:
     """The job that makes some assets which share partitions."""
-    return next(name for name, (selection, _, _) in jobs().items() if set(assets) <= set(selection))
+    return next(name for name, (selection, _, _) in {**jobs(), **ON_REQUEST}.items() if set(assets) <= set(selection))
 
 
 def build_asset_jobs(recipe: Recipe) -> list[Any]:
@@ -81,8 +90,9 @@ def build_asset_jobs(recipe: Recipe) -> list[Any]:
             description=description,
             tags={"dagster/max_runtime": str(seconds)},
         )
-        for name, (assets, seconds, description) in jobs().items()
-        if all(keys_of(recipe, asset) != [] for asset in assets)  # a recipe may have no optional cells
+        for name, (assets, seconds, description) in {**jobs(), **ON_REQUEST}.items()
+        if name in ON_REQUEST
+        or all(keys_of(recipe, asset) != [] for asset in assets)  # a recipe may have no optional cells
     ]
 
 

@@ -42,7 +42,12 @@ def open_session(arguments: argparse.Namespace) -> Session:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     state = prepare_state(arguments.state)
     settings = Settings.from_environment(state)
-    return Session(load_recipe(arguments.recipe or settings.recipe), state, settings)
+    recipe = load_recipe(arguments.recipe or settings.recipe)
+    if any(key not in recipe.model_keys for key in getattr(arguments, "models", ())):
+        from yt8m_assets.stages.variants import with_kept
+
+        recipe = with_kept(recipe, settings.open_store(), arguments.models)
+    return Session(recipe, state, settings)
 
 
 def say(*lines: object) -> None:

@@ -134,7 +134,9 @@ def test_the_servers_of_make_ui(own_graph: Graph, tmp_path: Path) -> None:
         view = "workflowType=machine_learning&viewStateShareKey=results"  # the columns that matter
         assert lines[1] == f"MLflow   http://{HOST}:{mlflow_port}/#/experiments/1/runs?{view}\n"
         groups = asset_groups(port)
-        assert groups == {(group, "yt8m") for group in ("data", "models", "predictions", "optional", "ensemble")}
+        assert groups == {
+            (group, "yt8m") for group in ("data", "models", "predictions", "optional", "ensemble", "variants")
+        }
         recipe.write_text(
             recipe.read_text() + "RECIPE = RECIPE.__class__(**{**vars(RECIPE), 'models': RECIPE.models[:1]})\n"
         )

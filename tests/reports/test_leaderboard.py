@@ -25,12 +25,13 @@ from yt8m_assets.reports.leaderboard import (
     make_leaderboard,
     markdown_table,
     read_leaderboard,
-    report_on_ratings,
+    write_own_report,
 )
 from yt8m_assets.reports.page import picking_remark, remarks, table_columns, table_rows, write_page
 from yt8m_assets.reports.timeline import draw_timeline, find_video, make_timeline, score_seconds
 from yt8m_assets.stages.ensemble import search_ensemble
 from yt8m_assets.stages.submission import make_submission
+from yt8m_assets.stages.variants import Variant, keep_variant, train_variant
 from yt8m_assets.tracking import NullTracking
 
 
@@ -294,7 +295,7 @@ def test_ratings_from_outside_have_a_column_of_their_own(finished_graph, tmp_pat
 
     recipe, store = finished_graph
     ratings = Ratings.from_dict(hidden_ratings(recipe.data.simulation))
-    page = report_on_ratings(recipe, store, ratings, "mine.csv", tmp_path / "report")
+    page = write_own_report(recipe, store, tmp_path / "report", ("mine.csv", ratings))
     figures = json.loads(page.with_name("leaderboard.json").read_text())
     given = figures["given"]
     assert given["maps"] == pytest.approx(figures["simulated"]["test"]["maps"])
@@ -310,7 +311,32 @@ def test_ratings_from_outside_have_a_column_of_their_own(finished_graph, tmp_pat
     assert "given MAP" in page.read_text()
     assert "given" not in read_leaderboard(recipe, store)
     with pytest.raises(SubmissionError, match="other videos"):
-        report_on_ratings(recipe, store, Ratings.from_dict({("nowhere:0", 0): 1}), "x", tmp_path / "other")
+        write_own_report(recipe, store, tmp_path / "other", ("x", Ratings.from_dict({("nowhere:0", 0): 1})))
+
+
+def test_variants_have_rows_of_their_own(ranked_graph, tmp_path):
+    recipe, store = ranked_graph
+    wide = Variant(base="one", name="wide", settings={"overrides": {"intermediate_size": 16}})
+    untrained = Variant(base="one", name="fast", settings={"finetuning": {"learning_rate": 0.1}})
+    for variant in (wide, untrained):
+        keep_variant(recipe, store, variant)
+    train_variant(recipe, store, wide, tracking=NullTracking(), progress=QUIET, run_tags={})
+    search_ensemble(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={})
+    make_submission(recipe, store, tracking=NullTracking(), progress=QUIET, run_tags={})
+    published = publish((recipe, store))
+    page = write_own_report(recipe, store, tmp_path / "report", None, variants=True)
+    figures = json.loads(page.with_name("leaderboard.json").read_text())
+    row = figures["models"][-1]
+    assert [each["key"] for each in figures["models"]] == ["one", "two", "one_wide"]
+    assert row["map_with_tta"] == pytest.approx(store.require("oof_ranking/one_wide").metadata["map_at_100000"])
+    assert row["weight"] == 0
+    assert row["parameters"] > figures["models"][0]["parameters"]
+    cells = next(cells for cells in table_rows(figures) if cells[0] == "Tiny one, wide")
+    norm = figures["simulated"]["holdout"]["norms"]["one_wide"]
+    assert cells[-3:] == ["0.00", f"{norm:.3f}", "-"]
+    assert "Tiny one, wide" in page.read_text()
+    assert publish((recipe, store)).manifest == published.manifest
+    assert [each["key"] for each in read_leaderboard(recipe, store)["models"]] == ["one", "two"]
 
 
 def test_the_leaderboards_ensemble_takes_a_second_stage_in(ranked_graph):

@@ -1,6 +1,7 @@
 """What Dagster is told of a stage's results: metadata and data version, partition by partition."""
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -48,13 +49,21 @@ def everything_published() -> dg.MaterializeResult:
 
 
 def published(
-    context: dg.AssetExecutionContext, recipe: Recipe, store: ArtifactStore, results: Mapping[str, StageResult]
+    context: dg.AssetExecutionContext,
+    recipe: Recipe,
+    store: ArtifactStore,
+    results: Mapping[str, StageResult],
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[dg.AssetMaterialization]:
-    """The materialisations of some partitions, with all that Dagster writes down of those it makes itself."""
+    """The materialisations of some partitions, with all that Dagster writes down of those it makes itself.
+
+    `more` metadata come first.
+    """
     step = context.op_execution_context._step_execution_context
     for key in context.partition_keys:
         if str(key) in results:
             shown = _shown(context, recipe, store, results[str(key)])
+            shown["metadata"] = {**more, **shown["metadata"]}
             with beta_accepted():
                 output: dg.Output[None] = dg.Output(None, **shown)
             definition = step.op_def.output_defs[0]

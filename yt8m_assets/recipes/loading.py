@@ -171,12 +171,12 @@ def _override_models(recipe: Recipe, models: Any) -> Recipe:
     changed = {model.key: _override_model(model, models.get(model.key, {})) for model in recipe.models}
     for key, values in models.items():
         if key not in changed:
-            changed[key] = _variant(recipe, key, values)
+            changed[key] = further_model(recipe, key, values)
     return replace(recipe, models=tuple(changed.values()))
 
 
-def _variant(recipe: Recipe, key: str, values: Any) -> ModelRecipe:
-    """A further model: another one of the recipe under a key of its own, with what `values` changes."""
+def further_model(recipe: Recipe, key: str, values: Any) -> ModelRecipe:
+    """Another model of the recipe under a key of its own, with what `values` changes beside the `base` they name."""
     if not isinstance(values, dict) or "base" not in values:
         recipe.model(key)  # says which are known
     origin = recipe.model(str(values["base"]))

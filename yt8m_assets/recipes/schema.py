@@ -28,6 +28,8 @@ class ModelRecipe:
     """Training on video labels."""
     finetuning: TrainingConfig
     """Training on segment ratings."""
+    starts_from: str = ""
+    """Key of an earlier model whose pre-trained weights it starts from; empty: it is pre-trained itself."""
     shifts: tuple[int, ...] = (-1, 0, 1)
     """Window shifts (seconds) that the model's ranking fuses."""
     architecture: str = ""
@@ -124,6 +126,9 @@ class Recipe:
         keys = [model.key for model in self.models]
         if not keys or len(set(keys)) != len(keys):
             raise ConfigError(f"recipe {self.name!r}: models = {keys}: give at least one, each key once")
+        for number, model in enumerate(self.models):
+            if model.starts_from:
+                self._check_start(model, keys[:number])
         if self.folds < 0 or self.folds == 1:
             raise ConfigError(f"recipe {self.name!r}: folds = {self.folds}: must be at least 2, or 0 for none")
         if self.folds and not self.second_stage:
@@ -132,6 +137,16 @@ class Recipe:
             )
         if self.bootstrap_rounds < 1:
             raise ConfigError(f"recipe {self.name!r}: bootstrap_rounds = {self.bootstrap_rounds}: must be at least 1")
+
+    def _check_start(self, model: ModelRecipe, earlier: list[str]) -> None:
+        named = f"recipe {self.name!r}: {model.key}: starts_from = {model.starts_from!r}"
+        if model.starts_from not in earlier:
+            raise ConfigError(f"{named}: name a model that comes before it")
+        origin = self.model(model.starts_from)
+        if origin.starts_from:
+            raise ConfigError(f"{named}: that starts from {origin.starts_from!r} itself; name this one")
+        if model.pretraining != origin.pretraining:
+            raise ConfigError(f"{named}: so its own pretraining is not used; leave out one of the two")
 
     @property
     def model_keys(self) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def collect_figures(recipe: Recipe, store: ArtifactStore, inputs: Inputs, progre
     with progress.task("leaderboard", len(rankings) + 3, "parts") as task:
         models = []
         for key, ranking in rankings.items():
-            models.append(_model_row(recipe, store, inputs, key, ranking, ratings, found))
+            models.append(model_row(recipe, store, inputs, key, ranking, ratings, found))
             task.advance()
         best = max(models, key=lambda row: row["map_with_tta"])["key"]
         test = paired_test(ensemble, rankings[best], ratings, rounds, seed, k=k)
@@ -67,7 +67,7 @@ def collect_figures(recipe: Recipe, store: ArtifactStore, inputs: Inputs, progre
     }
 
 
-def _model_row(
+def model_row(
     recipe: Recipe,
     store: ArtifactStore,
     inputs: Inputs,

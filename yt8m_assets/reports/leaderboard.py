@@ -147,18 +147,26 @@ def figures_table(figures: Mapping[str, Any]) -> "Table":
     return table
 
 
-def report_on_ratings(recipe: Recipe, store: ArtifactStore, ratings: "Ratings", source: str, folder: Path) -> Path:
-    """Write the page, with a column for ratings from outside, into a folder; returns its path.
+def write_own_report(
+    recipe: Recipe, store: ArtifactStore, folder: Path, ratings: "tuple[str, Ratings] | None", variants: bool = False
+) -> Path:
+    """Write the page into a folder, with a column for ratings from outside (their name, and they), and with rows for
+    the models' variants; returns its path.
 
     The published leaderboard stays as it is. Errors as `read_leaderboard` and `given_figures`.
     """
     from yt8m_assets.reports.figures import given_figures
     from yt8m_assets.reports.page import write_page
     from yt8m_assets.reports.plots import draw_leaderboard
+    from yt8m_assets.reports.variants import with_variant_rows
 
-    figures = read_leaderboard(recipe, store) | {"given": given_figures(recipe, store, ratings, source)}
+    figures = read_leaderboard(recipe, store)
+    inputs = resolve_inputs(recipe, store, Node("leaderboard"))
+    if ratings is not None:
+        figures["given"] = given_figures(recipe, store, ratings[1], ratings[0])
+    if variants:
+        figures = with_variant_rows(recipe, store, inputs, figures)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LEADERBOARD_FILE).write_text(json.dumps(figures, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    inputs = resolve_inputs(recipe, store, Node("leaderboard"))
     write_page(figures, draw_leaderboard(figures, folder), folder / PAGE_FILE, page_facts(recipe, store, inputs))
     return folder / PAGE_FILE

@@ -52,7 +52,7 @@ def table_rows(figures: Mapping[str, Any]) -> list[list[str]]:
         if simulated:
             cells += [number(simulated["holdout"]["norms"][row["key"]], 3), number(row["test_map"])]
         if given:
-            cells.append(number(given["maps"][row["key"]]))
+            cells.append(number(given["maps"].get(row["key"])))
         rows.append(cells)
     total = ["ensemble", "", "", number(ensemble["map"]), interval_text(ensemble["interval"]), "100.00"]
     total += [""] if _has_folds(figures) else []

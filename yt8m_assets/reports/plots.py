@@ -123,8 +123,8 @@ def _extremes(figure: Any, figures: Mapping[str, Any]) -> None:
 def _agreement(figure: Any, figures: Mapping[str, Any]) -> None:
     """Rank correlation between the models on the rated segments."""
     axes = figure.subplots()
-    titles = [for_picture(row["title"]) for row in figures["models"]]
-    matrix = figures["agreement"]["matrix"]
+    fused, matrix = figures["agreement"]["models"], figures["agreement"]["matrix"]
+    titles = [for_picture(row["title"]) for row in figures["models"] if row["key"] in fused]
     lowest = min(min(row) for row in matrix)
     picture = axes.imshow(matrix, vmin=lowest, vmax=1, cmap="viridis")
     axes.set_xticks(range(len(titles)), titles, rotation=40, ha="right", fontsize=8)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from yt8m_assets.errors import PartitionBusyError
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.variants import kept_variants
 from yt8m_assets.storage.manifest import Manifest
 from yt8m_assets.storage.retention import all_keys, superseded
 from yt8m_assets.storage.store import ArtifactStore
@@ -27,12 +28,14 @@ class Dropped:
 
 
 def find_dropped(recipes: Sequence[Recipe], store: ArtifactStore) -> list[Dropped]:
-    """What belongs to models that none of the recipes has, except what any artifact that stays was made from.
+    """What belongs to models that none of the recipes has, nor any variant that is kept of one of theirs, except what
+    any artifact that stays was made from.
 
     So every submission stays, with all that it was made from. Raises CorruptArtifactError naming a manifest that cannot
     be read, because what it was made from is not known then.
     """
     models = {key for recipe in recipes for key in recipe.model_keys}
+    models |= {key for key, variant in kept_variants(store).items() if variant.base in models}
     manifests = {
         (key, number): store.read_manifest(key, number) for key in all_keys(store) for number in store.numbers(key)
     }

@@ -265,6 +265,8 @@ def all_nodes(recipe: Recipe) -> list[Node]:
 
 def parents(recipe: Recipe, node: Node) -> tuple[Node, ...]:
     """The nodes whose artifacts this one is made from."""
+    if node.asset == "pretrained_model" and (origin := recipe.model(str(node.model)).starts_from):
+        return (Node(node.asset, origin),)
     return tuple(
         parent for asset in ASSETS[node.asset].parents for parent in nodes(recipe, asset, node.model, node.shift)
     )

@@ -15,6 +15,7 @@ from yt8m_assets.device.hardware import check_gpu, find_hardware
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.overlay import plain
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.adoption import adopt
 from yt8m_assets.stages.data import read_segment_classes, read_shards
 from yt8m_assets.stages.failures import raise_worst
 from yt8m_assets.stages.indexing import read_index, read_video_ids
@@ -85,7 +86,8 @@ def train_models(
     due: dict[str, Inputs] = {}
     published: list[str] = []
     lineage = Lineage(recipe, store)
-    for key in model_keys:
+    adopting = [key for key in model_keys if asset == "pretrained_model" and recipe.model(key).starts_from]
+    for key in (key for key in model_keys if key not in adopting):
         try:
             inputs = lineage.inputs(Node(asset, recipe.model(key).key))
         except Exception as error:  # noqa: BLE001 - raised at the end, when the other models are through
@@ -109,6 +111,14 @@ def train_models(
                     yield key, outcome
         if stop.requested:
             break
+    for key in adopting:
+        try:
+            result = adopt(recipe, store, key)
+        except Exception as error:  # noqa: BLE001 - raised below
+            errors[key] = error
+            continue
+        published.append(key)
+        yield key, result
     raise_worst(errors, published)
     if due and stop.requested:  # too late for a training to save and end
         stop.pass_on()
