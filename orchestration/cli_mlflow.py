@@ -2,11 +2,16 @@
 
 import argparse
 
+from orchestration.relocation import require_sound
 from orchestration.session import open_session, say
 from yt8m_assets.errors import TransientError, Yt8mError
 
 SYNC_PATIENCE_SECONDS = 100.0
 """A person waits for the answer here, and no training."""
+AGAIN = (
+    "run this again. Where a server says so each time, its log says why; where its database is damaged, "
+    "stop that server, give it an empty database, start it and run this again"
+)
 
 
 def command_sync_mlflow(arguments: argparse.Namespace) -> int:
@@ -26,7 +31,8 @@ def command_sync_mlflow(arguments: argparse.Namespace) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        raise TransientError(f"{tracking} does not take the runs ({describe(error)}); run this again") from error
+        require_sound(session.state.root / "mlflow" / "mlflow.db")
+        raise TransientError(f"{tracking} does not take the runs ({describe(error)}); {AGAIN}") from error
     words = {"made": "made", "completed": "completed", "complete": "complete before", "running": "running now"}
     words |= {
         "deleted": "deleted there by hand, which they stay (--restore brings them back)",

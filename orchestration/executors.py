@@ -14,7 +14,6 @@ from yt8m_assets.errors import ConfigError
 
 THREADS_PER_STEP = 4
 """Threads below which a training step wastes more on waiting than a second step at the same time would win."""
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def num_cpus() -> int:
@@ -28,9 +27,12 @@ def default_concurrency(cpus: int) -> int:
 
 
 def share_threads(environment: MutableMapping[str, str], cpus: int, num_steps: int) -> None:
-    """Give each of the steps that run at once its share of the CPUs; what the user set stays."""
-    for name in _THREAD_VARIABLES:
-        environment.setdefault(name, str(max(1, cpus // num_steps)))
+    """Give each of the steps that run at once its share of the CPUs; what the user set stays.
+
+    MKL's own variable would outdo the general one: where the user set only that, it holds for both.
+    """
+    general = environment.setdefault("OMP_NUM_THREADS", str(max(1, cpus // num_steps)))
+    environment.setdefault("MKL_NUM_THREADS", general)
 
 
 def executor_for(name: str, deployment: DeploymentOptions | None = None) -> dg.ExecutorDefinition:

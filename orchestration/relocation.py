@@ -6,6 +6,7 @@ of its files in every row, so a copy would go on reading and writing the files o
 
 import logging
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from yt8m_assets.errors import StorageError
@@ -56,12 +57,32 @@ def relocate_tracking(database: Path, artifacts: Path) -> int:
     return moved
 
 
+def require_sound(database: Path) -> None:
+    """Read an embedded MLflow database to its end. Raises StorageError where it is damaged; one that is not there, or
+    that another process has locked, is not.
+    """
+    if not database.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(database)) as connection:
+            (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError:
+        return
+    except sqlite3.DatabaseError as error:
+        said = str(error)
+    if said != "ok":
+        raise StorageError(f"{database}: damaged: {' '.join(said.split())}; {_cure(sqlite3.DatabaseError(), database)}")
+
+
 def _cure(error: sqlite3.Error, database: Path) -> str:
     if "locked" in str(error):
         return "another process works on it: run the same command again"
     if isinstance(error, sqlite3.OperationalError):
         return "choose another folder with --state"
-    return f"delete {database} and run the same command again; `yt8m sync-mlflow` fills it from the artifacts"
+    return (
+        f"stop `yt8m ui` where it runs, delete {database} and run the same command again; `yt8m sync-mlflow` fills it "
+        "from the artifacts"
+    )
 
 
 def _replace(connection: sqlite3.Connection, table: str, column: str, old: str, new: str) -> int:

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 MOUNT_MEGABYTES = 400
 
@@ -91,9 +92,7 @@ def campaign(options: argparse.Namespace, folder: Path) -> int:
     from tests.campaign import plants
     from tests.campaign.bucket import BucketSite
     from tests.campaign.daemon import DaemonSite
-    from tests.campaign.daemon import play as play_with_daemon
     from tests.campaign.faults import KINDS
-    from tests.campaign.rounds import play
     from tests.campaign.site import Site
     from tests.campaign.tracking import ServedSite
 
@@ -110,6 +109,17 @@ def campaign(options: argparse.Namespace, folder: Path) -> int:
         site.reset(0)
         site.operations = [site.materialize().operations]
     say(f"a graph without faults: {site.operations[0]} operations; ready in {time.monotonic() - begun:.0f} s")
+    try:
+        return _play_all(site, options, kinds, begun)
+    finally:
+        site.close()
+
+
+def _play_all(site: Any, options: argparse.Namespace, kinds: list[str], begun: float) -> int:
+    from tests.campaign.daemon import DaemonSite
+    from tests.campaign.daemon import play as play_with_daemon
+    from tests.campaign.rounds import play
+
     played: list[dict[str, object]] = []
     numbers = [options.round] if options.round else range(options.first, options.first + options.rounds)
     for number in numbers:
@@ -126,11 +136,11 @@ def campaign(options: argparse.Namespace, folder: Path) -> int:
         for text in [*one.refusals, *one.why, *(f"unnamed: {text}" for text in one.unnamed)]:
             say(f"    {text}")
         if one.outcome == "lost":
-            say(f"    again: python -m tests.campaign --seed {options.seed} --round {number}")
+            place = "" if options.place == "folder" else f" --place {options.place}"
+            say(f"    again: python -m tests.campaign --seed {options.seed} --round {number}{place}")
         if options.log:
             with options.log.open("a") as file:
                 file.write(json.dumps(record) + "\n")
-    site.close()
     say("\n".join(table(played)))
     return int(any(one["outcome"] == "lost" for one in played))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from tests.campaign.site import PARTS, Site
 from tests.orchestration.servers import (
     BACKFILL_ENDED,
     DAEMON,
+    ENDED,
     HOST,
     LOCATION,
     ROOT,
@@ -41,6 +43,8 @@ ASSETS = {
 }
 """The assets of each part of the graph."""
 LONGEST_SECONDS = 120
+PATIENCE_SECONDS = 15
+"""For a process to be struck, and for the end of a backfill after the last fault: the plain run makes the rest."""
 
 
 class DaemonSite(Site):
@@ -60,14 +64,18 @@ class DaemonSite(Site):
         home = {"DAGSTER_HOME": str(self.state / "dagster"), "YT8M_EXECUTOR": "multiprocess", "PYTHONPATH": str(ROOT)}
         return {**os.environ, **self.environment, **home}
 
-    def reset(self, number: int) -> None:
-        """All but Dagster's records, once the servers have begun to write them."""
+    def begin(self, number: int) -> None:
+        """As `reset`, but Dagster's records stay once the servers write them; its monitoring is made to hurry."""
         if not self.running:
-            super().reset(number)
-            return
+            super().reset(len(self.parts))
+            settings = self.state / "dagster" / "dagster.yaml"
+            settings.write_text(
+                re.sub(r"(poll_interval|(start|cancel)_timeout)_seconds: .*", _hurry, settings.read_text())
+            )
         for name in ("artifacts", "mlflow", "cache"):
             shutil.rmtree(self.state / name, ignore_errors=True)
-            shutil.copytree(self.kept / str(number) / name, self.state / name)
+            if (before := self.kept / str(number) / name).is_dir():
+                shutil.copytree(before, self.state / name)
         self.restore_source()
 
     def serve(self) -> Dagster:
@@ -93,38 +101,75 @@ class DaemonSite(Site):
                 [sys.executable, *arguments], env=dict(self.served_environment), cwd=ROOT, stdout=log, stderr=log
             )
 
+    def workers(self) -> list[psutil.Process]:
+        """Run workers and steps that live now, those of dead servers too."""
+        return [it for it in psutil.process_iter() if self._is_ours(it)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            spawned = any("spawn_main" in word for word in process.cmdline())
+            return spawned and process.environ().get("YT8M_STATE") == str(self.state)
+        except psutil.Error:
+            return False
+
     def victims(self, what: str) -> list[psutil.Process]:
         """The processes of a sort that live now."""
         if what in self.running:
             return [psutil.Process(self.running[what].pid)]
-        below = [child for server in self.running.values() if server.poll() is None for child in _children(server.pid)]
-        workers = [it for it in below if "execute_run" in _command(it)]
-        steps = [it for worker in workers for it in _children(worker.pid) if "spawn_main" in _command(it)]
-        return workers if what == "run worker" else steps
+        workers = self.workers()
+        return [it for it in workers if (what == "step") == (psutil.Process(it.pid).parent() in workers)]
+
+    def strike(self, sign: str, what: str, draw: Random) -> bool:
+        """Send a signal to a process of a sort, and start a server again; whether one lived within some seconds."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self.victims(what) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        with contextlib.suppress(psutil.Error, IndexError):
+            victim = draw.choice(sorted(self.victims(what), key=lambda it: it.pid))
+            victim.send_signal(signal.Signals[sign])
+            if what in SERVERS:
+                try:
+                    self.running[what].wait(20)
+                except subprocess.TimeoutExpired:  # as whoever stops a container
+                    victim.kill()
+                    self.running[what].wait()
+                self.serve()
+            return True
+        return False
+
+    def settle(self, dagster: Dagster, backfill: str) -> None:
+        """Wait a while for the end of a backfill; cancel what is left of it, and end who still works on it."""
+        deadline, idle = time.monotonic() + PATIENCE_SECONDS, 0
+        while idle < 5 and time.monotonic() < deadline:
+            idle = 0 if self._goes_on(dagster, backfill) else idle + 1
+            time.sleep(1)
+        if dagster.state(backfill)["status"] not in BACKFILL_ENDED:
+            dagster.cancel(backfill)
+        deadline = time.monotonic() + 30
+        while (workers := self.workers()) and time.monotonic() < deadline:
+            time.sleep(1)
+        for process in workers:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def _goes_on(self, dagster: Dagster, backfill: str) -> bool:
+        state = dagster.state(backfill)
+        begun = {run["status"] for run in state["runs"]} - ENDED
+        dead = begun and begun <= {"STARTED", "CANCELING"} and not self.workers()
+        return state["status"] not in BACKFILL_ENDED and not dead
 
     def close(self) -> None:
         """End everything."""
-        family = [it for server in self.running.values() if server.poll() is None for it in _children(server.pid)]
         for server in self.running.values():
             server.kill()
             server.wait()
-        for process in family:
+        for process in self.workers():
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
 
-def _children(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+def _hurry(found: "re.Match[str]") -> str:
+    return f"{found[1]}_seconds: {5 if found[1] == 'poll_interval' else 20}"
 
 
 def play(site: DaemonSite, seed: int, number: int, seconds: float = 60.0) -> Round:
@@ -132,37 +177,24 @@ def play(site: DaemonSite, seed: int, number: int, seconds: float = 60.0) -> Rou
     draw, begun = Random(f"daemon {seed} {number}"), time.monotonic()
     start = draw.randrange(len(PARTS))
     round_ = Round(seed, number, start)
-    site.reset(start)
-    dagster = site.serve()
-    assets = [asset for part in PARTS[start:] for asset in ASSETS[part]]
-    backfill, launched = dagster.backfill_all(assets), time.monotonic()
     span = seconds * (len(PARTS) - start) / len(PARTS) + 10
-    for moment in sorted(draw.uniform(2, span) for _ in range(draw.randint(2, MAX_FAULTS))):
-        fault = Fault(draw.choice(KINDS), int(moment), seed=moment)
-        round_.faults.append(fault)
-        time.sleep(max(launched + moment - time.monotonic(), 0))
-        sign, _, what = fault.kind.partition(" of the ")
-        with contextlib.suppress(psutil.Error, IndexError):
-            victim = draw.choice(sorted(site.victims(what), key=lambda it: it.pid))
-            victim.send_signal(signal.SIGKILL if sign == "SIGKILL" else signal.SIGTERM)
-            fault.struck = True
-            if what in SERVERS:
-                site.running[what].wait(30)
-                dagster = site.serve()
-    dagster = site.serve()
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while time.monotonic() < deadline and _open(site, dagster, backfill):
-        time.sleep(1)
-    if dagster.state(backfill)["status"] not in BACKFILL_ENDED:
-        dagster.cancel(backfill)
-    converge(site, round_)
+    moments = sorted(draw.uniform(2, span) for _ in range(draw.randint(3, MAX_FAULTS)))
+    round_.faults = [Fault(draw.choice(KINDS), int(moment), seed=moment) for moment in moments]
+    try:
+        site.begin(start)
+        dagster = site.serve()
+        backfill, launched = (
+            dagster.backfill_all([it for part in PARTS[start:] for it in ASSETS[part]]),
+            time.monotonic(),
+        )
+        for fault in round_.faults:
+            time.sleep(max(launched + fault.seed - time.monotonic(), 0))
+            sign, _, what = fault.kind.partition(" of the ")
+            fault.struck = site.strike(sign, what, draw)
+        site.settle(site.serve(), backfill)
+        converge(site, round_)
+    except (AssertionError, OSError) as error:  # a server that does not come back
+        round_.why.append(f"{type(error).__name__}: {error}")
     round_.outcome = "lost" if round_.why else "refused" if round_.remedies else "survived"
     round_.seconds = round(time.monotonic() - begun, 1)
     return round_
-
-
-def _open(site: DaemonSite, dagster: Dagster, backfill: str) -> bool:
-    """Whether the backfill goes on: it has not ended, and somebody works on it."""
-    return dagster.state(backfill)["status"] not in BACKFILL_ENDED and bool(
-        site.victims("run worker") or set(dagster.statuses(backfill)) & {"QUEUED", "NOT_STARTED", "STARTING"}
-    )

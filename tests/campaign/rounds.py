@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -71,13 +72,20 @@ def _without(site: Site, message: str) -> None:
     """Delete the files or folders that a message says to delete."""
     import shutil
 
-    for name in re.findall(r"[Dd]elete (/[^\s,;]+)", message) or re.findall(r"yt8m: (/[^\s:]+): ", message)[:1]:
-        path = Path(name)
-        assert path.is_relative_to(site.state), message
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    with site.stopped() if "stop `yt8m ui`" in message else nullcontext():
+        for name in re.findall(r"[Dd]elete (/[^\s,;]+)", message) or re.findall(r"yt8m: (/[^\s:]+): ", message)[:1]:
+            path = Path(name)
+            assert path.is_relative_to(site.state), message
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _with_an_empty_database(site: Site, message: str) -> None:
+    with site.stopped():
+        site.mlflow.unlink(missing_ok=True)
 
 
 REMEDIES: Sequence[tuple[str, str, Remedy]] = (
+    ("an empty database for the server", r"stop that server", _with_an_empty_database),
     ("fetch the shard again", r"/data/[\w.]+|holds no records", lambda site, _: site.restore_source()),
     ("delete it", r"goes on without them; delete /", _without),
     ("--allow-fallback", r"allow-fallback", lambda site, _: site.materialize("--allow-fallback")),
@@ -159,8 +167,9 @@ def converge(site: Site, round_: Round) -> None:
         if repaired.code or (process := site.materialize()).code:
             round_.why.append(f"not repaired: {(repaired.message or process.message)[-600:]}")
             return
-    if site.untold() and (synced := site.run("sync-mlflow")).code:
-        round_.why.append(f"MLflow is not completed: {synced.text[-600:]}")
+    while site.untold() and (synced := site.run("sync-mlflow")).code:
+        if not _answer(site, synced, round_):
+            break
     round_.why += [*site.damaged(), *site.untold(), *site.left_open()]
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,11 @@ class Site:
         for folder, before in ((self.state, self.kept / str(number)), (self.data, self.source)):
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(before, folder)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Without the servers that work on the state, which start again at the end of the block."""
+        yield
 
     def restore_source(self) -> None:
         """Fetch the source data anew."""

@@ -2,9 +2,9 @@
 
 import os
 import signal
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from tests.campaign.faults import kind
 from tests.campaign.passes import Pass, Reply
 from tests.campaign.site import Site
-from tests.orchestration.servers import listens
+from tests.orchestration.servers import listens, wait_for
 from tests.ports import free_port
 
 
@@ -58,14 +58,29 @@ class ServedSite(Site):
         self.pid = os.fork()
         if self.pid:
             os.close(lives)
-            while not listens(self.port):
-                time.sleep(0.05)
+            wait_for(lambda: listens(self.port), 60, "the tracking server")
             return
         try:
             os.close(told)
             _serve(self.port, f"sqlite:///{self.mlflow}", str(self.state / "mlflow" / "artifacts"), lives)
         finally:
             os._exit(1)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """As of a folder."""
+        self.kill()
+        yield
+        self.serve()
+
+    def write(self, name: str, content: bytes | None, changed: int | None = None) -> None:
+        """As of a folder. A server would keep a database that is gone, for as long as it lives."""
+        with self.stopped() if content is None and self.folder / name == self.mlflow else nullcontext():
+            super().write(name, content, changed)
+
+    def close(self) -> None:
+        """As of a folder."""
+        self.kill()
 
     def tell(self, mode: str) -> None:
         """Let the server be up, or misbehave."""

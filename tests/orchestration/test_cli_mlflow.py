@@ -1,12 +1,16 @@
 """`yt8m sync-mlflow`: any server shows what the store holds."""
 
 import json
+import shutil
+import sqlite3
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestration.cli import main
+from tests.faults.tracking_server import faulty_server
 from tests.faults.tracking_support import ranked_models
 from tests.orchestration.conftest import Graph
 from yt8m_assets.training.model_files import read_json
@@ -164,6 +168,46 @@ def test_a_server_that_is_gone_is_one_message_without_its_password(
     assert "http://127.0.0.1:9" in error
     assert "does not take the runs" in error
     assert "canary" not in error
+
+
+def damage_tags(database: Path) -> None:
+    """Overwrite the first page of MLflow's table of runs' tags, as a bad sector does."""
+    with closing(sqlite3.connect(database)) as connection:
+        ((page,),) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'tags'").fetchall()
+        ((size,),) = connection.execute("PRAGMA page_size").fetchall()
+    with database.open("r+b") as file:
+        file.seek(24)
+        file.write(b"\xff" * 4)  # the counter of changes: who has the database open reads it anew
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_damaged_database_is_named_and_an_empty_one_is_filled(
+    own_graph: Graph,
+    migrated_database: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    served: bool,
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    before, own = shown(own_graph.settings.tracking_uri), own_graph.state.root / "mlflow" / "mlflow.db"
+    database = tmp_path / "served.db" if served else own
+    shutil.copyfile(own, tmp_path / "served.db")
+    damage_tags(database)
+    with ExitStack() as stack:
+        if served:
+            artifacts = str(own_graph.state.mlflow_artifacts)
+            server = stack.enter_context(faulty_server(f"sqlite:///{database}", artifacts, monkeypatch))
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        assert sync(own_graph, tmp_path) == 1
+    error = capsys.readouterr().err
+    assert ("stop that server" if served else f"stop `yt8m ui` where it runs, delete {database}") in error
+    shutil.copyfile(migrated_database, database)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    assert sync(own_graph, tmp_path) == 0
+    assert shown(f"sqlite:///{database}") == before
 
 
 def test_records_hold_no_secret(graph: Graph) -> None:

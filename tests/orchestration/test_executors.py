@@ -70,6 +70,9 @@ def test_threads_are_shared_and_a_users_setting_stays():
     environment = {"MKL_NUM_THREADS": "3"}
     share_threads(environment, cpus=16, num_steps=4)
     assert environment == {"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "3"}
+    alone = {"OMP_NUM_THREADS": "1"}  # by MKL's own variable, MKL would take the others all the same
+    share_threads(alone, cpus=16, num_steps=4)
+    assert set(alone.values()) == {"1"}
     tight: dict[str, str] = {}
     share_threads(tight, cpus=2, num_steps=8)
     assert tight["OMP_NUM_THREADS"] == "1"

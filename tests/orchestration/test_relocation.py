@@ -89,7 +89,9 @@ def test_a_database_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     state = prepare_state(tmp_path / "state")
     database = state.root / "mlflow" / "mlflow.db"
     database.write_text("no database" * 100)
-    with pytest.raises(StorageError, match=rf"{database}: file is not a database; delete {database}"):
+    with pytest.raises(
+        StorageError, match=rf"{database}: file is not a database; stop `yt8m ui` where it runs, delete {database}"
+    ):
         prepare_state(state.root)
     with pytest.raises(StorageError, match="gone: cannot write Dagster's records; choose another folder with --state"):
         driver_instance(replace(state, dagster_home=tmp_path / "gone"))
