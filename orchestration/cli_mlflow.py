@@ -36,7 +36,7 @@ def command_sync_mlflow(arguments: argparse.Namespace) -> int:
     words = {"made": "made", "completed": "completed", "complete": "complete before", "running": "running now"}
     words |= {
         "deleted": "deleted there by hand, which they stay (--restore brings them back)",
-        "damaged": "damaged here",
+        "damaged": "damaged here (`yt8m verify --repair`, then this again)",
     }
     parts = [f"{found[name]} {text}" for name, text in words.items() if found[name]]
     say(f"{found.total()} runs in {tracking}{': ' if parts else ''}{', '.join(parts)}")

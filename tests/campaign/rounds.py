@@ -168,15 +168,18 @@ def converge(site: Site, round_: Round) -> None:
             round_.why.append(f"not repaired: {(repaired.message or process.message)[-600:]}")
             return
     while site.untold() and (synced := site.run("sync-mlflow")).code:
-        if not _answer(site, synced, round_):
+        if not _answer(site, synced, round_, "" if synced.message else synced.text):
             break
     round_.why += [*site.damaged(), *site.untold(), *site.left_open()]
 
 
-def _answer(site: Site, process: Pass, round_: Round) -> bool:
-    """Do what a refusal asks for; False where it asks for nothing, or for what was done before."""
-    message = process.message
-    if process.hung or process.unnamed or (process.code or 0) < 0:
+def _answer(site: Site, process: Pass, round_: Round, counted: str = "") -> bool:
+    """Do what a refusal asks for; False where it asks for nothing, or for what was done before.
+
+    counted: what it said where it ended by no error, but by a count of what is damaged.
+    """
+    message = counted or process.message
+    if process.hung or (process.unnamed and not counted) or (process.code or 0) < 0:
         round_.why.append(f"plain run: {'hung' if process.hung else f'code {process.code}: {process.text[-1500:]}'}")
         return False
     for name, pattern, action in REMEDIES:

@@ -170,6 +170,21 @@ def test_a_server_that_is_gone_is_one_message_without_its_password(
     assert "canary" not in error
 
 
+def test_a_damaged_file_is_counted_and_what_helps_is_said(
+    own_graph: Graph,
+    mlflow_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    (path,) = own_graph.state.root.glob("artifacts/finetuned_model/one/*/weights.safetensors")
+    path.write_bytes(path.read_bytes()[:-9])
+    assert sync(own_graph, tmp_path) == 1
+    assert "1 damaged here (`yt8m verify --repair`" in capsys.readouterr().out
+
+
 def damage_tags(database: Path) -> None:
     """Overwrite the first page of MLflow's table of runs' tags, as a bad sector does."""
     with closing(sqlite3.connect(database)) as connection:
