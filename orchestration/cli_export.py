@@ -54,12 +54,12 @@ def _scores(session: Session, node: Node, path: Path) -> None:
 
 
 def _per_class(session: Session, node: Node, path: Path) -> None:
-    from yt8m_assets.reports.per_class import holdout_results, write_per_class
+    from yt8m_assets.reports.per_class import holdout_results, per_class_table, write_table
 
     if path.suffix != ".csv":
         raise ConfigError(f"{path}: average precision by class is written as .csv")
     recipe, store = session.recipe, session.store
     inputs = resolve_inputs(recipe, store, node)
     results, ratings = holdout_results(recipe, store, inputs)
-    write_per_class(results, ratings, path, store, inputs.parent("segment_shards"))
+    write_table(*per_class_table(results, ratings, store, inputs.parent("segment_shards")), path)
     say(f"{path}: average precision of {', '.join(results)}; out of fold")

@@ -64,10 +64,10 @@ def command_score_submission(arguments: argparse.Namespace) -> int:
         more = " ..." if len(result.missing) > MAX_PROBLEMS else ""
         say(f"{len(result.missing)} classes with positive ratings are not in the file and count 0: {named}{more}")
     if arguments.per_class:
-        from yt8m_assets.reports.per_class import write_per_class
+        from yt8m_assets.reports.per_class import per_class_table, write_table
 
         shards = current_manifest(recipe, session.store, Node("segment_shards"))
-        write_per_class({"submission": result}, ratings, arguments.per_class, session.store, shards)
+        write_table(*per_class_table({"submission": result}, ratings, session.store, shards), arguments.per_class)
         say(arguments.per_class)
     return 0
 

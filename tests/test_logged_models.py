@@ -36,6 +36,22 @@ def test_they_are_there_while_the_training_runs(tracking: MlflowTracking, mlflow
     assert [m.metrics[0].value for m in ranked_models(mlflow_uri, "ratings", "e" * 36)] == [0.5]
 
 
+def test_scores_on_unseen_data_are_tied_to_them(tracking: MlflowTracking, mlflow_uri: str):
+    """An ensemble stands among the models of the trainings on the page of either data set."""
+    scores = {"holdout/map_at_100000": 0.6, "test/map_at_100000": 0.7}
+    for name, kind, of in (("leaderboard", "report", {}), ("tiny", "finetuning", {"model": "tiny"})):
+        with tracking.run(name, kind=kind, **of) as run:
+            run.log_dataset("ratings", digest="e" * 64, source_uri="gs://b/r", context="holdout")
+            run.log_dataset("shards", digest="f" * 64, source_uri="gs://b/s", context="test")
+            run.log_checkpoint("ensemble" if kind == "report" else "step-3", 0, scores)
+            scores = {"holdout/map_at_100000": 0.5}
+    names = [model.name for model in ranked_models(mlflow_uri, "ratings", "e" * 36)]
+    assert names == ["leaderboard-ensemble", "tiny-finetuning-step-3"]
+    unseen, _ = ranked_models(mlflow_uri, "shards", "f" * 36, "test/map_at_100000")
+    measured = {metric.key: (metric.value, metric.dataset_name) for metric in unseen.metrics}
+    assert measured == {"holdout/map_at_100000": (0.6, "ratings"), "test/map_at_100000": (0.7, "shards")}
+
+
 def test_the_store_makes_the_same_ones_once(store: ArtifactStore, mlflow_uri: str, tmp_path: Path):
     publish(store, NullTracking(), range(4))
     assert synced(store, mlflow_uri, tmp_path) == {"made": 1}

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.memory_tracking import MemoryTracking
 from yt8m_assets.tracking import MlflowTracking, NullTracking, registry
 from yt8m_assets.tracking.record import mlflow_name, now_milliseconds
+from yt8m_assets.tracking.system import SystemMonitor
 from yt8m_assets.training.interruption import TrainingPreempted
 
 
@@ -135,6 +137,55 @@ def test_system_metrics_are_logged(tracking: MlflowTracking, mlflow_uri: str, mo
     metrics = MlflowClient(mlflow_uri).get_run(run.run_id).data.metrics
     assert metrics["system/process_memory_usage_megabytes"] > 10
     assert 0 <= metrics["system/cpu_utilization_percentage"] <= 100
+    assert metrics["system/network_receive_megabytes"] == pytest.approx(0.0, abs=1000.0)  # since the run began
+    assert not [name for name in metrics if "gpu" in name], "there is none here"
+
+
+def test_a_table_is_one_that_mlflow_knows(tracking: MlflowTracking, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch):
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)  # where it looks for the runs of a table
+    for value in (0.5, None):
+        with tracking.run("name", kind="report") as run:
+            run.log_table(["class_id", "name", "map"], [[3, 'Dog, "cat"', value], [4, "été", 0.25]], "per_class.json")
+            run.log_table(["a"], [[1]], "other.json")
+            run.log_table(["class_id", "name", "map"], [[3, 'Dog, "cat"', value], [4, "été", 0.25]], "per_class.json")
+    table = MlflowClient(mlflow_uri).load_table("1", "per_class.json", extra_columns=["run_id"])
+    assert table["name"].tolist() == ['Dog, "cat"', "été"] * 2
+    assert table["map"].isna().sum() == 1
+    assert table["map"].sum() == 1.0
+    assert table["run_id"].nunique() == 2
+
+
+def test_a_gpu_tells_its_use_memory_and_power(monkeypatch: pytest.MonkeyPatch):
+    """As the driver's own types say it: milliwatts and bytes."""
+    import pynvml
+
+    used = pynvml.c_nvmlUtilization_t(gpu=87, memory=40)
+    memory = pynvml.c_nvmlMemory_t(total=80 * 10**9, free=60 * 10**9, used=20 * 10**9)
+    answers = {"Init": None, "DeviceGetCount": 1, "DeviceGetHandleByIndex": object(), "DeviceGetMemoryInfo": memory,
+               "DeviceGetUtilizationRates": used, "DeviceGetPowerUsage": 350_000,
+               "DeviceGetEnforcedPowerLimit": 700_000}  # fmt: skip
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, f"nvml{name}", lambda *_, answer=answer: answer)
+    monitor = SystemMonitor()
+    monitor.metrics()
+    used.gpu = 33
+    metrics = monitor.metrics()
+    assert metrics["system/gpu_0_utilization_percentage"] == 33, "each time that moment's, no mean of all"
+    assert metrics["system/gpu_0_memory_usage_megabytes"] == 20_000
+    assert metrics["system/gpu_0_memory_usage_percentage"] == 25
+    assert metrics["system/gpu_0_power_usage_watts"] == 350
+    assert metrics["system/gpu_0_power_usage_percentage"] == 50
+
+
+def test_without_the_drivers_package_torch_tells_the_memory_of_gpus(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: ((index + 1) * 10**9, 4 * 10**9))
+    metrics = SystemMonitor().metrics()
+    assert metrics["system/gpu_0_memory_usage_megabytes"] == 3000
+    assert metrics["system/gpu_1_memory_usage_percentage"] == 50
 
 
 def test_champion_moves_only_to_a_better_model(tracking: MlflowTracking, mlflow_uri: str, tmp_path: Path):

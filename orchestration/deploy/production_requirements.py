@@ -1,4 +1,4 @@
-"""Print what an image installs: the project's own requirements with the extras k8s and vertex, without the test tools.
+"""Print what an image installs: the project's own requirements with the extras of production, without the test tools.
 
 Versions come from requirements.lock, given to pip as constraints: one lock serves development and production.
 """
@@ -8,7 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-EXTRAS = ("k8s", "vertex")
+EXTRAS = ("k8s", "vertex", "gpu")
 
 
 def production_requirements(pyproject: Path) -> list[str]:

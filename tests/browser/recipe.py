@@ -35,7 +35,7 @@ def _short(training: TrainingConfig, num_steps: int) -> TrainingConfig:
     return replace(
         training,
         num_steps=num_steps,
-        batch_size=24,
+        batch_size=8,
         warmup_steps=2,
         learning_rate=2e-3,
         shuffle_buffer=64,
@@ -50,8 +50,8 @@ def _narrow(model: ModelRecipe) -> ModelRecipe:
     return replace(
         model,
         overrides=NARROW[model.key.split("_")[0]],
-        pretraining=_short(model.pretraining, 24),
-        finetuning=_short(model.finetuning, 12),
+        pretraining=_short(model.pretraining, 12),
+        finetuning=_short(model.finetuning, 8),
     )
 
 

@@ -105,12 +105,12 @@ def assert_complete(mlflow_uri: str, steps: range) -> None:
     assert str(client.get_model_version_by_alias("yt8m-tiny", "champion").version) == str(version.version)
 
 
-def ranked_models(mlflow_uri: str, dataset: str, digest: str) -> list[Any]:
-    """The experiment's logged models as the Models tab ranks them by hold-out MAP on a data set, best first."""
+def ranked_models(mlflow_uri: str, dataset: str, digest: str, metric: str = "holdout/map_at_100000") -> list[Any]:
+    """The experiment's logged models as the Models tab ranks them by a metric on a data set, best first."""
     from mlflow import MlflowClient
 
     client = MlflowClient(mlflow_uri, mlflow_uri)
-    order = {"field_name": "metrics.holdout/map_at_100000", "ascending": False}
+    order = {"field_name": f"metrics.{metric}", "ascending": False}
     order |= {"dataset_name": dataset, "dataset_digest": digest}
     experiment = client.get_experiment_by_name("yt8m")
     return list(client.search_logged_models([experiment.experiment_id], order_by=[order]))

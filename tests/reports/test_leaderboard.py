@@ -86,6 +86,29 @@ def test_leaderboard_agrees_with_the_artifacts(finished):
     assert {("", "leaderboard.html"), ("", "leaderboard.json")} <= set(tracking.runs[0].artifacts)
 
 
+def test_the_run_of_the_report_says_what_was_measured_on_what(finished):
+    recipe, store, tracking = finished
+    (run,), figures = tracking.runs, read_leaderboard(recipe, store)
+    parents = {name: store.require(name) for name in ("holdout_ratings", "test_shards")}
+    assert {each["context"]: (each["name"], each["digest"]) for each in run.datasets} == {
+        "holdout": ("holdout_ratings", parents["holdout_ratings"].digest),
+        "test": ("test_shards", parents["test_shards"].digest),
+    }
+    assert run.tags["parent.finetuned_model/one"] == store.require("finetuned_model/one").digest
+    scores = {name: value for name, value, _ in run.metrics}
+    assert scores["holdout/ensemble"] == figures["ensemble"]["map"]
+    assert scores["test/two"] == figures["simulated"]["test"]["maps"]["two"]
+    (model,) = run.record.checkpoints
+    assert model["metrics"] == {
+        "holdout/map_at_100000": figures["ensemble"]["map"],
+        "test/map_at_100000": figures["simulated"]["test"]["maps"]["ensemble"],
+    }
+    table = run.dicts["per_class.json"]
+    found = {row[0]: row[5] for row in table["data"]}
+    assert table["columns"][5:] == ["ensemble", "one", "two"]
+    assert found == pytest.approx({row["class_id"]: row["average_precision"] for row in figures["classes"]})
+
+
 def test_the_report_says_that_checkpoints_were_picked_on_these_ratings(finished_graph):
     figures = read_leaderboard(*finished_graph)
     for row in figures["models"]:

@@ -145,6 +145,12 @@ def test_metadata_and_tracking_say_what_a_person_asks(graph: Graph, passes: list
     assert tracking.runs[0].series("prediction/segments_per_second") == [(0, metadata["segments_per_second"])]
     assert metadata["mlflow_run_id"] == tracking.runs[0].run_id
     assert tracking.runs[0].name == "oof predictions: two x 1"
+    shards = graph[1].require("segment_shards").digest
+    assert [(each["name"], each["digest"], each["context"]) for each in tracking.runs[0].datasets] == [
+        ("segment_shards", shards, "holdout")
+    ]
+    assert tags["parent.segment_shards"] == shards
+    assert tags["parent.finetuned_model/two"] == graph[1].require("finetuned_model/two").digest
     assert tracking.runs[0].series("oof/map_at_100000/two/shift 1") == [(0, metadata["map_at_100000"])]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
+from yt8m_assets.stages.ensemble import lineage_tags
 from yt8m_assets.stages.lineage import Inputs, require_current, resolve_inputs
 from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, StageResult
@@ -34,29 +35,35 @@ def make_leaderboard(
         return StageResult(inputs.published, reused=True)
     from yt8m_assets.reports.figures import collect_figures
     from yt8m_assets.reports.page import write_page
-    from yt8m_assets.reports.per_class import PER_CLASS_FILE, holdout_results, write_per_class
+    from yt8m_assets.reports.per_class import PER_CLASS_FILE, holdout_results, per_class_table, write_table
     from yt8m_assets.reports.plots import draw_leaderboard
     from yt8m_assets.reports.timeline import busiest_video, make_timeline
 
-    tags = {**run_tags, "asset": node.asset, "recipe": recipe.name, "fingerprint": inputs.fingerprint}
+    tags = lineage_tags(recipe, inputs, run_tags)
     with (
         store.publish(node.key, **inputs.publish_arguments()) as publication,
         tracking.run("leaderboard", kind="report", params={"recipe": recipe.name}, tags=tags) as run,
     ):
+        for asset, context in (("holdout_ratings", "holdout"), ("test_shards", "test")):
+            data = inputs.parent(asset)
+            run.log_dataset(asset, digest=data.digest, source_uri=store.uri(data), context=context)
         figures = collect_figures(recipe, store, inputs, progress)
         text = json.dumps(figures, indent=1, sort_keys=True, allow_nan=False) + "\n"
         (publication.path / LEADERBOARD_FILE).write_text(text)
         report = publication.report_path
         results, ratings = holdout_results(recipe, store, inputs)
-        write_per_class(results, ratings, report / PER_CLASS_FILE, store, inputs.parent("segment_shards"))
+        columns, rows = per_class_table(results, ratings, store, inputs.parent("segment_shards"))
+        write_table(columns, rows, report / PER_CLASS_FILE)
         pictures = draw_leaderboard(figures, report)
         video_id = busiest_video(store, inputs.parent("holdout_ratings"))
         pictures[f"A video second by second: {video_id}"] = make_timeline(recipe, store, video_id, report)
         write_page(figures, pictures, report / PAGE_FILE, page_facts(recipe, store, inputs), run_links(inputs, run))
         run.log_artifact(report)
         run.log_artifact(publication.path / LEADERBOARD_FILE)
+        run.log_table(columns, rows, "per_class.json")
         metrics = headline(figures)
         run.log_metrics({f"ensemble/{name}": value for name, value in metrics.items()}, step=0)
+        track_scores(figures, run)
         run.keep(publication.path)
         publication.metadata.update(
             **metrics,
@@ -66,6 +73,16 @@ def make_leaderboard(
             mlflow_url=run.url,
         )
     return publication.result
+
+
+def track_scores(figures: Mapping[str, Any], run: TrackedRun) -> None:
+    """The MAP of each model's published ranking, and the ensemble beside the trainings' models, by data set."""
+    maps = {"holdout": {row["key"]: row["map_with_tta"] for row in figures["models"]}}
+    maps["holdout"]["ensemble"] = figures["ensemble"]["map"]
+    if figures["simulated"]:
+        maps["test"] = figures["simulated"]["test"]["maps"]
+    run.log_metrics({f"{data}/{key}": value for data, found in maps.items() for key, value in found.items()}, step=0)
+    run.log_checkpoint("ensemble", 0, {f"{data}/map_at_100000": found["ensemble"] for data, found in maps.items()})
 
 
 def page_facts(recipe: Recipe, store: ArtifactStore, inputs: Inputs) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Average precision by class of every model and the ensemble, as CSV: what the mean of the leaderboard hides."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +30,30 @@ def holdout_results(recipe: Recipe, store: ArtifactStore, inputs: Inputs) -> tup
     return {ENSEMBLE: ranking_map(ensemble, ratings, k), **results}, ratings
 
 
-def write_per_class(
-    results: Mapping[str, MapResult], ratings: Ratings, path: Path, store: ArtifactStore, shards: Manifest | None
-) -> None:
-    """Write a row per class with a positive rating: id, name, counts, and a column of average precision per result.
+def per_class_table(
+    results: Mapping[str, MapResult], ratings: Ratings, store: ArtifactStore, shards: Manifest | None
+) -> tuple[list[str], list[list[Any]]]:
+    """Columns, and a row per class with a positive rating: id, name, counts, and the average precision of each result.
 
     `shards`: the segment shards, whose vocabulary names the classes and counts their videos; without, neither is known.
-    A class that a ranking does not hold has an empty cell. Atomic.
+    None where it is not, or where a ranking does not hold the class.
     """
     has_names = shards is not None and VOCABULARY_FILE in shards.files
     uri = str(store.fetch(shards, (VOCABULARY_FILE,)) / VOCABULARY_FILE) if shards and has_names else None
     classes = sorted(set().union(*(result.per_class for result in results.values())))
     names, vocabulary = class_names(uri, np.array(classes, np.int64)), load_vocabulary(uri) if uri else {}
-    num_ratings = np.bincount(ratings.class_id)
-    num_positives = np.bincount(ratings.class_id, weights=ratings.score).astype(int)
+    num_ratings = np.bincount(ratings.class_id).tolist()
+    num_positives = np.bincount(ratings.class_id, weights=ratings.score).astype(int).tolist()
+    rows = []
+    for class_id in classes:
+        known: Any = vocabulary.get(class_id)
+        row = [class_id, names[class_id], known.num_train_videos if known else None]
+        cells = [result.per_class.get(class_id) for result in results.values()]
+        rows.append([*row, num_ratings[class_id], num_positives[class_id], *cells])
+    return ["class_id", "name", "num_train_videos", "num_ratings", "num_positives", *results], rows
+
+
+def write_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], path: Path) -> None:
+    """Write such a table as CSV; what is None stays empty. Atomic."""
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["class_id", "name", "num_train_videos", "num_ratings", "num_positives", *results])
-        for class_id in classes:
-            known: Any = vocabulary.get(class_id)
-            row = [class_id, names[class_id], known.num_train_videos if known else ""]
-            cells = [result.per_class.get(class_id, "") for result in results.values()]
-            writer.writerow([*row, num_ratings[class_id], num_positives[class_id], *cells])
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])

@@ -33,6 +33,8 @@ Cell = tuple[str, int]
 """Model key and shift."""
 SHARDS: Mapping[str, str] = {"oof": "segment_shards", "test": "test_shards"}
 """Which shards each split ranks; of the segment shards, those held out."""
+CONTEXTS: Mapping[str, str] = {"oof": "holdout", "test": "test"}
+"""What MLflow calls a split's data set."""
 
 
 @dataclass
@@ -78,8 +80,11 @@ def predict_cells(
         params.pop("shift")
         fingerprints = ", ".join(f"{key}{shift:+d}={inputs.fingerprint[:16]}" for (key, shift), inputs in due.items())
         tags = {"recipe": recipe.name, "split": split, "asset": f"{split}_predictions", "fingerprint": fingerprints}
-        tags = {**(run_tags or {}), **tags}
+        parents = {key: manifest for inputs in due.values() for key, manifest in inputs.manifests.items()}
+        tags |= {f"parent.{key}": manifest.digest for key, manifest in parents.items()}
+        tags, shards = {**(run_tags or {}), **tags}, parents[SHARDS[split]]
         with tracking.run(run_name(split, list(due)), kind="prediction", params=params, tags=tags) as run:
+            run.log_dataset(shards.key, digest=shards.digest, source_uri=store.uri(shards), context=CONTEXTS[split])
             _Pass(recipe, store, split, progress, run, on_published).run(due, outcome)
             if outcome.errors:
                 run.set_tags({"failed_cells": ", ".join(nodes[cell].key for cell in outcome.errors)})

@@ -17,7 +17,7 @@ from yt8m_assets.tracking.mirror import OPEN_RUNS, Mirror, end_dead_runs, own_pr
 from yt8m_assets.tracking.protocol import TrackedRun, Tracking, status_of
 from yt8m_assets.tracking.record import Record
 from yt8m_assets.tracking.server import Server
-from yt8m_assets.tracking.system import system_metrics
+from yt8m_assets.tracking.system import SystemMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class MlflowRun(TrackedRun):
         super().__init__(record)
         self.tracking = tracking
         self._mirror: Mirror | None = None
+        self._monitor: SystemMonitor | None = None
         self._status: str | None = None
         self._asked = self._answered = 0
         self._delivered = self._reported = self._swept = False
@@ -132,7 +133,8 @@ class MlflowRun(TrackedRun):
             self._beaten = now
         if status is None and now - self._sampled >= SYSTEM_SECONDS:
             self._sampled = now
-            self._mirror.log_system(system_metrics())
+            self._monitor = self._monitor or SystemMonitor()
+            self._mirror.log_system(self._monitor.metrics())
         self._mirror.push(list(self.paths), self.model_path)
         if not self._swept:
             end_dead_runs(tracking)

@@ -38,6 +38,7 @@ class LoggedModels:
     def push(self, entry: dict[str, Any]) -> int:
         """Make a checkpoint's logged model with its scores unless it is there; the number of changes.
 
+        A score `holdout/...` is tied to the run's data set of context holdout, `test/...` to that of context test.
         One that a person has deleted stays deleted. Its scores are points of the run, too: a point that the run has
         already is the same one, by its time.
         """
@@ -51,7 +52,9 @@ class LoggedModels:
             tags = {key: record.tags[key] for key in _TAGS if key in record.tags}
             made = client.create_logged_model(
                 self._experiment_id,
-                "-".join([record.tags.get("model", record.name), record.tags.get("kind", "run"), name]),
+                "-".join([record.tags["model"], record.tags.get("kind", "run"), name])
+                if "model" in record.tags
+                else f"{record.name}-{name}",
                 self._run_id,
                 {**tags, CHECKPOINT_TAG: name},
                 {"step": str(step)},
@@ -61,11 +64,20 @@ class LoggedModels:
             self._models[name] = made
         model_id = self._models[name].model_id
         times = {(metric, at_step): at for metric, at_step, _, at in list(record.points)}
-        data: Any = next((each for each in record.datasets if each["context"] == "holdout"), None)
-        of = {"dataset_name": data["name"][:500], "dataset_digest": data["digest"][:36]} if data else {}
-        of |= {"model_id": model_id, "run_id": self._run_id}
+        measured: dict[str, Any] = {
+            each["context"]: {"dataset_name": each["name"][:500], "dataset_digest": each["digest"][:36]}
+            for each in reversed(record.datasets)
+        }
         metrics = [
-            Metric(metric, value, times.get((metric, step), now_milliseconds()), step, **of)
+            Metric(
+                metric,
+                value,
+                times.get((metric, step), now_milliseconds()),
+                step,
+                model_id=model_id,
+                run_id=self._run_id,
+                **measured.get(metric.partition("/")[0], {}),
+            )
             for metric, value in entry["metrics"].items()
         ]
         client.log_batch(self._run_id, metrics)

@@ -1,7 +1,8 @@
 """What the core asks of experiment tracking, and a run that is recorded and sent nowhere."""
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from yt8m_assets.tracking.record import (
     tag_texts,
 )
 from yt8m_assets.tracking.view import NOTE_TAG
+
+TABLES_TAG = "mlflow.loggedArtifacts"
+"""Where MLflow looks for the tables among a run's files."""
 
 
 class TrackedRun:
@@ -67,6 +71,12 @@ class TrackedRun:
         """Keep a JSON value as a file."""
         self.record.dicts[name] = dict(value)
 
+    def log_table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], name: str) -> None:
+        """Keep a table as a file `NAME.json` that MLflow shows as one, and compares between runs."""
+        self.record.dicts[name] = {"columns": list(columns), "data": [list(row) for row in rows]}
+        tables = [*json.loads(self.record.tags.get(TABLES_TAG, "[]")), {"path": name, "type": "table"}]
+        self.set_tags({TABLES_TAG: json.dumps([table for i, table in enumerate(tables) if table not in tables[:i]])})
+
     def log_dataset(self, name: str, *, digest: str, source_uri: str, context: str) -> None:
         """Say which data the run used: `context` is training, holdout or test."""
         entry = {"name": name, "digest": digest, "source_uri": source_uri, "context": context}
@@ -74,7 +84,7 @@ class TrackedRun:
             self.record.datasets.append(entry)
 
     def log_checkpoint(self, name: str, step: int, metrics: Mapping[str, float], *, published: bool = False) -> None:
-        """Say that weights were kept, and their scores on the hold-out; a name that was given before stays as it is.
+        """Say that weights were kept, and their scores `holdout/...` and `test/...`; a name given before stays.
 
         `published`: the artifact holds these weights.
         """
