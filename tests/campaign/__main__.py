@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--round", type=int, help="only this round")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no round after this long")
     places = ("folder", "bucket", "served", "daemon")
+    parser.add_argument("--faults", type=int, default=6, help="at most so many in a round (default: 6)")
     parser.add_argument("--place", choices=places, default="folder", help="what the graph lives on")
     parser.add_argument("--kinds", default="", help="only faults with one of these words in their name, by commas")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder); it is emptied")
@@ -126,9 +127,9 @@ def _play_all(site: Any, options: argparse.Namespace, kinds: list[str], begun: f
         if time.monotonic() - begun > options.seconds:
             break
         if isinstance(site, DaemonSite):
-            one = play_with_daemon(site, options.seed, number)
+            one = play_with_daemon(site, options.seed, number, options.faults)
         else:
-            one = play(site, options.seed, number, kinds)
+            one = play(site, options.seed, number, kinds, options.faults)
         record = {**one.as_json(), "outcomes": list(one.outcomes())}
         played.append(record)
         struck = ", ".join(f"{it.kind} +{it.after}" if it.struck else f"({it.kind})" for it in one.faults)
@@ -136,8 +137,8 @@ def _play_all(site: Any, options: argparse.Namespace, kinds: list[str], begun: f
         for text in [*one.refusals, *one.why, *(f"unnamed: {text}" for text in one.unnamed)]:
             say(f"    {text}")
         if one.outcome == "lost":
-            place = "" if options.place == "folder" else f" --place {options.place}"
-            say(f"    again: python -m tests.campaign --seed {options.seed} --round {number}{place}")
+            again = f"--seed {options.seed} --round {number} --place {options.place} --faults {options.faults}"
+            say(f"    again: python -m tests.campaign {again}")
         if options.log:
             with options.log.open("a") as file:
                 file.write(json.dumps(record) + "\n")

@@ -172,13 +172,13 @@ def _hurry(found: "re.Match[str]") -> str:
     return f"{found[1]}_seconds: {5 if found[1] == 'poll_interval' else 20}"
 
 
-def play(site: DaemonSite, seed: int, number: int, seconds: float = 60.0) -> Round:
+def play(site: DaemonSite, seed: int, number: int, most: int = MAX_FAULTS, seconds: float = 60.0) -> Round:
     """One round: a backfill of what is missing, processes killed at moments drawn over it, then a plain run."""
     draw, begun = Random(f"daemon {seed} {number}"), time.monotonic()
     start = draw.randrange(len(PARTS))
     round_ = Round(seed, number, start)
     span = seconds * (len(PARTS) - start) / len(PARTS) + 10
-    moments = sorted(draw.uniform(2, span) for _ in range(draw.randint(3, MAX_FAULTS)))
+    moments = sorted(draw.uniform(2, span) for _ in range(draw.randint(3, most)))
     round_.faults = [Fault(draw.choice(KINDS), int(moment), seed=moment) for moment in moments]
     try:
         site.begin(start)

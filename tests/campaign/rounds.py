@@ -96,15 +96,15 @@ REMEDIES: Sequence[tuple[str, str, Remedy]] = (
 """Name, what a message must hold that asks for it, and what it is: what a person does who reads the message."""
 
 
-def play(site: Site, seed: int, number: int, kinds: Sequence[str] = tuple(KINDS)) -> Round:
-    """Run one round, which seed and number repeat.
+def play(site: Site, seed: int, number: int, kinds: Sequence[str] = tuple(KINDS), most: int = MAX_FAULTS) -> Round:
+    """Run one round, which seed, number and `most` faults repeat.
 
     The faults strike one after the other, in one pass as long as it lives, at moments drawn over what is to be made.
     """
     draw, begun = Random(f"{seed} {number}"), time.monotonic()
     kinds = [kind for kind in kinds if PLACES[kind] in ("", site.where)]
     start = draw.randrange(len(site.operations))
-    moments = sorted(draw.randrange(site.operations[start]) for _ in range(draw.randint(1, MAX_FAULTS)))
+    moments = sorted(draw.randrange(site.operations[start]) for _ in range(draw.randint(1, most)))
     gaps = [1 + moment - before for before, moment in zip([0, *moments], moments, strict=False)]
     round_ = Round(seed, number, start, [Fault(draw.choice(kinds), gap, seed=draw.random()) for gap in gaps])
     site.reset(start)
