@@ -106,5 +106,5 @@ def test_a_planted_defect_is_found_and_its_round_repeats_it(tmp_path: Path, plan
     lost = [one["number"] for one in map(json.loads, log.read_text().splitlines()) if one["outcome"] == "lost"]
     assert bool(lost) == bool(code)
     for number in lost[:1]:
-        assert f"again: python -m tests.campaign --seed 1 --round {number}" in done.stdout
+        assert f"again: python -m tests.campaign --seed 1 --round {number} --place folder" in done.stdout
         assert campaign("--round", str(number)).returncode == code

@@ -37,7 +37,6 @@ from yt8m_assets.recipes.schema import ModelRecipe, PredictionConfig, Recipe
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.training.config import TrainingConfig
 from yt8m_assets.training.interruption import TrainingPreempted
-from yt8m_assets.training.step import Stepper
 
 RELEASES = Path(__file__).parent / "releases"
 FEATURE_SIZES = (16, 8)
@@ -118,6 +117,8 @@ def pretrain_half(shards: Path, store: ArtifactStore) -> list[float]:
 
 
 def _stop_half(shards: Path, store: ArtifactStore) -> None:
+    from yt8m_assets.training.step import Stepper
+
     run = Stepper.run
 
     def stopping(self: Stepper, batch: object, step: int, rate: float) -> object:

@@ -1,6 +1,9 @@
 """Why something is stale, what is damaged, what a command refuses to build on: `yt8m explain`, `verify`, `predict`."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -18,9 +21,10 @@ from yt8m_assets.errors import ParentMismatchError
 from yt8m_assets.progress import NullProgress
 from yt8m_assets.stages.lineage import current_manifest, require_current
 from yt8m_assets.stages.locating import simulated_folder
-from yt8m_assets.stages.nodes import Node
+from yt8m_assets.stages.nodes import Node, all_nodes
 from yt8m_assets.storage import ArtifactStore
 
+ROOT = Path(__file__).parents[2]
 CHANGED_MODEL = """from dataclasses import replace
 from tests.tiny import tiny_recipe
 RECIPE = tiny_recipe()
@@ -58,6 +62,38 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, own
         return code, captured.out, captured.err
 
     return call
+
+
+def test_status_takes_no_longer_where_the_history_is_long(own_graph: Graph, tmp_path: Path) -> None:
+    """It imports nothing heavy, asks no history, and reads a manifest once, of the newest generations alone."""
+    (tmp_path / "recipe.py").write_text("from tests.tiny import tiny_recipe\nRECIPE = tiny_recipe()\n")
+    number = len(all_nodes(own_graph.recipe))
+    command = ["status", "--state", str(own_graph.state.root), "--recipe", str(tmp_path / "recipe.py")]
+    script = (
+        "import sys\n"
+        "opened = []\n"
+        "hook = lambda name, what: opened.append(str(what[0])) if name in ('open', 'sqlite3.connect') else None\n"
+        "sys.addaudithook(hook)\n"
+        "from orchestration.cli import main\n"
+        f"assert main({command!r}) == 0\n"
+        "print(sum('manifest-' in name for name in opened), len({name for name in opened if 'manifest-' in name}))\n"
+        "print({name.rpartition('/')[2] for name in opened if name.endswith('.db')})\n"
+        "print([name for name in ('torch', 'dagster', 'mlflow', 'matplotlib') if name in sys.modules])\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-3:] == [f"{number} {number}", "{'mlflow.db'}", "[]"]
+
+
+def test_the_soak_s_recipe_imports_nothing_heavy(tmp_path: Path) -> None:
+    """Or its figure of `yt8m status` would be the figure of that."""
+    code = (
+        "import sys, tests.soak.recipe; print([name for name in ('torch', 'dagster', 'mlflow') if name in sys.modules])"
+    )
+    environment = {**os.environ, "YT8M_STATE": str(tmp_path)}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "[]\n"
 
 
 def files_of(graph: Graph) -> dict[str, tuple[int, int]]:

@@ -15,7 +15,7 @@ import torch
 
 from models import list_models
 from tests.benchmarks.gpu_cases import Setup
-from tests.training.support import BATCHES
+from tests.training.batches import BATCHES
 from tests.training.test_other_devices import Calls
 from tests.training.test_step import CONFIG, CPU, make_stepper
 from yt8m_assets.data.dataset.batches import Batch

@@ -6,7 +6,8 @@ import torch
 
 from models import FrameModel, list_models
 from tests.models.small import small_model
-from tests.training.support import BATCHES, MIX
+from tests.training.batches import BATCHES
+from tests.training.support import MIX
 from tests.training.test_evaluate import SPEC
 from yt8m_assets.data.dataset.batches import Batch
 from yt8m_assets.training.config import TrainingConfig

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.memory_tracking import MemoryTracking
-from tests.training.support import BATCHES, BERT, FINETUNING, MIX, make_recipe, prepare_store
+from tests.training.batches import BATCHES
+from tests.training.support import BERT, FINETUNING, MIX, make_recipe, prepare_store
 from yt8m_assets.device.transfer import Arriving
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.progress import NullProgress
