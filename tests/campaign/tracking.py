@@ -43,10 +43,10 @@ class ServedSite(Site):
         self.kill()
         self.serve()
 
-    def kill(self) -> None:
-        """SIGKILL the server."""
+    def kill(self, sign: int = signal.SIGKILL) -> None:
+        """End the server."""
         if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, sign)
             os.waitpid(self.pid, 0)
             self.pid = 0
 
@@ -128,10 +128,12 @@ def _modes(*modes: str) -> None:
 _modes("401", "403", "503", "hang", "lost")
 
 
-@kind("tracking server: SIGKILL", where="served")
-def killed(site: Site, process: Pass, draw: Random) -> Iterator[Reply]:
-    """It is back after the pass."""
-    assert isinstance(site, ServedSite)
-    site.kill()
-    yield {}
-    site.serve()
+for _sign in (signal.SIGKILL, signal.SIGTERM):
+
+    @kind(f"tracking server: {_sign.name}", where="served")
+    def killed(site: Site, process: Pass, draw: Random, sign: int = _sign) -> Iterator[Reply]:
+        """It is back after the pass."""
+        assert isinstance(site, ServedSite)
+        site.kill(sign)
+        yield {}
+        site.serve()
