@@ -29,7 +29,7 @@ from yt8m_assets.training.model_files import (
     TRAINING,
     WEIGHTS,
     ModelSpec,
-    load_weights,
+    build_with_weights,
     read_json,
     read_tensors,
     write_model,
@@ -118,12 +118,12 @@ def prepare_trainer(job: TrainingJob, team: Team, tracked: TrackedRun, task: Tas
     config, device = job.config, team.device
     if not job.finetunes and config.swa_last:
         raise ConfigError(f"pretraining.swa_last = {config.swa_last}: averages evaluated points: a fine-tuning option")
-    model = cast(FrameModel, job.spec.build(derive_seed(job.seed, "weights")))
     before, earlier = job.initial_path, {"examples": 0, "optimizer_steps": 0}
-    if before is not None:
-        load_weights(model, read_tensors(before / WEIGHTS), before / WEIGHTS)
+    if before is None:
+        model = cast(FrameModel, job.spec.build(derive_seed(job.seed, "weights")).to(device))
+    else:
+        model = cast(FrameModel, build_with_weights(job.spec, before / WEIGHTS, device, before / WEIGHTS))
         earlier = read_json(before / TRAINING)
-    model.to(device)
     if config.activation_checkpointing:
         recompute_activations(model, compiled=config.compile)
     if config.sync_batchnorm and team.size > 1:

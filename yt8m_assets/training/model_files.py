@@ -94,12 +94,17 @@ def read_model(folder: Path, device: torch.device | str, source: object) -> nn.M
 
     Raises CorruptArtifactError when a file is damaged, CheckpointMismatchError when weights and architecture differ.
     """
+    return build_with_weights(ModelSpec.read(folder), folder / WEIGHTS, device, source).eval()
+
+
+def build_with_weights(spec: ModelSpec, path: Path, device: torch.device | str, source: object) -> nn.Module:
+    """A model with the weights and statistics of a file. Errors as `read_model`."""
     with torch.device("meta"):  # initial weights would be drawn for nothing
-        model = ModelSpec.read(folder).build()
-    tensors = read_tensors(folder / WEIGHTS)
+        model = spec.build()
+    tensors = read_tensors(path)
     check_weights(model, tensors, source)
     model.load_state_dict({name: value.to(device, copy=True) for name, value in tensors.items()}, assign=True)
-    return model.eval()
+    return model
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
