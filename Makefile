@@ -4,6 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 TEST_PROCESSES ?= 2
+SERVER_PROCESSES ?= 3
 MUTATIONS ?= --sample 300 --seed 1
 EXAMPLES ?= 3000
 MINUTES ?= 60
@@ -40,7 +41,7 @@ test-processes: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "slow or processes" --timeout 900 $(PROCESSES)
 
 test-servers: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadgroup -m "browser or cloud or processes" --timeout 1200 tests/browser tests/orchestration tests/storage
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(SERVER_PROCESSES) --dist loadgroup -m "browser or cloud or processes" --timeout 1200 tests/browser tests/orchestration tests/storage
 
 test-kills: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/training/test_resume.py -m slow --timeout 3000 --log-cli-level=INFO

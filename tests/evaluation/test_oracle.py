@@ -1,4 +1,5 @@
 import ast
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,7 +136,12 @@ def test_a_pair_without_frames_is_refused(videos):
         oracle.oracle_map(CONFIG, {("abcd", 1): 1}, videos)
 
 
+@functools.cache
 def imported_modules(path):
+    return list(_imported_modules(path))
+
+
+def _imported_modules(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -144,6 +150,7 @@ def imported_modules(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@functools.cache
 def module_path(name):
     base = ROOT.joinpath(*name.split("."))
     return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)

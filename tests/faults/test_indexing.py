@@ -116,6 +116,7 @@ def bucket() -> Iterator[SlowBucket]:
         yield started
 
 
+@pytest.mark.slow
 def test_a_killed_pass_goes_on_from_what_it_had_on_another_machine(
     bucket: SlowBucket, data: Path, tmp_path: Path
 ) -> None:

@@ -20,9 +20,13 @@ INFERENCE = [(name, run) for name in NAMES for run in RUNS[name] if not run.star
 TRAINING = [(name, run) for name in NAMES for run in RUNS[name] if run.startswith("train")]
 # Three steps at MixNeXtVLAD's true width take a minute and 5 GB; the first of them is in the default suite.
 LONG = [(name, run) for name, run in TRAINING if name.startswith("mix") and name.endswith("__fulldim")]
-WIDE_INFERENCE = [
-    (name, run) for name, run in INFERENCE if name.startswith("mix") and name.endswith("__fulldim") and run == "vid"
-] + [("mixnextvlad_iter300__fulldim", "seg")]
+WIDE = [
+    *((name, run) for name, run in INFERENCE if name.startswith("mix") and name.endswith("__fulldim") and run == "vid"),
+    *((name, run) for name, run in TRAINING if name.endswith("__fulldim") and run == "train_vid"),
+    ("mixnextvlad_iter300__fulldim", "seg"),
+    ("mixnextvlad_iter300__fulldim", "train_seg"),
+]
+"""At the true width, which takes seconds each: one run of each architecture is enough for every day."""
 ZERO_GRADIENT = 5e-6
 """Below this a gradient is rounding: keys' biases and shifts in front of a batch norm have none."""
 ROUNDED = ("mixnextvlad_iter300", "train_seg")
@@ -45,9 +49,9 @@ def free_variables():
 
 
 def of(pairs):
-    """Of MixNeXtVLAD at its true width, which takes seconds each, one in the default suite."""
+    """Cases and runs; the wide ones are in the slow tier."""
     marked = [
-        pytest.param(name, run, marks=[pytest.mark.slow] if (name, run) in WIDE_INFERENCE else [], id=f"{name}-{run}")
+        pytest.param(name, run, marks=[pytest.mark.slow] if (name, run) in WIDE else [], id=f"{name}-{run}")
         for name, run in pairs
     ]
     return pytest.mark.parametrize(("case", "run"), marked, indirect=["case"])

@@ -47,6 +47,7 @@ def test_a_run_under_way_has_its_place(own_graph: Graph) -> None:
     assert seen[0].remote_job_origin.job_name == "predict_cells"
 
 
+@pytest.mark.slow
 def test_what_nobody_asked_for_is_in_no_tag(own_graph: Graph) -> None:
     """The demo throws away a half-trained model of another configuration; that run alone says so."""
     first, second = own_graph.recipe.models

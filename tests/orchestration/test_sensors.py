@@ -196,11 +196,12 @@ def test_automation_waits_for_what_failed_its_check(own_graph: Graph) -> None:
         assert ticks(graph, driver) == DUE
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 @pytest.mark.parametrize(
     ("job", "asset", "tags"),
     [
-        pytest.param("ensemble", "ensemble_weights", {}, marks=pytest.mark.slow),
+        ("ensemble", "ensemble_weights", {}),
         ("rank_models", "oof_ranking", {"dagster/partition": "one"}),
     ],
 )

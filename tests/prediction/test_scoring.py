@@ -125,6 +125,7 @@ def test_a_cell_is_scored_in_the_same_batches_whatever_is_made_beside_it(videos,
     assert max(alone.batch_sizes) <= 1.5 * batch_size
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # of torch's own compiler
 def test_compiled_models_give_the_same_ranking(videos, caplog):
     caplog.set_level("WARNING")

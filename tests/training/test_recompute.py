@@ -74,7 +74,12 @@ def memory_by_example(key: str, sparing: bool, **options: Any) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("key", "most_kept", "highest"), [("mix_nextvlad_iter300", 0.1, 0.5), (NETVLAD, 0.2, 0.95), (BERT, 0.5, 0.75)]
+    ("key", "most_kept", "highest"),
+    [
+        pytest.param("mix_nextvlad_iter300", 0.1, 0.5, marks=pytest.mark.slow),
+        pytest.param(NETVLAD, 0.2, 0.95, marks=pytest.mark.slow),
+        (BERT, 0.5, 0.75),
+    ],
 )
 def test_memory_by_example_at_full_width_and_length(
     key: str, most_kept: float, highest: float, monkeypatch: pytest.MonkeyPatch

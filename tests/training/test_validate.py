@@ -75,7 +75,16 @@ def numbered(monkeypatch: pytest.MonkeyPatch, before: Any) -> list[int]:
     return numbers
 
 
-@pytest.mark.parametrize("number", [0, 2, 4, 5, 6], ids=["start", "between", "last", "ema", "swa"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(0, id="start", marks=pytest.mark.slow),
+        pytest.param(2, id="between"),
+        pytest.param(4, id="last", marks=pytest.mark.slow),
+        pytest.param(5, id="ema"),
+        pytest.param(6, id="swa", marks=pytest.mark.slow),
+    ],
+)
 def test_a_stop_during_any_evaluation_leaves_at_once_and_the_rerun_gives_the_same_weights(
     runs: Runs, reference: tuple[Manifest, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
