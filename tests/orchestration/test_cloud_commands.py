@@ -47,10 +47,14 @@ def files_of(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """Every bash block of the page, in order, in one shell that ends at the first error, in a copy of the checkout."""
-    folder = tmp_path_factory.mktemp("cloud")
+def blocks(language: str) -> list[str]:
+    """The page's blocks of shell commands."""
+    text = (ROOT / "docs" / "cloud.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def type_in(script: str, folder: Path, **values: str) -> Session:
+    """Run commands in one shell that ends at the first error, in a copy of the checkout."""
     tools, checkout, home = folder / "bin", folder / "checkout", folder / "home"
     (home / "venv" / "bin").mkdir(parents=True)
     (home / "venv" / "bin" / "activate").touch()
@@ -60,21 +64,24 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     for name in (*TOOLS, *SERVERS):
         (tools / name).write_text(NOTE.format(python=sys.executable))
         (tools / name).chmod(0o755)
-    text = (ROOT / "docs" / "cloud.md").read_text()
-    script = "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)) + "\nwait\n"
-    system = os.environ["PATH"]
-    environment = {"PATH": f"{tools}:{system}", "NOTES": str(folder / "notes"), "HOME": str(home)}
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "NOTES": str(folder / "notes"), "HOME": str(home), **values}
     before = files_of(checkout)
-    subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=checkout, env=environment, check=True)
+    subprocess.run(["bash", "-euo", "pipefail", "-c", script + "\nwait\n"], cwd=checkout, env=environment, check=True)
     assert files_of(checkout) == before, "something of the deployment, perhaps a password, lies in the checkout"
     noted = [json.loads(line) for line in (folder / "notes").read_text().splitlines()]
     return Session([call for call, _ in noted], {call[0]: said for call, said in noted}, home)
 
 
-def test_every_command_has_the_flags_of_its_tool(session: Session):
-    """By the tools' own lists of flags, of all commands at once."""
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """Every bash block of the page, in order."""
+    return type_in("\n".join(blocks("bash")), tmp_path_factory.mktemp("cloud"))
+
+
+def wrong_flags(calls: list[list[str]]) -> list[str]:
+    """Flags that a tool does not have, by the tools' own lists."""
     wrong = []
-    for call in session.calls:
+    for call in calls:
         if call[0] not in ("gcloud", "kubectl", "helm", "docker"):
             continue
         words = [word for word in call if word not in ("-n", "yt8m")]
@@ -86,8 +93,42 @@ def test_every_command_has_the_flags_of_its_tool(session: Session):
         for flag in (word.split("=")[0] for word in own if word.startswith("--")):
             if flag not in known and flag.replace("--no-", "--") not in known:
                 wrong.append(f"{name} {flag}")
-    assert not wrong
+    return wrong
+
+
+def test_every_command_has_the_flags_of_its_tool(session: Session):
+    assert not wrong_flags(session.calls)
     assert len(session.calls) > 60
+
+
+def test_cloud_build_makes_the_images_that_docker_would(session: Session, tmp_path: Path):
+    """The other way of the page: its file is a build of Cloud Build's own type, and gives docker the same arguments."""
+    from google.cloud.devtools import cloudbuild_v1
+    from google.protobuf import json_format
+
+    (script,) = [block for block in blocks("sh") if "builds submit" in block]
+    typed = type_in(script, tmp_path, REGION="us-east1", PROJECT="my-project")
+    assert not wrong_flags(typed.calls)
+    expected = [call[2:] for call in session.of("docker", "build")]
+    made = []
+    for call in typed.of("gcloud", "builds", "submit"):
+        asked = dict(pair.split("=", 1) for pair in call[call.index("--substitutions") + 1].split(","))
+        build = cloudbuild_v1.Build()
+        text = (tmp_path / "checkout" / call[call.index("--config") + 1]).read_text()
+        json_format.ParseDict(yaml.safe_load(text), cloudbuild_v1.Build.pb(build))
+        values = {**build.substitutions, **asked}
+        (step,) = build.steps
+        fill = lambda word, values=values: re.sub(r"\$(_\w+)", lambda found: values[found[1]], word)  # noqa: E731
+        assert (step.args[0], list(step.env)) == ("build", ["DOCKER_BUILDKIT=1"])
+        assert call[-1] == "."
+        assert [fill(image) for image in build.images] == [asked["_IMAGE"]]
+        made.append({fill(word) for word in step.args[1:]})
+    long_names = {"-f": "--file", "-t": "--tag"}
+    for arguments, found in zip(expected, made, strict=True):
+        words, wanted = iter(arguments), set()
+        for word in words:
+            wanted.add(word if word == "." else f"{long_names.get(word, word)}={next(words)}")
+        assert found == wanted - {"--platform=linux/amd64"}  # what its machines are
 
 
 def test_no_argument_is_empty_or_a_placeholder(session: Session):
