@@ -9,6 +9,7 @@ from yt8m_assets.assets.ensemble import build_ensemble_assets
 from yt8m_assets.assets.models import build_fold_assets, build_model_assets
 from yt8m_assets.assets.predictions import build_prediction_assets
 from yt8m_assets.assets.shell import StepTags, untagged
+from yt8m_assets.assets.study import build_study_assets
 from yt8m_assets.assets.variants import build_variant_assets
 from yt8m_assets.recipes.schema import Recipe
 
@@ -22,7 +23,8 @@ def build_assets(
     first = (*build_data_assets(recipe, step_tags), *build_model_assets(recipe, backfill, step_tags))
     folds = build_fold_assets(recipe, backfill, step_tags)
     last = (*build_prediction_assets(recipe, backfill, step_tags), *build_ensemble_assets(recipe, step_tags))
-    return [*first, *folds, *last, *build_variant_assets(recipe, backfill, step_tags)]
+    asked = (*build_variant_assets(recipe, backfill, step_tags), *build_study_assets(recipe, backfill, step_tags))
+    return [*first, *folds, *last, *asked]
 
 
 def added_definitions() -> list[dg.Definitions]:

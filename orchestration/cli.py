@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "orchestration.cli_variants",
         "train a model with other settings, beside the recipe's own; compare them",
     ),
+    "study": ("orchestration.cli_variants", "try settings of a model, as many as a budget of steps allows"),
     "predict": ("orchestration.cli_commands", "score a rectangle of models and shifts"),
     "ablate": ("orchestration.cli_commands", "show what each switch of the recipe is worth, with intervals"),
     "submit": ("orchestration.cli_submit", "run one of these commands on a rented machine: Vertex AI, SkyPilot, Slurm"),
@@ -51,7 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Command -> module with `command_<name>(arguments)`, and its line of help."""
 
-WITH_MODELS = ("materialize", "variant", "predict", "timeline", "import-checkpoint")
+WITH_MODELS = ("materialize", "variant", "study", "predict", "timeline", "import-checkpoint")
 """Commands whose help names the models."""
 
 
@@ -108,6 +109,17 @@ def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
             add("--set", text, metavar="FIELD=VALUE", action="append", default=[])
             add("--save", "write a recipe whose model has the variant's settings, such as mine.json", type=Path)
             switch("--forget", "forget the variant; `yt8m gc` removes what was made of it")
+            switch("--allow-fallback", "resume training from an older checkpoint where the newest is damaged")
+            switch("--start-afresh", "throw away half-trained models of another configuration")
+        case "study":
+            add("model", "the model")
+            add("--steps", "optimiser steps of all trials together", type=int, required=True)
+            text = (
+                "two numbers (a range), one value (fixed) or choices, such as 'finetuning.learning_rate=[1e-4, 1e-2]'"
+            )
+            add("--space", text, metavar="FIELD=LIST", action="append", default=[])
+            add("--name", "the study's name; its trials are NAME_00, ... (default: study)", default="study")
+            add("--seed", "seed of what is tried (default: 0)", type=int, default=0)
             switch("--allow-fallback", "resume training from an older checkpoint where the newest is damaged")
             switch("--start-afresh", "throw away half-trained models of another configuration")
         case "predict":

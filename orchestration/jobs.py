@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from yt8m_assets.assets.shell import ProgressSource
+from yt8m_assets.assets.study import STUDY
 from yt8m_assets.assets.variants import VARIANT
 from yt8m_assets.partitions import keys_of
 from yt8m_assets.recipes.schema import Recipe
@@ -56,6 +57,11 @@ ON_REQUEST: Mapping[str, tuple[tuple[str, ...], int, str]] = {
         (VARIANT,),
         7 * 24 * HOUR,
         "Train the chosen model with other settings, which the config says, beside the recipe's own.",
+    ),
+    "study_model": (
+        (STUDY,),
+        14 * 24 * HOUR,
+        "Try settings of the chosen model, as many as the config's budget of steps allows.",
     ),
 }
 """Job -> its assets, seconds and description, of what a person asks for with a form and nothing else makes."""

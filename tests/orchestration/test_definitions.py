@@ -15,6 +15,7 @@ from orchestration.resources import build_resources
 from orchestration.settings import Settings
 from orchestration.state import prepare_state
 from tests.tiny import tiny_model, tiny_recipe
+from yt8m_assets.assets.study import STUDY
 from yt8m_assets.assets.variants import VARIANT
 from yt8m_assets.partitions import OPTIONAL, base_asset, every_asset, keys_of, nodes_of, partition_key
 from yt8m_assets.recipes import load_recipe
@@ -26,7 +27,7 @@ GROUPS = {
     "data": {"pretraining_shards", "segment_shards", "test_shards", "holdout_ratings"},
     "models": {"pretrained_model", "finetuned_model"},
     "predictions": {"oof_predictions", "test_predictions", "oof_ranking", "test_ranking"},
-    "variants": {VARIANT},
+    "variants": {VARIANT, STUDY},
     "optional": {"oof_optional_predictions", "test_optional_predictions"},
     "ensemble": {"ensemble_weights", "submission", "leaderboard"},
 }
@@ -106,7 +107,7 @@ def test_dagsters_lineage_is_ours_partition_by_partition(tmp_path: Path) -> None
 def test_a_recipe_that_fuses_every_shift_has_no_optional_assets(tmp_path: Path) -> None:
     recipe = tiny_recipe(models=(tiny_model("one", SHIFTS), tiny_model("two", SHIFTS)))
     graph = definitions(tmp_path, recipe).resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {*every_asset(recipe), VARIANT}
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {*every_asset(recipe), VARIANT, STUDY}
     assert not any(key.asset_key.to_user_string() in OPTIONAL.values() for key in graph.asset_check_keys)
 
 
@@ -123,7 +124,7 @@ def test_every_job_has_a_limit(tmp_path: Path) -> None:
     """RELIABILITY F33: a worker that dies unseen does not leave a run for ever."""
     resolved = definitions(tmp_path, tiny_recipe())
     names = {"prepare_data", "train_one_model", "predict_cells", "predict_optional_cells", "rank_models", "ensemble"}
-    names |= {"ablate", "doctor", "bring_up_to_date", "train_variant"}
+    names |= {"ablate", "doctor", "bring_up_to_date", "train_variant", "study_model"}
     assert {job.name for job in resolved.resolve_all_job_defs() if not job.name.startswith("__")} == names
     for name in names:
         job = resolved.resolve_job_def(name)

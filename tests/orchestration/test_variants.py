@@ -10,8 +10,10 @@ from mlflow import MlflowClient
 
 from orchestration.cli_variants import settings_from
 from orchestration.driver import Driver
+from orchestration.jobs import job_of
 from tests.orchestration.conftest import Graph, Run
 from yt8m_assets.assets.forms import field_docs, form_of, settings_of
+from yt8m_assets.assets.study import STUDY
 from yt8m_assets.assets.variants import VARIANT
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes import load_recipe
@@ -20,12 +22,12 @@ from yt8m_assets.stages.variants import Variant, keep_variant, kept_variants
 from yt8m_assets.training.config import TrainingConfig
 
 
-def launch(driver: Driver, form: dict[str, Any], partition: str = "one") -> dg.ExecuteInProcessResult:
+def launch(driver: Driver, form: dict[str, Any], asset: str = VARIANT) -> dg.ExecuteInProcessResult:
     """What the launchpad launches for a partition."""
-    return driver.definitions.resolve_job_def("train_variant").execute_in_process(
+    return driver.definitions.resolve_job_def(job_of([asset])).execute_in_process(
         instance=driver.instance,
-        partition_key=partition,
-        run_config={"ops": {VARIANT: {"config": form}}, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        partition_key="one",
+        run_config={"ops": {asset: {"config": form}}, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
     )
 
@@ -86,15 +88,6 @@ def test_a_form_and_a_command_line_make_the_same(run: Run, own_graph: Graph) -> 
     assert "up to date" in run("materialize", "--state", state)[2]
 
 
-def test_without_a_name_only_the_table_is_made(own_graph: Graph) -> None:
-    with own_graph.open() as driver:
-        result = launch(driver, {})
-        assert result.success
-        (event,) = result.asset_materializations_for_node(VARIANT)
-        assert "| the recipe's |" in str(event.metadata["variants"].value)
-    assert kept_variants(own_graph.store) == {}
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -150,6 +143,53 @@ def test_a_variant_is_shown_saved_and_forgotten(run: Run, own_graph: Graph, tmp_
     assert "exists; give another name" in run("variant", "one", "fast", "--save", saved, *state)[2]
     assert run("variant", "one", "fast", "--forget", *state)[0] == 0
     assert "unknown variant 'fast' of one; kept: none" in run("variant", "one", "fast", "--forget", *state)[2]
+
+
+@pytest.mark.parametrize("asset", [VARIANT, STUDY])
+def test_an_empty_form_makes_only_the_table(own_graph: Graph, asset: str) -> None:
+    with own_graph.open() as driver:
+        result = launch(driver, {}, asset)
+        assert result.success
+        (event,) = result.asset_materializations_for_node(asset)
+        assert "| the recipe's |" in str(event.metadata["variants"].value)
+    assert kept_variants(own_graph.store) == {}
+    assert own_graph.store.list_keys("study") == []
+
+
+@pytest.mark.slow
+def test_a_study_from_a_form_and_a_command_line(run: Run, own_graph: Graph) -> None:
+    space = {"finetuning.learning_rate": [0.0001, 0.01]}
+    with own_graph.open() as driver:
+        result = launch(driver, {"steps": 6, "space": space}, STUDY)
+        assert result.success
+        (event,) = result.asset_materializations_for_node(STUDY)
+        assert event.partition == "one"
+        assert event.metadata["trials"].value == 2
+        assert "finetuning.learning_rate" in str(event.metadata["table"].value)
+        assert any(name.startswith("plot") for name in event.metadata)
+    client, found = MlflowClient(own_graph.settings.tracking_uri), own_graph.store.require("study/one")
+    runs = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{found.metadata['mlflow_run_id']}'")
+    trained = {each.data.tags["partition"] for each in runs if each.data.tags["kind"] == "finetuning"}
+    assert trained == {"one_study_00", "one_study_01"}
+    words = ("--steps", 6, "--space", "finetuning.learning_rate=[0.0001, 0.01]", "--state", own_graph.state.root)
+    code, out, error = run("study", "one", *words)
+    assert code == 0, error
+    assert "2 trials: 2 completed; 6 steps" in out
+    assert f"{own_graph.store.uri(found)}/best.json" in out
+    assert own_graph.store.numbers("study/one") == [1]
+
+
+def test_a_study_that_cannot_be_is_named(run: Run, graph: Graph) -> None:
+    state = ("--state", graph.state.root)
+    for words, message in [
+        (("--steps", 6, "--space", "learning_rate=[0, 1]"), "give SECTION.FIELD=VALUE"),
+        (("--steps", 6, "--space", "finetuning.learning_rate=[1]"), "nothing is searched"),
+        (("--steps", 0), "study.steps = 0: must be at least 1"),
+        (("--steps", 6, "--name", "a-b"), "study.name = 'a-b'"),
+    ]:
+        code, out, error = run("study", "one", *words, *state)
+        assert (code, out) == (1, "")
+        assert message in error
 
 
 def test_words_that_set_nothing(run: Run, graph: Graph) -> None:

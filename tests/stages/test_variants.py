@@ -15,7 +15,7 @@ from yt8m_assets.reports.variants import compare_variants, comparison_markdown
 from yt8m_assets.stages.collection import find_dropped
 from yt8m_assets.stages.lineage import Lineage, current_manifest
 from yt8m_assets.stages.nodes import Node, all_nodes
-from yt8m_assets.stages.training import pretrain, train_models
+from yt8m_assets.stages.training import finetune, pretrain, train_models
 from yt8m_assets.stages.variants import (
     Variant,
     forget_variant,
@@ -47,8 +47,9 @@ def test_a_name_means_one_thing(tmp_path: Path) -> None:
     assert keep_variant(recipe, store, Variant(base="one", name="fast", settings={})) == FAST
     with pytest.raises(ConfigError, match=r'sets \{"finetuning":\{"learning_rate":0.005\}\}: choose another name'):
         keep_variant(recipe, store, Variant(base="one", name="fast", settings={"overrides": {"dropout": 0.1}}))
-    with pytest.raises(ConfigError, match="changes nothing"):
-        keep_variant(recipe, store, Variant(base="one", name="new", settings={}))
+    for same in ({}, {"finetuning": {"learning_rate": 1e-3}}):
+        with pytest.raises(ConfigError, match="changes nothing; give a setting"):
+            keep_variant(recipe, store, Variant(base="one", name="new", settings=same))
     assert kept_variants(store) == kept_variants(store, "one") == {"one_fast": FAST}
     assert kept_variants(store, "two") == {}
     assert with_kept(recipe, store, ["one", "two"]) is recipe
@@ -87,6 +88,15 @@ def test_its_pre_trained_weights_are_the_models_own(trained: tuple[Recipe, Artif
     assert pretrain(wider, store, "one_fast", **OPTIONS).reused
     longer = with_variant(recipe, "one", "long", {"pretraining": {"num_steps": 4}})
     assert pretrain(longer, store, "one_long", **OPTIONS).manifest.digest != own.digest
+
+
+def test_settings_are_all_that_differs(trained: tuple[Recipe, ArtifactStore]) -> None:
+    """With settings that compute the same a variant is bit for bit the recipe's own model."""
+    recipe, store = trained
+    own = finetune(recipe, store, "one", **OPTIONS).manifest
+    same = Variant(base="one", name="same", settings={"finetuning": {"log_every": 2}})
+    assert train_variant(recipe, store, keep_variant(recipe, store, same), **OPTIONS)[0].manifest.digest == own.digest
+    assert train_variant(recipe, store, keep_variant(recipe, store, FAST), **OPTIONS)[0].manifest.digest != own.digest
 
 
 def test_a_recipe_that_counts_it_in_finds_it_made(trained: tuple[Recipe, ArtifactStore], tmp_path: Path) -> None:

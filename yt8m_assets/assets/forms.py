@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import dagster as dg
 
+from yt8m_assets.recipes.study import StudyConfig
 from yt8m_assets.training.config import TrainingConfig
 
 _SCALARS: dict[Any, Any] = {bool: dg.Bool, int: dg.Int, float: dg.Float, str: dg.String}
@@ -72,6 +73,19 @@ def variant_form() -> dict[str, dg.Field]:
             "shapes change.",
         ),
     }
+
+
+def study_form() -> dict[str, dg.Field]:
+    """What a study is asked for by; the fields of `StudyConfig`."""
+    docs = field_docs(StudyConfig)
+    kinds: dict[str, tuple[Any, Any]] = {
+        "steps": (dg.Int, 0),
+        "name": (dg.String, "study"),
+        "space": (dg.Permissive(), {}),
+        "seed": (dg.Int, 0),
+        "num_initial": (dg.Int, 5),
+    }
+    return {name: dg.Field(kind, default_value=usual, description=docs[name]) for name, (kind, usual) in kinds.items()}
 
 
 def settings_of(form: typing.Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class ModelRecipe:
     preset_weight: float = 1.0
     """Ensemble weight of the original (percent), where the search starts."""
 
+    @property
+    def seed_key(self) -> str:
+        """What its seeds derive from: with another one's weights its draws, so that settings are all that differs."""
+        return self.starts_from or self.key
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "architecture", self.architecture or self.key)
         object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))

@@ -23,7 +23,7 @@ def with_variant(recipe: Recipe, base: str, name: str, settings: Mapping[str, An
     """The recipe with one more model, last: `base` with some settings changed.
 
     It starts from the base's pre-trained weights unless it changes pre-training, or the shape of the weights. Raises
-    ConfigError as a JSON recipe with these settings does, and where the recipe has such a key or nothing is changed.
+    ConfigError as a JSON recipe with these settings does, and where the recipe has such a key.
     """
     key, origin = variant_key(base, name), recipe.model(base)
     if key in recipe.model_keys:
@@ -35,16 +35,11 @@ def with_variant(recipe: Recipe, base: str, name: str, settings: Mapping[str, An
         raise ConfigError(f"variant {name!r} of {base}: sets {wrong[0]!r}; a variant may set {', '.join(SECTIONS)}")
     row = further_model(recipe, key, {"base": base, **settings})
     row = replace(row, title=f"{origin.title}, {name}")
-    if row == replace(origin, key=key, title=row.title):
-        raise ConfigError(f"variant {name!r} of {base}: changes nothing; give a setting, such as {_EXAMPLE}")
     if row.pretraining == origin.pretraining and _weights(recipe, row) == _weights(recipe, origin):
         row = replace(row, starts_from=origin.starts_from or base)
     else:
         row = replace(row, starts_from="")
     return replace(recipe, models=(*recipe.models, row))
-
-
-_EXAMPLE = "finetuning.learning_rate"
 
 
 def _weights(recipe: Recipe, row: ModelRecipe) -> dict[str, tuple[int, ...]]:

@@ -36,6 +36,7 @@ from yt8m_assets.training.model_files import MODEL, TRAINING, WEIGHTS, ModelSpec
 from yt8m_assets.training.passes import run_pass
 from yt8m_assets.training.randomness import derive_seed
 from yt8m_assets.training.trainer import Training
+from yt8m_assets.training.validate import Judge
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Options(TypedDict, total=False):
     run_tags: Required[RunTags]
     allow_fallback: bool
     start_afresh: bool
+    judge: Judge | None
 
 
 def pretrain(recipe: Recipe, store: ArtifactStore, model_key: str, **options: Unpack[Options]) -> StageResult:
@@ -177,9 +179,9 @@ def make_job(
             rated_classes=read_segment_classes(recipe, store, manifest) if finetunes else None,
             digest=manifest.digest,
             # Of pre-training the same for all models, which read together; segments are in memory, each in its order.
-            seed=derive_seed(recipe.seed, *([row.key] if finetunes else []), node.asset, "order", *mark),
+            seed=derive_seed(recipe.seed, *([row.seed_key] if finetunes else []), node.asset, "order", *mark),
         ),
-        seed=derive_seed(recipe.seed, row.key, node.asset, *mark),
+        seed=derive_seed(recipe.seed, row.seed_key, node.asset, *mark),
         checkpoints=checkpoints_of(store, inputs, fold),
         initial_path=store.fetch(inputs.parent("pretrained_model", row.key)) if finetunes else None,
         allow_fallback=allow_fallback,
@@ -249,10 +251,11 @@ def _train(
     run_tags: RunTags,
     allow_fallback: bool = False,
     start_afresh: bool = False,
+    judge: Judge | None = None,
 ) -> Training[StageResult]:
     node = inputs.node
     with store.publish(node.key, **inputs.publish_arguments()) as publication:
-        job = make_job(recipe, store, inputs, allow_fallback)
+        job = replace(make_job(recipe, store, inputs, allow_fallback), judge=judge)
         job.checkpoints.refuse_others(start_afresh)
         job.checkpoints.sweep()
         hardware = find_hardware()

@@ -5,7 +5,7 @@ makes depends on it. Its artifacts lie beside the others under its key; what it 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 from yt8m_assets.errors import ConfigError
@@ -62,10 +62,11 @@ def kept_variants(store: ArtifactStore, base: str | None = None) -> dict[str, Va
     return found
 
 
-def keep_variant(recipe: Recipe, store: ArtifactStore, variant: Variant) -> Variant:
+def keep_variant(recipe: Recipe, store: ArtifactStore, variant: Variant, *, may_equal: bool = False) -> Variant:
     """Keep a variant by its name, or find it by it where it sets nothing. A name means one thing, for good.
 
-    Raises ConfigError for settings that a recipe could not have, and for others than the name stands for.
+    `may_equal`: its settings may be the recipe's own. Raises ConfigError for settings that a recipe could not have, and
+    for others than the name stands for.
     """
     before = kept_variants(store).get(variant.key)
     if before is not None:
@@ -76,7 +77,12 @@ def keep_variant(recipe: Recipe, store: ArtifactStore, variant: Variant) -> Vari
             )
         before.add_to(recipe)
         return before
-    variant.add_to(recipe)
+    row, own = variant.add_to(recipe).models[-1], recipe.model(variant.base)
+    if not may_equal and row == replace(own, key=row.key, title=row.title, starts_from=row.starts_from):
+        example = "finetuning.learning_rate"
+        raise ConfigError(
+            f"variant {variant.name!r} of {variant.base}: changes nothing; give a setting, such as {example}"
+        )
     values = {"base": variant.base, "name": variant.name, "settings": plain(variant.settings)}
     with store.publish(f"{FOLDER}/{variant.key}", fingerprint=sha256_text(canonical_json(values))) as publication:
         (publication.path / "variant.json").write_text(canonical_json({variant.key: values}) + "\n")

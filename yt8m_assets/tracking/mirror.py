@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from yt8m_assets.tracking.errors import RunGoneError, describe, is_refusal
 from yt8m_assets.tracking.models import LoggedModels
-from yt8m_assets.tracking.record import Record, now_milliseconds
+from yt8m_assets.tracking.record import PARENT_TAG, Record, now_milliseconds
 from yt8m_assets.tracking.registry import register
 from yt8m_assets.tracking.server import Server
 from yt8m_assets.tracking.view import NOTE_TAG
@@ -110,6 +110,8 @@ class Mirror:
     def _create(self) -> "Run":
         self.changes += 1
         record, tags = self.record, {RUN_TAG: self.record.token, **self.record.tags, **self._signs_of_life()}
+        if larger := find_run(self.server, record.tags[PARENT_TAG]) if PARENT_TAG in record.tags else None:
+            tags["mlflow.parentRunId"] = larger.info.run_id
         if record.parent is not None:
             parent = find_run(self.server, record.parent)
             tags["resumed_from"] = parent.info.run_id if parent else record.parent

@@ -163,9 +163,10 @@ class NullTracking(Tracking):
 
 
 def status_of(error: BaseException) -> str:
-    """MLflow's status of a run that an exception ended: KILLED for an interrupt or a preemption, FAILED otherwise.
+    """MLflow's status of a run that an exception ended: KILLED for an interrupt or a preemption, FAILED otherwise,
+    if the exception names none (`tracked_status`).
 
     A preemption has an exit code of its own (training/interruption.py); interrupts are not Exceptions.
     """
     asked_to_stop = not isinstance(error, Exception) or getattr(error, "exit_code", None) is not None
-    return "KILLED" if asked_to_stop else "FAILED"
+    return getattr(error, "tracked_status", "KILLED" if asked_to_stop else "FAILED")

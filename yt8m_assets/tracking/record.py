@@ -18,6 +18,8 @@ from yt8m_assets.tracking.view import NOTE_TAG
 
 RECORD_FILE = "report/run.json"
 """Where an artifact keeps the record of its run; it does not enter the artifact's digest."""
+PARENT_TAG = "parent_token"
+"""Tag of a run that is one of several of a larger run: that one's token, by which any server finds it."""
 MAX_PARAM, MAX_TAG = 6000, 5000
 """Characters of a parameter's and of a tag's value."""
 _MAX_KEY = 250

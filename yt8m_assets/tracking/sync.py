@@ -12,7 +12,7 @@ from yt8m_assets.storage import ArtifactStore, Manifest
 from yt8m_assets.storage.backend import LocalBackend
 from yt8m_assets.storage.retention import all_keys
 from yt8m_assets.tracking.mirror import Mirror, end_dead_runs, find_run, is_alive
-from yt8m_assets.tracking.record import RECORD_FILE, Record
+from yt8m_assets.tracking.record import PARENT_TAG, RECORD_FILE, Record
 from yt8m_assets.tracking.server import Server
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,9 @@ def sync(store: ArtifactStore, server: Server, *, restore: bool = False) -> Coun
 def _sync(store: ArtifactStore, server: Server, restore: bool) -> Counter[str]:
     end_dead_runs(server)
     by_token: dict[str, list[KeptRun]] = {}
-    for run in sorted(kept_runs(store), key=lambda run: run.manifest.created_unix_seconds):
+    for run in sorted(
+        kept_runs(store), key=lambda run: (PARENT_TAG in run.record.tags, run.manifest.created_unix_seconds)
+    ):
         by_token.setdefault(run.record.token, []).append(run)
     found: Counter[str] = Counter()
     for runs in by_token.values():

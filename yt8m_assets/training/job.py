@@ -40,7 +40,7 @@ from yt8m_assets.training.randomness import derive_seed
 from yt8m_assets.training.recompute import recompute_activations
 from yt8m_assets.training.step import Stepper
 from yt8m_assets.training.trainer import Trainer, Training
-from yt8m_assets.training.validate import Scores, Validator, scores_of
+from yt8m_assets.training.validate import Judge, Scores, Validator, scores_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ class TrainingJob:
     """Folder of the model to start from; None: new weights."""
     allow_fallback: bool = False
     """Continue from an older checkpoint when the newest is damaged."""
+    judge: Judge | None = None
+    """Who may end the run after an evaluation, by an error; on one process only."""
 
 
 def run_job(
@@ -142,7 +144,9 @@ def prepare_trainer(job: TrainingJob, team: Team, tracked: TrackedRun, task: Tas
     parts: Any = {"stepper": stepper, "source": source, "writer": writer}
     people: Any = {"stop": stop, "tracked": tracked, "task": task}
     evaluate = holdout_evaluation(job, device) if team.leads else None
-    validator = Validator(evaluate=evaluate, averages=averages, hands_on=not job.finetunes, **parts, **people)
+    validator = Validator(
+        evaluate=evaluate, averages=averages, hands_on=not job.finetunes, judge=job.judge, **parts, **people
+    )
     schedule = Schedule(config=config, first_examples=earlier["examples"] if config.continue_schedule else 0)
     return Trainer(schedule=schedule, validator=validator, team=team, last_step=job.last_step, **parts, **people)
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from yt8m_assets.data.dataset.batches import BatchStream
@@ -20,6 +20,8 @@ from yt8m_assets.training.step import Stepper
 logger = logging.getLogger(__name__)
 
 Scores = dict[str, float]
+Judge = Callable[[Sequence[Scores]], None]
+"""Looks at the evaluations so far, and raises where the training is not worth its end (`pruning`)."""
 TRACKED_NAMES = {"map": "map_at_100000"}
 
 
@@ -67,6 +69,7 @@ class Validator:
     tracked: TrackedRun
     task: Task
     hands_on: bool
+    judge: Judge | None = None
     findings: Findings = field(default_factory=Findings)
 
     def __post_init__(self) -> None:
@@ -119,7 +122,9 @@ class Validator:
 
     @property
     def has_enough(self) -> bool:
-        """Whether the last `early_stopping` evaluations brought no better score."""
+        """Whether the last `early_stopping` evaluations brought no better score. Raises what the judge raises."""
+        if self.judge is not None:
+            self.judge(self.findings.evaluations)
         patience, best = self.config.early_stopping, self.findings.best
         if patience is None or best is None:
             return False
