@@ -143,6 +143,7 @@ def _add_options(name: str, parser: argparse.ArgumentParser) -> None:
             add("--print", text, choices=("skypilot", "slurm", "vertex"))
         case "ablate":
             switch("--json", "print the figures as JSON instead of a table")
+            add("--html", "also write them as a page", type=Path, metavar="FILE")
             switch("--no-tracking", "do not keep them as an MLflow run")
         case "explain":
             text = "such as finetuned_model, or finetuned_model/bert_l2h12 (default: where staleness begins)"

@@ -109,8 +109,16 @@ def command_ablate(arguments: argparse.Namespace) -> int:
     from yt8m_assets.tracking import NullTracking
 
     session = open_session(arguments)
+    if arguments.html and arguments.html.is_dir():
+        raise ConfigError(f"{arguments.html}: is a folder; name a file, such as {arguments.html / 'ablation.html'}")
     tracking = NullTracking() if arguments.no_tracking else session.settings.open_tracking()
     figures = ablate(session.recipe, session.store, tracking=tracking, progress=default_progress(), run_tags={})
+    if arguments.html:
+        from yt8m_assets.reports.ablation_page import write_ablation_page
+        from yt8m_assets.storage import atomic_write
+
+        with atomic_write(arguments.html) as temporary:
+            write_ablation_page(figures, temporary)
     if arguments.json:
         say(json.dumps(figures, indent=1, sort_keys=True, allow_nan=False))
     else:

@@ -45,9 +45,13 @@ def test_ablate_prints_a_table_or_json(run: Run, graph: Graph, tmp_path: Path) -
     assert code == 0
     assert "What each switch is worth, recipe tiny" in out
     assert "each model's own *" in out
-    code, out, _ = run("ablate", "--state", graph.state.root, "--no-tracking", "--json")
+    page = tmp_path / "new" / "ablation.html"
+    code, out, _ = run("ablate", "--state", graph.state.root, "--no-tracking", "--json", "--html", page)
+    assert page.read_text().count("<th scope=row>") == len(json.loads(out)["effects"])
+    code, _, error = run("ablate", "--state", graph.state.root, "--no-tracking", "--html", tmp_path)
+    assert code == 1
+    assert f"{tmp_path}: is a folder" in error
     figures = json.loads(out)
-    assert code == 0
     assert {row["stage"] for row in figures["effects"]} >= {"shifts", "trimming", "fusion", "weights", "loss"}
     assert "mlflow_run_id" not in figures
     code, out, error = run("ablate", "--state", tmp_path / "empty", "--no-tracking")

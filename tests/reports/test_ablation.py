@@ -154,6 +154,7 @@ def test_it_is_tracked_and_the_same_again(searched):
     figures = run(searched, tracking)
     (made,) = tracking.runs
     assert made.dicts["ablation.json"]["effects"] == figures["effects"]
+    assert made.artifacts == [("", "ablation.html")]
     assert made.tags["dagster_run_id"] == "x"
     assert made.series("ablation/weights/ensemble/searched/gain")[0][1] == rows(figures, "weights")["searched"]["gain"]
     again = run(searched)

@@ -7,6 +7,8 @@ class by class. A setting is compared with its stage's first one, on the same ra
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from yt8m_assets.progress import Progress
@@ -64,6 +66,7 @@ def ablate(
 
     Raises MissingArtifactError naming what is not materialised, ParentMismatchError naming what is stale.
     """
+    from yt8m_assets.reports.ablation_page import PAGE_FILE, write_ablation_page
     from yt8m_assets.reports.ablation_rankings import OofRankings
 
     manifests = {node.key: require_current(recipe, store, node) for node in _needed(recipe)}
@@ -71,7 +74,10 @@ def ablate(
     made_from = {f"parent.{key}": manifest.digest for key, manifest in manifests.items()}
     fingerprint = sha256_text(canonical_json({**params, **made_from}))
     tags = {**run_tags, "asset": "ablation", "recipe": recipe.name, "fingerprint": fingerprint, **made_from}
-    with tracking.run("ablation", kind="report", params=params, tags=tags) as run:
+    with (
+        TemporaryDirectory() as folder,
+        tracking.run("ablation", kind="report", params=params, tags=tags) as run,
+    ):
         oof = OofRankings(recipe, store)
         compared = list(stages(recipe, oof))
         judge = _Judge(recipe, oof.ratings)
@@ -91,6 +97,8 @@ def ablate(
         }
         run.log_metrics(metrics(effects), step=0)
         run.log_dict(figures, FIGURES_FILE)
+        write_ablation_page(figures, Path(folder, PAGE_FILE))
+        run.log_artifact(Path(folder, PAGE_FILE))
     links = {"mlflow_run_id": run.run_id, "mlflow_url": run.url}
     return figures | {name: value for name, value in links.items() if value is not None}
 

@@ -14,6 +14,7 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 70em;
 table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .3em .8em; border-bottom: 1px solid #ddd }
 td { text-align: right; font-variant-numeric: tabular-nums } th:first-child { text-align: left }
 tbody th { font-weight: inherit }
+tr.block th { font-weight: 600; padding-top: 1em } .up { color: #060 } .down { color: #a00 }
 img { max-width: 100%; height: auto } .note { color: #666 } tr.total { font-weight: 600; border-top: 2px solid #888 }
 @media (max-width: 640px) { body { margin: 1em auto } th, td { padding: .3em .5em }
 .wide img { max-width: none; width: 640px } }
@@ -180,13 +181,17 @@ def write_page(
         f"base64,{base64.b64encode(picture.read_bytes()).decode()}'></div>"
         for title, picture in pictures.items()
     )
-    title = f"Leaderboard: recipe {escape(figures['recipe'])}"
-    path.write_text(
+    body = f"{_table(table_columns(figures), rows, total=True)}{notes}{shown}<h2>Classes</h2>{_class_table(figures)}"
+    text = document(f"Leaderboard: recipe {figures['recipe']}", body + _origins(facts or {}, links or {}))
+    path.write_text(text, encoding="utf-8")
+
+
+def document(title: str, body: str) -> str:
+    """A page that needs no other file and fits a narrow screen; `body` is HTML, `title` plain text."""
+    return (
         f"<!doctype html><html lang=en><meta charset=utf-8>"
-        f"<meta name=viewport content='width=device-width, initial-scale=1'><title>{title}</title>"
-        f"<style>{_STYLE}</style><h1>{title}</h1>{_table(table_columns(figures), rows, total=True)}{notes}{shown}"
-        f"<h2>Classes</h2>{_class_table(figures)}{_origins(facts or {}, links or {})}</html>\n",
-        encoding="utf-8",
+        f"<meta name=viewport content='width=device-width, initial-scale=1'><title>{escape(title)}</title>"
+        f"<style>{_STYLE}</style><h1>{escape(title)}</h1>{body}</html>\n"
     )
 
 
