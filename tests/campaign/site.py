@@ -29,6 +29,16 @@ _BELOW = "state/artifacts/"
 Files = dict[str, str]
 
 
+def _code() -> str:
+    """Names the code that a reference comes from: other code may rightly log other metrics."""
+    root, found = RECIPE.parents[2], hashlib.sha256(RECIPE.read_bytes())
+    for path in sorted(
+        path for top in ("models", "orchestration", "yt8m_assets") for path in (root / top).rglob("*.py")
+    ):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
 class Site:
     """A folder in which one round at a time is run."""
 
@@ -91,17 +101,23 @@ class Site:
         idle = self.materialize().operations
         share = (again.operations - idle) / sum(before)
         self.operations = [int(sum(before[number:]) * share) + idle for number in range(len(before) + 1)]
-        known = {"files": self.reference, "metrics": sorted(self.metrics, key=str), "operations": self.operations}
+        known = {
+            "code": _code(),
+            "files": self.reference,
+            "metrics": sorted(self.metrics, key=str),
+            "operations": self.operations,
+        }
         (self.kept / "reference.json").write_text(json.dumps(known))
 
     def recall(self) -> bool:
-        """Take the reference that an earlier campaign made in this folder; whether there is one."""
+        """Take the reference that an earlier campaign made in this folder; whether there is one, of this very code."""
         path = self.kept / "reference.json"
-        if path.is_file():
-            known = json.loads(path.read_text())
-            self.reference, self.operations = known["files"], known["operations"]
-            self.metrics = {tuple(row) for row in known["metrics"]}
-        return path.is_file()
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        if known.get("code") != _code():
+            return False
+        self.reference, self.operations = known["files"], known["operations"]
+        self.metrics = {tuple(row) for row in known["metrics"]}
+        return True
 
     def _first(self) -> None:
         """Sources, and an empty database of MLflow with all tables, which takes seconds to make."""
