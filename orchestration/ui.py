@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from orchestration.settings import Settings, absolute_recipe, is_database
 from orchestration.state import State, prepare_state, project_root
-from orchestration.ui_mlflow import HOST, mlflow_command, mlflow_page, mlflow_stores
+from orchestration.ui_mlflow import HOST, count_runs, mlflow_command, mlflow_page, mlflow_stores
 from yt8m_assets.errors import ConfigError, StorageError
 from yt8m_assets.recipes import load_recipe
 
@@ -90,7 +91,10 @@ def end_on_signals() -> None:
 
 
 def tidy_state(state: State) -> None:
-    """End the runs of dead processes and free their slots. Trouble with the database is left to the servers."""
+    """End the runs of dead processes and free their slots; let MLflow's database know how much it holds.
+
+    Trouble with a database is left to the servers.
+    """
     import dagster as dg
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -99,6 +103,8 @@ def tidy_state(state: State) -> None:
 
     with suppress(SQLAlchemyError, dg.DagsterError, StorageError), driver_instance(state) as instance:
         tidy(instance)
+    with suppress(sqlite3.Error):
+        count_runs(state.root / "mlflow" / "mlflow.db")
 
 
 def server_environment(state: State, settings: Settings, mlflow_url: str | None) -> dict[str, str]:

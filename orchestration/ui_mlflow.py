@@ -2,10 +2,12 @@
 
 import base64
 import json
+import sqlite3
 import sys
 import urllib.request
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -26,6 +28,28 @@ def mlflow_stores(settings: Settings) -> dict[str, str]:
     """The tracking server's database, and where its experiments keep files."""
     root = str(settings.artifact_location)
     return {"MLFLOW_BACKEND_STORE_URI": settings.tracking_uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": root}
+
+
+def count_runs(database: Path) -> None:
+    """Let SQLite count what the tables hold, where runs have doubled since. Raises what sqlite3 raises.
+
+    Without, it takes all tables for small: MLflow's table of 10,000 runs, ordered by a metric, took 11 s instead of
+    0.2. The counts are made anew, not updated, which a process that has the database open would not notice.
+    """
+    if not database.is_file():
+        return
+    with closing(sqlite3.connect(database, timeout=1)) as connection, connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if "runs" not in tables:
+            return
+        (now,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+        counted = "SELECT max(CAST(stat AS INTEGER)) FROM sqlite_stat1 WHERE tbl = 'runs'"
+        before = connection.execute(counted).fetchone()[0] if "sqlite_stat1" in tables else None
+        if now > 2 * (before or 0):
+            connection.execute("BEGIN IMMEDIATE")
+            if "sqlite_stat1" in tables:
+                connection.execute("DROP TABLE sqlite_stat1")
+            connection.execute("ANALYZE")
 
 
 def mlflow_page(tracking_url: str, settings: Settings) -> str:
