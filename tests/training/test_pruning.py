@@ -27,13 +27,21 @@ def test_below_the_median_ends() -> None:
     rule([])
 
 
+def test_none_is_ended_in_its_warm_up() -> None:
+    early = tuple(((0.25, 0.9), (1.0, 0.9)) for _ in range(ENOUGH))
+    rule = MedianRule(curves=early, num_steps=100)
+    rule(evaluations(0.1))
+    with pytest.raises(TrialPrunedError, match="ended after step 50"):
+        rule(evaluations(0.1, 0.1))
+
+
 def test_few_curves_end_nothing() -> None:
     MedianRule(curves=GOOD[1:], num_steps=100)(evaluations(0.0, 0.0, 0.0))
 
 
 def test_lengths_are_compared_by_their_share() -> None:
     rule = MedianRule(curves=GOOD, num_steps=200)
-    rule(evaluations(0.1, 0.1, 0.1))  # 75 of 200: no other had been scored
+    rule(evaluations(0.1, 0.1, 0.1))  # 75 of 200: no other had been scored by then
     with pytest.raises(TrialPrunedError):
         rule(evaluations(0.1, 0.1, 0.1, 0.1))
     curve = curve_of(evaluations(0.3, 0.2), 100)

@@ -14,6 +14,8 @@ Curve = tuple[tuple[float, float], ...]
 """(share of the training that is done, score) at each evaluation, in order."""
 ENOUGH = 4
 """Curves that a median is taken of, at least."""
+EARLIEST = 0.3
+"""Share of the training before which none is ended: a warm-up is slow with the best of settings."""
 
 
 class TrialPrunedError(PermanentError):
@@ -48,9 +50,9 @@ class MedianRule:
     """Steps of this trial."""
 
     def __call__(self, evaluations: Sequence[Mapping[str, float]]) -> None:
-        """Raise TrialPrunedError where the best score up to the newest evaluation is too low; not at the end."""
+        """Raise TrialPrunedError where the best score so far is too low, while an end saves steps."""
         curve = curve_of(evaluations, self.num_steps)
-        if not curve or curve[-1][0] >= 1:
+        if not curve or not EARLIEST <= curve[-1][0] < 1:
             return
         share, score = curve[-1][0], max(value for _, value in curve)
         reached = [best for other in self.curves if (best := best_by(other, share)) is not None]
