@@ -1,5 +1,9 @@
-"""The demo's nine models, made so small that a browser test can wait for them: a recipe file for YT8M_RECIPE."""
+"""The demo's nine models, made so small that a browser test can wait for them: a recipe file for YT8M_RECIPE.
 
+The pictures of README.md are those of the demo itself: YT8M_BROWSER_RECIPE=demo, with its state as YT8M_BROWSER_STATE.
+"""
+
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +59,7 @@ def _narrow(model: ModelRecipe) -> ModelRecipe:
     )
 
 
-RECIPE = replace(
+SMALL = replace(
     demo.RECIPE,
     name="browser",
     data=replace(demo.RECIPE.data, simulation=SIMULATION, num_classes=SIMULATION.num_classes),
@@ -63,3 +67,4 @@ RECIPE = replace(
     search=SearchConfig(num_trials=60, num_initial_points=6, num_starts=2, num_folds=2),
     bootstrap_rounds=20,
 )
+RECIPE = demo.RECIPE if os.environ.get("YT8M_BROWSER_RECIPE") == "demo" else SMALL

@@ -44,13 +44,14 @@ def test_the_lineage_shows_every_asset_in_its_group(page: Page, sites: Sites, pi
     expect(page.get_by_text(outside).first).to_be_visible()
 
 
-def test_an_asset_is_materialised(page: Page, sites: Sites) -> None:
+def test_an_asset_is_materialised(page: Page, sites: Sites, picture: Picture) -> None:
     before = latest(sites.dagster, "submission")["runId"]
     page.goto(f"{sites.dagster}/assets/submission")
     page.get_by_role("button", name="materialization Materialize", exact=True).click()
     run_id = toast_target(page, r"/runs/([0-9a-f-]{36})")
     expect(page.get_by_role("img", name="run_success").first).to_be_visible(timeout=PATIENCE)
     expect(page.get_by_text("Errored (0)")).to_be_visible()
+    picture(page, "materialised")
     assert wait_for_run(sites.dagster, run_id)["status"] == "SUCCESS"
     assert latest(sites.dagster, "submission")["runId"] == run_id != before
     page.goto(f"{sites.dagster}/assets/submission?view=checks&checkDetail=valid")
@@ -69,10 +70,12 @@ def test_a_backfill_of_shifts_runs_to_its_end(page: Page, sites: Sites, picture:
     dialog.get_by_role("button", name="All", exact=True).last.click()
     expect(dialog).to_contain_text(f"{len(cells)} partitions")
     expect(page.get_by_text(f"with a maximum of {CELLS_A_RUN} partitions per run")).to_be_visible()
+    picture(page, "backfill-dialog")
     page.get_by_role("button", name="Launch backfill").click()
     toast_target(page, r"/runs/b/([a-z]+)")
     expect(page.get_by_text("Status", exact=True).locator("xpath=..")).to_contain_text("Succeeded", timeout=PATIENCE)
     expect(page.get_by_text("100% completed")).to_be_visible()
+    picture(page, "backfill")
     runs = {latest(sites.dagster, asset, cell)["runId"] for cell in cells}
     assert len(runs) == 2
     assert not runs & before
@@ -111,7 +114,9 @@ def test_the_metadata_leads_to_the_mlflow_run_and_back(page: Page, sites: Sites)
     expect(run_page.get_by_text(recorded["runId"][:16]).first).to_be_visible()
 
 
-def test_the_submission_is_downloaded_and_the_report_opens_from_their_pages(page: Page, sites: Sites) -> None:
+def test_the_submission_is_downloaded_and_the_report_opens_from_their_pages(
+    page: Page, sites: Sites, picture: Picture
+) -> None:
     page.goto(f"{sites.dagster}/assets/submission")
     with page.expect_download() as download:
         metadata_row(page, "submission.csv").get_by_role("link").first.click()
@@ -121,8 +126,9 @@ def test_the_submission_is_downloaded_and_the_report_opens_from_their_pages(page
     with page.context.expect_page() as opened:
         metadata_row(page, "leaderboard.html").get_by_role("link").first.click()
     report = opened.value
-    expect(report.get_by_role("heading", name="Leaderboard: recipe browser")).to_be_visible()
+    expect(report.get_by_role("heading", name=f"Leaderboard: recipe {RECIPE.name}")).to_be_visible()
     assert report.get_by_role("img").first.evaluate("image => image.naturalWidth") > 400
+    picture(report, "leaderboard-page")
     report.get_by_role("link").last.click()
     expect(report.get_by_role("heading", name="leaderboard")).to_be_visible()
 

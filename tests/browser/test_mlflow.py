@@ -61,12 +61,13 @@ def test_the_nine_runs_are_ticked_and_compared(page: Page, sites: Sites, picture
     assert len(set(re.findall("[0-9a-f]{32}", address))) == len(RECIPE.models)
 
 
-def test_the_runs_open_with_the_columns_that_matter(page: Page, sites: Sites) -> None:
+def test_the_runs_open_with_the_columns_that_matter(page: Page, sites: Sites, picture: Picture) -> None:
     page.goto(runs_page(sites.mlflow, "1", EXPERIMENT_TAGS))
     tidy(page)
     for name in ("ensemble/map_at_100000", "holdout/best_gap_at_20", MAP, "holdout/map_at_100000"):
         expect(page.get_by_role("columnheader", name=name, exact=True).first).to_be_visible()
     expect(page.get_by_text("YouTube-8M segment classification").first).to_be_visible()
+    picture(page, "mlflow-runs")
 
 
 def test_the_curves_of_the_nine_runs_are_drawn_together(page: Page, sites: Sites, picture: Picture) -> None:
@@ -78,3 +79,18 @@ def test_the_curves_of_the_nine_runs_are_drawn_together(page: Page, sites: Sites
         expect(page.get_by_text(name)).to_be_attached()
     page.wait_for_timeout(SETTLE_MILLISECONDS)
     picture(page, "mlflow-charts")
+
+
+def test_kept_checkpoints_and_the_ensemble_stand_with_their_scores_by_data_set(
+    page: Page, sites: Sites, picture: Picture
+) -> None:
+    page.set_viewport_size({"width": 1800, "height": 1000})  # the page draws the columns of its window alone
+    page.goto(f"{sites.mlflow}/#/experiments/1/models?workflowType=machine_learning")
+    tidy(page)
+    expect(page.get_by_role("columnheader", name=re.compile("Dataset: holdout_ratings"))).to_be_visible()
+    expect(page.get_by_role("columnheader", name="holdout/map_at_100000", exact=True).first).to_be_visible()
+    expect(page.get_by_role("link", name="leaderboard-ensemble", exact=True)).to_be_visible()
+    for model in RECIPE.models:
+        expect(page.get_by_role("link", name=re.compile(f"^{model.key}-finetuning-step-")).first).to_be_visible()
+    expect(page.get_by_role("link", name=re.compile(f"^yt8m-{RECIPE.name}-")).first).to_be_visible()
+    picture(page, "mlflow-models")
