@@ -29,7 +29,7 @@ _BELOW = "state/artifacts/"
 Files = dict[str, str]
 
 
-def _code() -> str:
+def code_digest() -> str:
     """Names the code that a reference comes from: other code may rightly log other metrics."""
     root, found = RECIPE.parents[2], hashlib.sha256(RECIPE.read_bytes())
     for path in sorted(
@@ -102,7 +102,7 @@ class Site:
         share = (again.operations - idle) / sum(before)
         self.operations = [int(sum(before[number:]) * share) + idle for number in range(len(before) + 1)]
         known = {
-            "code": _code(),
+            "code": code_digest(),
             "files": self.reference,
             "metrics": sorted(self.metrics, key=str),
             "operations": self.operations,
@@ -113,7 +113,7 @@ class Site:
         """Take the reference that an earlier campaign made in this folder; whether there is one, of this very code."""
         path = self.kept / "reference.json"
         known = json.loads(path.read_text()) if path.is_file() else {}
-        if known.get("code") != _code():
+        if known.get("code") != code_digest():
             return False
         self.reference, self.operations = known["files"], known["operations"]
         self.metrics = {tuple(row) for row in known["metrics"]}

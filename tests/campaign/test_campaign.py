@@ -13,7 +13,7 @@ import pytest
 from tests.campaign.__main__ import table
 from tests.campaign.passes import Pass, Watch
 from tests.campaign.rounds import REMEDIES, Fault, Round
-from tests.campaign.site import Site
+from tests.campaign.site import Site, code_digest
 from tests.storage.suite import FILES, publish
 from yt8m_assets.storage import ArtifactStore
 
@@ -65,6 +65,20 @@ def test_an_error_without_a_name_is_no_refusal(text: str) -> None:
     assert Pass(0, 0, 0, 0, "killed", code=1).unnamed
     assert not Pass(0, 0, 0, 0, "yt8m: /a/b: 3 bytes, its manifest says 4; materialise it again", code=1).unnamed
     assert not Pass(0, 0, 0, 0, text, code=-signal.SIGKILL).unnamed
+
+
+def test_a_reference_is_taken_again_unless_the_code_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, tmp_path / "kept")
+    assert not site.recall()
+    site.kept.mkdir()
+    known = {"code": code_digest(), "files": {"a": "1"}, "metrics": [["run", "map", 0, 0.5]], "operations": [7]}
+    (site.kept / "reference.json").write_text(json.dumps(known))
+    assert site.recall()
+    assert (site.reference, site.metrics, site.operations) == ({"a": "1"}, {("run", "map", 0, 0.5)}, [7])
+    monkeypatch.setattr("tests.campaign.site.code_digest", lambda: "other")
+    assert not site.recall()
 
 
 def test_what_messages_ask_for() -> None:
