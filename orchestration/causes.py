@@ -1,6 +1,7 @@
 """From Dagster's wrapping of an error back to the error itself."""
 
 import sqlite3
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,15 +55,26 @@ def original_error(error: BaseException, where: str) -> Yt8mError:
 
 @contextmanager
 def records_named(home: Path) -> Iterator[None]:
-    """Let what SQLite says of Dagster's records, anywhere in the block, say which files those are and what to do."""
+    """Let what SQLite says of Dagster's records, anywhere in the block, say which files those are and what to do.
+
+    So does what Dagster says of a record that it cannot read.
+    """
     try:
         yield
     except Exception as error:
         of_ours = isinstance(error, Yt8mError) and not isinstance(error, StageFailedError)
         said = next((cause for cause in causes(error) if isinstance(cause, sqlite3.DatabaseError)), None)
-        if said is None or of_ours:
+        unread = next((cause for cause in causes(error) if _of_a_record(cause)), None)
+        if of_ours or (said is None and unread is None):
             raise
-        raise _records_error(str(said), home) from error
+        text = str(said) if said is not None else f"a record cannot be read: {str(unread).splitlines()[0]}"
+        raise _records_error(text, home) from error
+
+
+def _of_a_record(error: BaseException) -> bool:
+    """Whether the error was raised while Dagster took one of its records apart."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_name in ("deserialize_value", "deserialize_values") for frame, _ in frames)
 
 
 def _records_error(said: str, home: Path) -> Yt8mError:

@@ -3,9 +3,11 @@
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from dagster._serdes import deserialize_value
 
 from orchestration.causes import StageFailedError, causes, original_error, records_named
 from tests.orchestration.conftest import Graph
@@ -20,9 +22,19 @@ def scribble(path: Path) -> None:
     path.write_text("<html>" * 99)
 
 
+def misspell(path: Path) -> None:
+    """Let what the database holds be no record any more, though SQLite finds nothing wrong."""
+    with closing(sqlite3.connect(path)) as database, database:
+        changed = database.execute(
+            "UPDATE event_logs SET event = replace(event, 'PathMetadataEntryData', 'PathMetadataEntzyData')"
+        )
+        assert changed.rowcount > 0
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
+        ("history/runs/index.db", misspell),
         ("history/runs/index.db", halve),
         pytest.param("history/runs.db", scribble, marks=pytest.mark.slow),
         pytest.param("schedules/schedules.db", halve, marks=pytest.mark.slow),
@@ -56,6 +68,12 @@ def test_damaged_records_are_named_and_begin_anew_where_they_are_deleted(
 def test_what_sqlite_says(said: Exception, kind: type[Yt8mError], text: str, around: Exception) -> None:
     with pytest.raises(kind, match=text), records_named(Path("/home")):
         raise around from said
+
+
+@pytest.mark.parametrize("text", ['{"__class__": "PathMetadataEntzyData"}', '{"__class__": "Path', '{"__set__": 1}'])
+def test_a_record_that_cannot_be_read_is_named(text: str) -> None:
+    with pytest.raises(StorageError, match=r"/home: .* damaged: .* Delete /home/storage"), records_named(Path("/home")):
+        deserialize_value(text)
 
 
 def test_other_errors_pass_as_they_are() -> None:
