@@ -72,7 +72,7 @@ def command_study(arguments: argparse.Namespace) -> int:
     with open_driver(session.recipe, session.state, session.settings, default_progress()) as driver:
         driver.make(parents(session.recipe, Node("finetuned_model", base)))
         driver.request(STUDY, base, form, _resuming(arguments))
-    found = session.store.require(f"study/{base}")
+    found = session.store.require(f"study/{base}/{arguments.name}")
     show([trials_table(found.metadata), comparison(session, base)])
     say(f"best settings as a recipe  {session.store.uri(found, BEST)}")
     return 0

@@ -39,7 +39,7 @@ def test_a_filled_form_and_an_empty_one(own_graph: Graph, dagster: Dagster) -> N
     assert "training.learning_rate = -1.0: must be above zero" in logged
     study = launch(dagster, {"steps": 6, "space": {"finetuning.learning_rate": [0.0001, 0.01]}}, STUDY)
     assert dagster.wait_for_run(study, 180) == "SUCCESS"
-    best = own_graph.store.require("study/one").metadata["variant"]
+    best = own_graph.store.require("study/one/study").metadata["variant"]
     state = dagster.wait(dagster.backfill_all([VARIANT, STUDY]), 240)
     assert [run["status"] for run in state["runs"]] == ["SUCCESS"] * len(state["runs"])
     assert state["status"] == "COMPLETED_SUCCESS"

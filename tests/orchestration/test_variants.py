@@ -153,7 +153,7 @@ def test_an_empty_form_makes_only_the_table(own_graph: Graph, asset: str) -> Non
         (event,) = result.asset_materializations_for_node(asset)
         assert "| the recipe's |" in str(event.metadata["variants"].value)
     assert kept_variants(own_graph.store) == {}
-    assert own_graph.store.list_keys("study") == []
+    assert own_graph.store.backend.names("study") == []
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_a_study_from_a_form_and_a_command_line(run: Run, own_graph: Graph) -> N
         assert event.metadata["trials"].value == 2
         assert "finetuning.learning_rate" in str(event.metadata["table"].value)
         assert any(name.startswith("plot") for name in event.metadata)
-    client, found = MlflowClient(own_graph.settings.tracking_uri), own_graph.store.require("study/one")
+    client, found = MlflowClient(own_graph.settings.tracking_uri), own_graph.store.require("study/one/study")
     runs = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{found.metadata['mlflow_run_id']}'")
     trained = {each.data.tags["partition"] for each in runs if each.data.tags["kind"] == "finetuning"}
     assert trained == {"one_study_00", "one_study_01"}
@@ -176,7 +176,7 @@ def test_a_study_from_a_form_and_a_command_line(run: Run, own_graph: Graph) -> N
     assert code == 0, error
     assert "2 trials: 2 completed; 6 steps" in out
     assert f"{own_graph.store.uri(found)}/best.json" in out
-    assert own_graph.store.numbers("study/one") == [1]
+    assert own_graph.store.numbers("study/one/study") == [1]
 
 
 def test_a_study_that_cannot_be_is_named(run: Run, graph: Graph) -> None:

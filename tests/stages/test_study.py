@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,10 +20,11 @@ from yt8m_assets.recipes import load_recipe
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.recipes.study import StudyConfig
 from yt8m_assets.stages.lineage import Lineage, resolve_inputs
-from yt8m_assets.stages.nodes import Node, all_nodes
+from yt8m_assets.stages.nodes import ASSETS, Node, all_nodes
 from yt8m_assets.stages.study import Study, Trial, run_study
+from yt8m_assets.stages.study_table import columns_hold, flat
 from yt8m_assets.stages.training import finetune, pretrain
-from yt8m_assets.stages.variants import kept_variants
+from yt8m_assets.stages.variants import Variant, keep_variant, kept_variants
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import NullTracking
 
@@ -68,13 +70,18 @@ def trials_of(store: ArtifactStore, name: str = "study") -> list[dict[str, Any]]
     return list(json.loads((store.fetch(manifest) / "trials.json").read_text())["trials"])
 
 
+def pq_round_trip(table: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    pq.write_table(pa.Table.from_pylist(table), path)
+    return list(pq.read_table(path).to_pylist())
+
+
 def study(graph: tuple[Recipe, ArtifactStore], config: StudyConfig = SMALL, **options: Any) -> StageResult:
     return run_study(*graph, "one", config, **{**OPTIONS, **options})
 
 
 def test_what_a_study_leaves(studied: tuple[Recipe, ArtifactStore]) -> None:
     store = studied[1]
-    found, trials = store.require("study/one"), trials_of(store)
+    found, trials = store.require("study/one/study"), trials_of(store)
     assert [(trial["status"], trial["steps"]) for trial in trials] == [("completed", 3)] * 3  # the fourth does not fit
     assert found.metadata["steps"] == 9
     best = max(trials, key=lambda trial: trial["score"])
@@ -98,14 +105,14 @@ def test_what_a_study_leaves(studied: tuple[Recipe, ArtifactStore]) -> None:
 
 @pytest.mark.slow
 def test_the_best_settings_are_a_recipe_that_trains_the_same(studied: tuple[Recipe, ArtifactStore]) -> None:
-    store, found = studied[1], studied[1].require("study/one")
+    store, found = studied[1], studied[1].require("study/one/study")
     better = load_recipe(store.fetch(found) / "best.json")
     again = finetune(better, store, "one", **OPTIONS).manifest
     assert again.digest == store.require(f"finetuned_model/{found.metadata['variant']}").digest
 
 
 def test_the_best_settings_are_a_recipe(studied: tuple[Recipe, ArtifactStore]) -> None:
-    recipe, found = studied[0], studied[1].require("study/one")
+    recipe, found = studied[0], studied[1].require("study/one/study")
     better = load_recipe(studied[1].fetch(found) / "best.json")
     rate = found.metadata["best_settings"]["finetuning.learning_rate"]
     row = replace(recipe.model("one"), finetuning=replace(recipe.model("one").finetuning, learning_rate=rate))
@@ -128,8 +135,8 @@ def test_a_killed_study_goes_on_with_the_same_trials(
     with pytest.raises(RuntimeError, match="pulled the plug"):
         study(graph, progress=killed, tracking=tracking)
     assert len(trials_of(store)) == 1
-    assert store.numbers("study/one") == []
-    again, made = study(graph, tracking=tracking).manifest, whole.require("study/one")
+    assert store.numbers("study/one/study") == []
+    again, made = study(graph, tracking=tracking).manifest, whole.require("study/one/study")
     assert trials_of(store) == trials_of(whole)
     for name in ("trials.csv", "trials.parquet", "best.json", "report/study.png"):
         assert again.files[name] == made.files[name], name
@@ -189,6 +196,11 @@ def test_a_trial_without_a_number_is_a_bad_one(graph: tuple[Recipe, ArtifactStor
         ({"steps": 2}, "study.steps = 2: the first trial alone takes 3"),
         ({"steps": 0}, "study.steps = 0: must be at least 1"),
         ({"name": "a b"}, "study.name = 'a b': use letters"),
+        ({"name": "\u00e9"}, "use letters, digits and underscores"),
+        ({"name": "a" * 99}, "106 characters; use at most 100"),
+        ({"space": {"finetuning.label_smoothing": [0.0, 1.5]}}, "label_smoothing = 1.5: must lie in"),
+        ({"space": {"overrides.dropout": [0.1, "x", 0.2]}}, "dropout': 'x'"),
+        ({"space": {"finetuning.num_steps": [0, 3]}}, "num_steps = 0: a trial of no steps"),
         ({"space": {"learning_rate": [0, 1]}}, r"space: learning_rate: give SECTION\.FIELD"),
         ({"space": {"finetuning.rate": [0, 1]}}, "unknown field 'models.one_study_00.finetuning.rate'"),
         ({"space": {"finetuning.batch_size": [-2, -1]}}, "batch_size = -[12]: must be above zero"),
@@ -205,3 +217,48 @@ def test_a_name_is_one_study(studied: tuple[Recipe, ArtifactStore]) -> None:
         study(studied, replace(SMALL, seed=5))
     study(studied, replace(SMALL, seed=5, name="other", steps=3))
     assert len(trials_of(studied[1], "other")) == 1
+    assert study(studied).manifest.metadata["study"] == "study"  # none takes the other's place
+    assert studied[1].require("study/one/study").generation == 1
+
+
+def test_a_smaller_budget_counts_what_it_has_room_for(studied: tuple[Recipe, ArtifactStore]) -> None:
+    before = trials_of(studied[1])
+    found = study(studied, replace(SMALL, steps=7)).manifest
+    assert (found.metadata["trials"], found.metadata["steps"]) == (2, 6)
+    assert found.metadata["best_map_in_training"] == max(trial["score"] for trial in before[:2])
+    assert trials_of(studied[1]) == before
+
+
+def test_a_variant_of_a_trials_name_is_let_be(studied: tuple[Recipe, ArtifactStore]) -> None:
+    recipe, store = studied
+    settings = {"finetuning": {"learning_rate": 0.5}}
+    lost = next(number for number in range(3) if f"one_study_{number:02d}" not in kept_variants(store))
+    mine = keep_variant(recipe, store, Variant(base="one", name=f"study_{lost:02d}", settings=settings))
+    study(studied, replace(SMALL, steps=9))
+    assert kept_variants(store)[mine.key] == mine
+    keep_variant(recipe, store, Variant(base="one", name="study_07", settings=settings))
+    with pytest.raises(ConfigError, match="the variant 'study_07' is kept and is none of its trials"):
+        study(studied, replace(SMALL, steps=15))
+    assert len(trials_of(store)) == 3
+
+
+def test_another_code_of_training_is_another_study(
+    studied: tuple[Recipe, ArtifactStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = replace(ASSETS["finetuned_model"], code_version="next")
+    monkeypatch.setitem(ASSETS, "finetuned_model", newer)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="choose another name"):
+        study(studied)
+
+
+def test_choices_of_several_kinds_are_a_table(tmp_path: Path) -> None:
+    values = [None, 0.5, "x"], [None, 0.5, 1], [True, None, False], [[1], [2, 3], None], [True, 1, "1"]
+    rows = [
+        {"number": number, "status": "completed", "score": 0.5, "steps": 3, "point": {"a": value}}
+        for case in values
+        for number, value in enumerate(case)
+    ]
+    for place, case in enumerate(values):
+        table = columns_hold([flat(row) for row in rows[3 * place : 3 * place + 3]])
+        read = pq_round_trip(table, tmp_path / "trials.parquet")
+        assert [row["a"] for row in read] == [row["a"] for row in table], case

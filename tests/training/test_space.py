@@ -43,7 +43,9 @@ def test_how_a_space_is_said() -> None:
         ({"lr": 0.1}, "lr = 0.1: give a list"),
         ({"lr": []}, r"lr = \[\]: give a list"),
         ({"lr": [0.2, 0.1]}, "from the lower to the higher"),
-        ({"lr": [0.0, math.inf]}, "from the lower to the higher"),
+        ({"lr": [0.0, math.inf]}, "numbers must be finite"),
+        ({"lr": [math.nan, 0.1, 0.2]}, "numbers must be finite"),
+        ({"lr": [1, 10**400]}, r"must be finite, and at most 1e\+15"),
         ({"lr": ["a", "b", "a"]}, "the same choice twice"),
         ({"lr": [0.1]}, "nothing is searched"),
         ({}, "nothing is searched"),
@@ -52,6 +54,22 @@ def test_how_a_space_is_said() -> None:
 def test_what_is_no_space(values: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_space(values)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.12341, 0.12349), (123456.7, 123459.2), (-1.00004, -1.00001), (1e-300, 1e-2), (-1e15, 1e15)]
+)
+def test_points_lie_in_a_narrow_space_too(low: float, high: float) -> None:
+    found = [point["a"] for point, _ in study_of_one(read_space({"a": [low, high]}), 8)]
+    assert all(low <= value <= high for value in found)
+    assert len(set(found)) == 8
+
+
+def study_of_one(space: Space, num_trials: int) -> list[tuple[Point, float]]:
+    trials: list[tuple[Point, float]] = []
+    while len(trials) < num_trials and (point := space.propose(trials, 0, 6)) is not None:
+        trials.append((point, len(trials) % 3))
+    return trials
 
 
 def test_points_lie_in_the_space_and_are_plain_values() -> None:

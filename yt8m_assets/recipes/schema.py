@@ -14,6 +14,16 @@ from yt8m_assets.training.config import TrainingConfig
 
 SHIFTS = (-2, -1, 0, 1, 2)
 """The shift axis of the prediction grid, seconds."""
+MAX_KEY = 100
+"""Characters of a model's key: it is the name of a folder, and part of longer ones."""
+
+
+def check_key(key: str, what: str) -> None:
+    """Raise ConfigError for a name that stores and pages cannot have."""
+    if not key or not all(c.isascii() and (c.isalnum() or c == "_") for c in key):
+        raise ConfigError(f"{what} {key!r}: use letters, digits and underscores")
+    if len(key) > MAX_KEY:
+        raise ConfigError(f"{what} {key!r}: {len(key)} characters; use at most {MAX_KEY}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +57,7 @@ class ModelRecipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "architecture", self.architecture or self.key)
         object.__setattr__(self, "overrides", MappingProxyType(dict(self.overrides)))
-        if not self.key or not all(c.isalnum() or c == "_" for c in self.key):
-            raise ConfigError(f"model key {self.key!r}: use letters, digits and underscores")
+        check_key(self.key, "model key")
         unknown = sorted(set(self.shifts) - set(SHIFTS))
         if unknown or not self.shifts or len(set(self.shifts)) != len(self.shifts):
             raise ConfigError(f"{self.key}: shifts = {self.shifts}: choose distinct shifts from {SHIFTS}")

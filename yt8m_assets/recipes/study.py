@@ -8,8 +8,8 @@ from typing import Any
 from yt8m_assets.errors import ConfigError
 from yt8m_assets.recipes.loading import flatten
 from yt8m_assets.recipes.overlay import apply_overrides
-from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.recipes.variants import SECTIONS
+from yt8m_assets.recipes.schema import Recipe, check_key
+from yt8m_assets.recipes.variants import SECTIONS, with_variant
 from yt8m_assets.training.space import Space, read_space
 
 
@@ -35,11 +35,10 @@ class StudyConfig:
                 raise ConfigError(f"study.{name} = {getattr(self, name)}: must be at least 1")
         if self.seed < 0:
             raise ConfigError(f"study.seed = {self.seed}: must not be negative")
-        if not self.name or not all(c.isalnum() or c == "_" for c in self.name):
-            raise ConfigError(f"study.name = {self.name!r}: use letters, digits and underscores")
+        check_key(self.name, "study.name =")
 
     def space_of(self, recipe: Recipe, base: str) -> Space:
-        """The space, for one model. Raises ConfigError naming a setting that it cannot have."""
+        """The space, for one model. Raises ConfigError naming a setting that it cannot have at an end of its range."""
         rate = recipe.model(base).finetuning.learning_rate
         usual = {"finetuning.learning_rate": [rate / 4, rate * 4], "finetuning.label_smoothing": [0.0, 0.2]}
         space = read_space(self.space or usual)
@@ -47,6 +46,11 @@ class StudyConfig:
             section, dot, rest = name.partition(".")
             if section not in SECTIONS or not (dot and rest):
                 raise ConfigError(f"space: {name}: give SECTION.FIELD, the section one of {', '.join(SECTIONS)}")
+        as_recipe(recipe, base, recipe.name, {})
+        for point in ({**space.fixed, **end} for end in space.ends()):
+            row = with_variant(recipe, base, f"{self.name}_00", nested(point)).models[-1]
+            if row.finetuning.num_steps < 1:
+                raise ConfigError("space: finetuning.num_steps = 0: a trial of no steps is not scored")
         return space
 
 

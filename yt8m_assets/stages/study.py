@@ -18,7 +18,7 @@ from yt8m_assets.stages.lineage import Inputs, resolve_inputs
 from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.study_table import study_metadata, write_study
 from yt8m_assets.stages.training import Options, checkpoints_of, finetune, pretrain
-from yt8m_assets.stages.variants import FOLDER, Variant, keep_variant, train_variant
+from yt8m_assets.stages.variants import FOLDER, Variant, keep_variant, kept_variants, train_variant
 from yt8m_assets.storage import ArtifactStore, StageResult, canonical_json, sha256_text
 from yt8m_assets.tracking import TrackedRun
 from yt8m_assets.tracking.record import PARENT_TAG
@@ -60,17 +60,22 @@ class Study:
     """Of the recipe's own fine-tuned model: what all trials are made from."""
 
     @property
+    def key(self) -> str:
+        """Key of what it leaves."""
+        return f"study/{self.base}/{self.config.name}"
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What the trials follow from: all but the budget."""
         told = {name: value for name, value in plain(self.config).items() if name != "steps"}
         space = {"searched": plain(self.space.searched), "fixed": plain(self.space.fixed)}
-        own = {"own": plain(self.inputs.config), "parents": self.inputs.parents}
+        own = {"own": plain(self.inputs.config), "made_like": self.inputs.fingerprint}
         return {"code_version": CODE_VERSION, **told, "space": space, **own}
 
     @property
     def journal(self) -> str:
         """Key of what has been tried."""
-        return f"checkpoints/study/{self.base}/{self.config.name}"
+        return f"checkpoints/{self.key}"
 
     def past(self) -> tuple[list[Trial], dict[str, Any] | None]:
         """The trials so far, and the tracked run. Raises ConfigError where the name is another study's."""
@@ -107,12 +112,41 @@ class Study:
         point = self.space.propose(told, self.config.seed, self.config.num_initial)
         if point is None:
             return None
-        row = self.variant(len(trials), point).add_to(self.recipe).models[-1]
-        cost = row.finetuning.num_steps + (0 if row.starts_from else row.pretraining.num_steps)
-        left = self.config.steps - sum(trial.steps for trial in trials)
+        cost, left = self.cost(point), self.left(trials)
         if cost > left and not trials:
             raise ConfigError(f"study.steps = {self.config.steps}: the first trial alone takes {cost}")
         return point if cost <= left else None
+
+    def cost(self, point: Mapping[str, Any]) -> int:
+        """Optimiser steps of a whole trial."""
+        row = self.variant(0, point).add_to(self.recipe).models[-1]
+        return row.finetuning.num_steps + (0 if row.starts_from else row.pretraining.num_steps)
+
+    def left(self, trials: Sequence[Trial]) -> int:
+        """What of the budget some trials leave."""
+        return self.config.steps - sum(trial.steps for trial in trials)
+
+    def within(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those of the past trials that this budget has room for: there are more where a larger one was asked for."""
+        fits = [self.cost(trial.point) <= self.left(trials[:number]) for number, trial in enumerate(trials)]
+        return list(trials[: fits.index(False)]) if False in fits else list(trials)
+
+    def refuse_others(self, trials: Sequence[Trial]) -> None:
+        """Raise ConfigError where a later trial would have the name of a variant that is somebody's own."""
+        for kept in kept_variants(self.store, self.base).values():
+            name, _, number = kept.name.rpartition("_")
+            if name == self.config.name and number.isdecimal() and int(number) > len(trials):
+                raise ConfigError(
+                    f"study {name!r} of {self.base}: the variant {kept.name!r} is kept and is none of its trials: "
+                    f"choose another name for the study, or forget it (yt8m variant {self.base} {kept.name} --forget)"
+                )
+
+    def forget(self, trial: Trial) -> None:
+        """Forget a trial's variant, unless its name has become that of another one since."""
+        variant = self.variant(trial.number, trial.point)
+        kept = kept_variants(self.store, self.base).get(variant.key)
+        if kept is not None and plain(kept.settings) == plain(variant.settings):
+            self.store.delete(f"{FOLDER}/{variant.key}")
 
     def run_trial(self, trials: Sequence[Trial], point: dict[str, Any], options: Options) -> Trial:
         """Train one more variant, as far as it is worth it."""
@@ -169,20 +203,20 @@ def run_study(
     The best trial stays as a variant; the others are forgotten, and go with the next `yt8m gc`. Raises what training
     raises; ConfigError for a space or a budget that holds no trial.
     """
-    inputs = resolve_inputs(recipe, store, Node("finetuned_model", base))
-    study = Study(
-        recipe=recipe, store=store, base=base, config=config, space=config.space_of(recipe, base), inputs=inputs
-    )
+    space, inputs = config.space_of(recipe, base), resolve_inputs(recipe, store, Node("finetuned_model", base))
+    study = Study(recipe=recipe, store=store, base=base, config=config, space=space, inputs=inputs)
     told = {**study.identity, "steps": config.steps}
-    key, fingerprint = f"study/{base}", sha256_text(canonical_json(told))
-    if (published := store.find(key, fingerprint)) is not None:
+    fingerprint = sha256_text(canonical_json(told))
+    if (published := store.find(study.key, fingerprint)) is not None:
         return StageResult(published, reused=True)
     tags = options["run_tags"]
     shared = {**(tags(base) if callable(tags) else tags), "study": config.name, "variant_of": base}
     with store.publish(
-        key, fingerprint=fingerprint, parents=inputs.parents, config=told, code_version=CODE_VERSION
+        study.key, fingerprint=fingerprint, parents=inputs.parents, config=told, code_version=CODE_VERSION
     ) as publication:
-        trials, resume = study.past()
+        past, resume = study.past()
+        study.refuse_others(past)
+        trials = study.within(past)
         params = {"space": canonical_json(study.identity["space"]), "seed": config.seed}
         with (
             options["tracking"].run(
@@ -212,7 +246,7 @@ def run_study(
             train_variant(recipe, store, keep_variant(recipe, store, variant, may_equal=True), **own)
             for trial in trials:
                 if trial is not best:
-                    store.delete(f"{FOLDER}/{study.variant(trial.number, trial.point).key}")
+                    study.forget(trial)
             rows = [{**asdict(trial), "point": dict(trial.point)} for trial in trials]
             better = as_recipe(recipe, base, f"{recipe.name}_{config.name}", variant.settings)
             write_study(publication, rows, best.number, better, recipe.model(base).title)

@@ -21,7 +21,7 @@ def write_study(
 
     from yt8m_assets.training.study_plot import draw_study
 
-    table = [flat(row) for row in rows]
+    table = columns_hold([flat(row) for row in rows])
     with (publication.path / f"{TRIALS}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
         writer.writeheader()
@@ -32,12 +32,23 @@ def write_study(
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """A trial as a row of the table; what a column cannot hold is JSON."""
+    """A trial as a row of the table; what a cell cannot hold is JSON."""
     point = {
-        name: value if isinstance(value, str | int | float) else canonical_json(value)
+        name: value if isinstance(value, str | int | float | None) else canonical_json(value)
         for name, value in row["point"].items()
     }
     return {"trial": row["number"], "status": row["status"], "map": row["score"], "steps": row["steps"], **point}
+
+
+def columns_hold(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows, with JSON in those columns whose values are of several kinds (numbers and words, say)."""
+    kinds = {
+        name: {"number" if type(row[name]) in (int, float) else type(row[name]) for row in rows} - {type(None)}
+        for name in rows[0]
+    }
+    return [
+        {name: canonical_json(value) if len(kinds[name]) > 1 else value for name, value in row.items()} for row in rows
+    ]
 
 
 def study_metadata(rows: Sequence[Row], best: int) -> dict[str, Any]:

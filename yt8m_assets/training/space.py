@@ -6,7 +6,7 @@ these: a study that was killed goes on with the same trials.
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ _DRAWS = 200
 """Random points that are drawn for one that has not been tried."""
 _LOGARITHMIC = 10
 """High over low, from which a range above zero is searched on a logarithmic scale."""
+_LARGEST = 1e15
+"""Size of a number in a space, at most: what a table's columns hold."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,14 @@ class Range:
             value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         else:
             value = self.low + share * (self.high - self.low)
-        value = min(max(value, self.low), self.high)
-        return round(value) if self.whole else float(f"{value:.4g}")
+        return self.nearest(value)
+
+    def nearest(self, value: float) -> float:
+        """A number of the range near one: whole, or of four digits, of more where the range is narrow."""
+        if self.whole:
+            return min(max(round(value), self.low), self.high)
+        digits = 3 + math.ceil(math.log10(max(abs(self.low), abs(self.high)) / (self.high - self.low)))
+        return min(max(float(f"{value:.{max(digits, 4)}g}"), self.low), self.high)
 
     def dimension(self) -> Any:
         """As scikit-optimize has it."""
@@ -84,6 +92,12 @@ class Space:
         drawn = ({**self.fixed, **self._random(generator)} for _ in range(_DRAWS))
         return next((point for point in drawn if point not in tried), None)
 
+    def ends(self) -> Iterator[Point]:
+        """Each end of every range, and each choice, alone: where a setting is wrong, one of these is."""
+        for name, each in self.searched.items():
+            for value in (each.low, each.high) if isinstance(each, Range) else each:
+                yield {name: value}
+
     def _random(self, generator: np.random.Generator) -> Point:
         shares = {name: float(generator.random()) for name in self.searched}
         return {
@@ -112,10 +126,7 @@ class Space:
             values = [np.asarray(value).item() for value in optimizer.ask()]
         found = dict(self.fixed)
         for (name, each), value in zip(self.searched.items(), values, strict=True):
-            if not isinstance(each, Range):
-                found[name] = each[int(value)]
-            else:
-                found[name] = int(value) if each.whole else min(max(float(f"{value:.4g}"), each.low), each.high)
+            found[name] = each.nearest(value) if isinstance(each, Range) else each[int(value)]
         return found
 
     def _encoded(self, point: Point) -> list[Any]:
@@ -140,11 +151,13 @@ def read_space(values: Mapping[str, Any]) -> Space:
     for name, given in values.items():
         if not isinstance(given, list | tuple) or not given:
             raise ConfigError(f"space: {name} = {given!r}: give a list: two numbers, one value, or choices")
+        if not all(abs(each) <= _LARGEST for each in given if isinstance(each, int | float)):
+            raise ConfigError(f"space: {name} = {list(given)}: numbers must be finite, and at most {_LARGEST:.0e}")
         if len(given) == 1:
             fixed[name] = given[0]
         elif len(given) == 2 and all(isinstance(each, int | float) and not isinstance(each, bool) for each in given):
             low, high = given
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            if low >= high:
                 raise ConfigError(f"space: {name} = {list(given)}: a range goes from the lower to the higher number")
             searched[name] = Range(low, high) if Range(low, high).whole else Range(float(low), float(high))
         else:
