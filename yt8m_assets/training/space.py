@@ -22,7 +22,7 @@ _DRAWS = 200
 """Random points that are drawn for one that has not been tried."""
 _LOGARITHMIC = 10
 """High over low, from which a range above zero is searched on a logarithmic scale."""
-_LARGEST = 1e15
+_LARGEST: Mapping[type, float] = {float: 1e300, int: 2**62, bool: 1}
 """Size of a number in a space, at most: what a table's columns hold."""
 
 
@@ -151,8 +151,10 @@ def read_space(values: Mapping[str, Any]) -> Space:
     for name, given in values.items():
         if not isinstance(given, list | tuple) or not given:
             raise ConfigError(f"space: {name} = {given!r}: give a list: two numbers, one value, or choices")
-        if not all(abs(each) <= _LARGEST for each in given if isinstance(each, int | float)):
-            raise ConfigError(f"space: {name} = {list(given)}: numbers must be finite, and at most {_LARGEST:.0e}")
+        if not all(abs(each) <= _LARGEST[type(each)] for each in given if isinstance(each, int | float)):
+            raise ConfigError(
+                f"space: {name} = {list(given)}: numbers must be finite, and no larger than a table holds"
+            )
         if len(given) == 1:
             fixed[name] = given[0]
         elif len(given) == 2 and all(isinstance(each, int | float) and not isinstance(each, bool) for each in given):
