@@ -23,7 +23,7 @@ from yt8m_assets.stages.nodes import ASSETS
 
 pytestmark = pytest.mark.browser
 Picture = Callable[[Page, str], Path]
-GROUPS = ("data", "models", "predictions", "optional", "ensemble", "variants")
+GROUPS = ("data", "models", "predictions", "optional", "ensemble")
 PATIENCE = RUN_SECONDS * 1000
 MODEL = "bert_l2h12"
 
