@@ -148,6 +148,17 @@ def test_a_killed_study_goes_on_with_the_same_trials(
     assert [value for _, _, value, _ in points] == [trial["score"] for trial in trials_of(store)]
 
 
+def test_the_score_is_of_the_weights_that_are_published(graph: tuple[Recipe, ArtifactStore]) -> None:
+    recipe, store = graph
+    config = StudyConfig(steps=60, space={**CURVED, "finetuning.keep_best": [False]})
+    inputs = resolve_inputs(recipe, store, Node("finetuned_model", "one"))
+    space = config.space_of(recipe, "one")
+    looked_at = Study(recipe=recipe, store=store, base="one", config=config, space=space, inputs=inputs)
+    trial = looked_at.run_trial([], {**space.fixed, "finetuning.learning_rate": 1e-1}, OPTIONS)  # type: ignore[arg-type]
+    assert trial.score == store.require("finetuned_model/one_study_00").metadata["map"]
+    assert trial.score < max(score for _, score in trial.curve)  # of weights that are gone
+
+
 def test_a_hopeless_trial_ends_early(graph: tuple[Recipe, ArtifactStore]) -> None:
     recipe, store = graph
     config = StudyConfig(steps=60, space=CURVED)

@@ -40,7 +40,7 @@ class Trial:
     status: str
     """`completed`, `pruned` (ended early), or `failed` (its loss was no number any more)."""
     score: float | None
-    """Best MAP on the hold-out while it trained; of one that failed, None."""
+    """MAP on the hold-out, as trained, of the weights it published; of one that ended early its best; else None."""
     steps: int
     """Optimiser steps that it took."""
     curve: Curve = ()
@@ -176,7 +176,7 @@ class Study:
         return Trial(
             **known,
             status="completed",
-            score=max(score for _, score in curve),
+            score=float(found["candidates"][found["weights"]]["map"]),
             steps=before + int(found["steps"]),
             curve=curve,
         )

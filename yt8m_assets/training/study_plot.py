@@ -31,7 +31,7 @@ def draw_study(rows: Sequence[Mapping[str, Any]], best: int, title: str, path: P
         if row["curve"]:
             style: Any = {"color": _COLOURS[row["status"]], "linewidth": 2.4 if row["number"] == best else 0.8}
             curves.plot(*zip(*row["curve"], strict=True), marker=".", **style)
-    scores.set(xlabel="trial", ylabel="best MAP on the hold-out while training")
+    scores.set(xlabel="trial", ylabel="MAP on the hold-out while training")
     curves.set(xlabel="share of the fine-tuning", ylabel="MAP on the hold-out")
     scores.legend(fontsize=8)
     for axes in (scores, curves):
