@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 
 from orchestration.session import open_session, say
 from yt8m_assets.errors import ConfigError, CorruptArtifactError
@@ -11,6 +12,7 @@ from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.explain import causes, explain
 from yt8m_assets.stages.lineage import Lineage
 from yt8m_assets.stages.nodes import ASSETS, Node, all_nodes, parents
+from yt8m_assets.stages.variants import kept_variants
 from yt8m_assets.storage import ArtifactStore
 from yt8m_assets.storage.soundness import counted_files
 
@@ -65,7 +67,7 @@ def chain(lineage: Lineage, node: Node, seen: set[Node], depth: int = 0) -> Iter
 
 
 def command_verify(arguments: argparse.Namespace) -> int:
-    """Read every file of a recipe's artifacts; exit code 1 if something is damaged and stays so."""
+    """Read every file of what a recipe and its variants have made; exit code 1 if something is damaged and stays so."""
     from orchestration.driver import open_driver
 
     session, progress = open_session(arguments), default_progress()
@@ -80,21 +82,32 @@ def command_verify(arguments: argparse.Namespace) -> int:
         return 1 if damaged else 0
     for node, generation, _ in damaged:
         store.drop(node.key, generation)
-    with open_driver(recipe, session.state, session.settings, progress) as driver:
-        outcome = driver.make(list(dict.fromkeys(node for node, _, _ in damaged)))
-    say(f"{len(damaged)} damaged removed, {outcome.num_made} made again")
+    variants, due = kept_variants(store), dict.fromkeys(node for node, _, _ in damaged)
+    own = [node for node in due if node.model is None or node.model in recipe.model_keys]
+    for key in dict.fromkeys(str(node.model) for node in due if node not in own):
+        say(f"to make it again: yt8m variant {variants[key].base} {variants[key].name}")
+    num_made = 0
+    if own:
+        with open_driver(recipe, session.state, session.settings, progress) as driver:
+            num_made = driver.make(own).num_made
+    say(f"{len(damaged)} damaged removed, {num_made} made again")
     return 0
 
 
 def find_damage(
     recipe: Recipe, store: ArtifactStore, progress: Progress, shown: bool = False
 ) -> list[tuple[Node, int, str]]:
-    """(node, generation, what is wrong) of every kept generation of a recipe's artifacts, each file read in full.
+    """(node, generation, what is wrong) of every kept generation of the artifacts of a recipe and its models' variants,
+    each file read in full.
 
     `shown`: of the pictures and pages below report/, of which nothing is made, instead of the content.
     """
     damaged = []
-    kept = [(node, number) for node in every_node(recipe) for number in store.numbers(node.key)]
+    wanted = every_node(recipe)
+    for key, variant in kept_variants(store).items():
+        if key not in recipe.model_keys:
+            wanted += [replace(node, model=key) for node in every_node(recipe) if node.model == variant.base]
+    kept = [(node, number) for node in wanted for number in store.numbers(node.key)]
     with progress.task("verifying", len(kept), "artifacts") as task:
         for node, number in kept:
             try:

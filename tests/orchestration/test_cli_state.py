@@ -22,6 +22,7 @@ from yt8m_assets.progress import NullProgress
 from yt8m_assets.stages.lineage import current_manifest, require_current
 from yt8m_assets.stages.locating import simulated_folder
 from yt8m_assets.stages.nodes import Node, all_nodes
+from yt8m_assets.stages.variants import Variant, keep_variant
 from yt8m_assets.storage import ArtifactStore
 
 ROOT = Path(__file__).parents[2]
@@ -200,6 +201,22 @@ def test_verify_repairs_what_it_finds(run: Run, own_graph: Graph) -> None:
     again = store.require("holdout_ratings")
     assert again.digest == manifest.digest
     assert (store.fetch(again) / "ratings.csv").is_file()
+
+
+def test_verify_reads_variants_too(run: Run, own_graph: Graph) -> None:
+    recipe, store = own_graph.recipe, own_graph.store
+    variant = Variant(base="one", name="fast", settings={"finetuning": {"learning_rate": 0.005}})
+    keep_variant(recipe, store, variant)
+    with store.publish("finetuned_model/one_fast", fingerprint="some") as publication:
+        (publication.path / "weights").write_text("whole")
+    assert run("verify")[:2] == (0, "0 damaged\n")
+    Path(store.uri(store.require("finetuned_model/one_fast"), "weights")).write_text("other")
+    code, out, _ = run("verify")
+    assert (code, "finetuned_model/one_fast generation 1: " in out) == (1, True)
+    code, out, _ = run("verify", "--repair")
+    assert code == 0
+    assert out.endswith("to make it again: yt8m variant one fast\n1 damaged removed, 0 made again\n")
+    assert store.numbers("finetuned_model/one_fast") == []
 
 
 def test_a_new_attempt_is_made_when_it_is_forced(run: Run, own_graph: Graph) -> None:
