@@ -240,6 +240,13 @@ def test_a_smaller_budget_counts_what_it_has_room_for(studied: tuple[Recipe, Art
     assert trials_of(studied[1]) == before
 
 
+def test_a_damaged_list_of_trials_costs_one(studied: tuple[Recipe, ArtifactStore]) -> None:
+    store, before = studied[1], trials_of(studied[1])
+    Path(store.uri(store.require("checkpoints/study/one/study"), "trials.json")).unlink()
+    assert study(studied, replace(SMALL, steps=9)).manifest.metadata["trials"] == 3
+    assert trials_of(store) == before
+
+
 def test_a_variant_of_a_trials_name_is_let_be(studied: tuple[Recipe, ArtifactStore]) -> None:
     recipe, store = studied
     settings = {"finetuning": {"learning_rate": 0.5}}

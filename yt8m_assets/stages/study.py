@@ -79,10 +79,12 @@ class Study:
 
     def past(self) -> tuple[list[Trial], dict[str, Any] | None]:
         """The trials so far, and the tracked run. Raises ConfigError where the name is another study's."""
-        manifest = self.store.manifest(self.journal)
+        identity = sha256_text(canonical_json(self.identity))
+        # where the newest is damaged the one before will do: its next trial is the one that is lost, and found made
+        manifest = self.store.find(self.journal, identity) or self.store.manifest(self.journal)
         if manifest is None:
             return [], None
-        if manifest.fingerprint != sha256_text(canonical_json(self.identity)):
+        if manifest.fingerprint != identity:
             raise ConfigError(
                 f"study {self.config.name!r} of {self.base} was of another space, seed, recipe or data: choose another "
                 "name for this one"
