@@ -76,25 +76,16 @@ def open_lineage(page: Page, site: str) -> Locator:
     drawing.get_by_text("leaderboard", exact=True).first.wait_for(state="attached")
     page.keyboard.press("Escape")
     expect(page.get_by_role("menuitem")).to_have_count(0)
+    assert page.viewport_size is not None
+    bottom = page.viewport_size["height"]
     for _ in range(3):  # the page draws what its window holds, and nothing else
-        zoom(page, "zoom_out")
-    page.mouse.move(1000, page_height(page) - 75)
+        page.get_by_role("button", name="zoom_out").last.click()
+        page.wait_for_timeout(700)
+    page.mouse.move(1000, bottom - 75)
     page.mouse.down()
-    page.mouse.move(1000, page_height(page), steps=5)
+    page.mouse.move(1000, bottom, steps=5)
     page.mouse.up()
     return drawing
-
-
-def zoom(page: Page, direction: str) -> None:
-    """One step of the drawing, `zoom_in` or `zoom_out`, at rest again."""
-    page.get_by_role("button", name=direction).last.click()
-    page.wait_for_timeout(700)
-
-
-def page_height(page: Page) -> int:
-    """Pixels of the window."""
-    assert page.viewport_size is not None
-    return page.viewport_size["height"]
 
 
 def toast_target(page: Page, pattern: str) -> str:

@@ -15,7 +15,6 @@ from tests.browser.dagster_pages import (
     open_lineage,
     toast_target,
     wait_for_run,
-    zoom,
 )
 from tests.browser.recipe import RECIPE
 from yt8m_assets.partitions import CELLS_A_RUN, OPTIONAL, optional_cells
@@ -37,7 +36,6 @@ def test_the_lineage_shows_every_asset_in_its_group(page: Page, sites: Sites, pi
     for name in OPTIONAL.values():  # the page shortens long names in their middle
         expect(drawing.get_by_text(re.compile(f"^{name[:5]}…{name[-12:]}$")).first).to_be_visible()
     page.wait_for_load_state("networkidle")
-    zoom(page, "zoom_in")
     picture(page, "lineage")
     drawing.get_by_text("ensemble_weights", exact=True).first.click()
     expect(page.get_by_text("shrunk by what unseen videos say").first).to_be_visible()
