@@ -51,6 +51,7 @@ def environment(mlflow: str) -> dict[str, str]:
     """This process's environment without what would lead the servers to another state, recipe or tracking server."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN_SETTINGS)}
     own = {"YT8M_MLFLOW_UI_URL": mlflow, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": str(ROOT)}
+    own |= {name: value for name, value in os.environ.items() if name == "YT8M_BROWSER_RECIPE"}
     return {**kept, "OMP_NUM_THREADS": "1", **own}
 
 

@@ -22,7 +22,7 @@ from yt8m_assets.stages.nodes import ASSETS
 
 pytestmark = pytest.mark.browser
 Picture = Callable[[Page, str], Path]
-GROUPS = ("data", "models", "predictions", "optional", "ensemble")
+GROUPS = ("data", "models", "predictions", "optional", "ensemble", "variants")
 PATIENCE = RUN_SECONDS * 1000
 MODEL = "bert_l2h12"
 
