@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +142,12 @@ def test_system_metrics_are_logged(tracking: MlflowTracking, mlflow_uri: str, mo
     assert not [name for name in metrics if "gpu" in name], "there is none here"
 
 
-def test_a_table_is_one_that_mlflow_knows(tracking: MlflowTracking, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_table_is_one_that_mlflow_knows(tracking: MlflowTracking, mlflow_uri: str, request: pytest.FixtureRequest):
+    import mlflow
     from mlflow import MlflowClient
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)  # where it looks for the runs of a table
+    request.addfinalizer(partial(mlflow.set_tracking_uri, mlflow.get_tracking_uri()))
+    mlflow.set_tracking_uri(mlflow_uri)  # where it looks for the runs of a table
     for value in (0.5, None):
         with tracking.run("name", kind="report") as run:
             run.log_table(["class_id", "name", "map"], [[3, 'Dog, "cat"', value], [4, "été", 0.25]], "per_class.json")

@@ -96,7 +96,8 @@ def test_the_run_of_the_report_says_what_was_measured_on_what(finished):
     }
     assert run.tags["parent.finetuned_model/one"] == store.require("finetuned_model/one").digest
     scores = {name: value for name, value, _ in run.metrics}
-    assert scores["holdout/ensemble"] == figures["ensemble"]["map"]
+    assert scores["holdout/map_at_100000"] == figures["ensemble"]["map"]
+    assert scores["holdout/one"] == next(row["map_with_tta"] for row in figures["models"] if row["key"] == "one")
     assert scores["test/two"] == figures["simulated"]["test"]["maps"]["two"]
     (model,) = run.record.checkpoints
     assert model["metrics"] == {

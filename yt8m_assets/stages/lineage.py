@@ -21,6 +21,11 @@ _LONGEST_REASONS = 400
 """Characters of reasons in one message: of another recipe, say, every field differs."""
 
 
+def find_made(store: ArtifactStore, key: str, fingerprint: str) -> Manifest | None:
+    """What a key that is no node of the graph, such as a study, holds of this fingerprint, sound."""
+    return store.find(key, fingerprint)
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What a node is made from now, all of it up to date."""

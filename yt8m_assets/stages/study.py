@@ -14,7 +14,7 @@ from yt8m_assets.errors import ConfigError, MissingArtifactError, NonFiniteError
 from yt8m_assets.recipes.overlay import plain
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.recipes.study import StudyConfig, as_recipe, nested
-from yt8m_assets.stages.lineage import Inputs, resolve_inputs
+from yt8m_assets.stages.lineage import Inputs, find_made, resolve_inputs
 from yt8m_assets.stages.nodes import Node
 from yt8m_assets.stages.study_table import study_metadata, write_study
 from yt8m_assets.stages.training import Options, checkpoints_of, finetune, pretrain
@@ -81,7 +81,7 @@ class Study:
         """The trials so far, and the tracked run. Raises ConfigError where the name is another study's."""
         identity = sha256_text(canonical_json(self.identity))
         # where the newest is damaged the one before will do: its next trial is the one that is lost, and found made
-        manifest = self.store.find(self.journal, identity) or self.store.manifest(self.journal)
+        manifest = find_made(self.store, self.journal, identity) or self.store.manifest(self.journal)
         if manifest is None:
             return [], None
         if manifest.fingerprint != identity:
@@ -209,7 +209,7 @@ def run_study(
     study = Study(recipe=recipe, store=store, base=base, config=config, space=space, inputs=inputs)
     told = {**study.identity, "steps": config.steps}
     fingerprint = sha256_text(canonical_json(told))
-    if (published := store.find(study.key, fingerprint)) is not None:
+    if (published := find_made(store, study.key, fingerprint)) is not None:
         return StageResult(published, reused=True)
     tags = options["run_tags"]
     shared = {**(tags(base) if callable(tags) else tags), "study": config.name, "variant_of": base}
