@@ -38,7 +38,8 @@ def open_session(arguments: argparse.Namespace) -> Session:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("dagster", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # read by MLflow when it is imported
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # read by MLflow when it is imported; where it is already:
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     state = prepare_state(arguments.state)
     settings = Settings.from_environment(state)

@@ -1,7 +1,10 @@
 """Commands over the whole graph: `yt8m status`, `ablate` and `materialize`."""
 
 import json
+import logging
 from pathlib import Path
+
+import pytest
 
 from orchestration.plan import required_nodes
 from tests.orchestration.conftest import Graph, Run
@@ -80,3 +83,16 @@ def test_a_choice_of_models_says_where_it_stops(run: Run, own_graph: Graph, tmp_
     code, _, error = run("materialize", "--until", "test_ranking", "--state", own_graph.state.root, recipe=str(own))
     assert code == 0
     assert "0 made" in error
+
+
+def test_mlflow_is_silent_though_it_was_imported_before(
+    run: Run, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_LOGGING_LEVEL", raising=False)
+    logger = logging.getLogger("mlflow")
+    logger.setLevel(logging.INFO)
+    assert run("status", "--state", graph.state.root)[0] == 0
+    assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.WARNING)
+    monkeypatch.setenv("MLFLOW_LOGGING_LEVEL", "info")  # a person's choice stands
+    assert run("status", "--state", graph.state.root)[0] == 0
+    assert logger.level == logging.INFO
