@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the C library of other systems has no such setting")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the C library of other systems has no such setting"),
+]
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, resource

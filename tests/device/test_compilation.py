@@ -82,6 +82,7 @@ def test_nothing_is_compiled_where_it_is_not_enabled(monkeypatch: pytest.MonkeyP
     assert compiler.compiled == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # of torch's own compiler
 def test_a_recompilation_of_torchs_own_that_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

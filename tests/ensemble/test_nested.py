@@ -87,6 +87,7 @@ def gains_on_unseen(seed: int, noises: list[float], num_videos: int) -> tuple[fl
     return gain.value, objective(found.best.w0, found.best.weights) - equal, gain.standard_error
 
 
+@pytest.mark.slow
 def test_with_few_videos_alike_models_stay_nearer_to_equal_weights():
     chosen, searched, _ = gains_on_unseen(0, NEAR, 20)
     assert searched < -0.005  # a fit to the noise of 20 videos

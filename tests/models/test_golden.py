@@ -23,7 +23,7 @@ LONG = [(name, run) for name, run in TRAINING if name.startswith("mix") and name
 WIDE = [
     *((name, run) for name, run in INFERENCE if name.startswith("mix") and name.endswith("__fulldim") and run == "vid"),
     *((name, run) for name, run in TRAINING if name.endswith("__fulldim") and run == "train_vid"),
-    ("mixnextvlad_iter300__fulldim", "seg"),
+    *((f"mixnextvlad_iter{number}__fulldim", "seg") for number in (60, 300)),
     ("mixnextvlad_iter300__fulldim", "train_seg"),
 ]
 """At the true width, which takes seconds each: one run of each architecture is enough for every day."""

@@ -73,6 +73,7 @@ def test_a_changed_model_is_marked_and_its_neighbour_is_not(own_graph: Graph) ->
         assert marked(driver) == {}
 
 
+@pytest.mark.slow
 def test_a_pass_trains_the_changed_model_alone(own_graph: Graph) -> None:
     progress = RecordingProgress()
     with own_graph.open(faster(own_graph.recipe, "two"), progress) as driver:

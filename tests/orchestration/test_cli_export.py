@@ -20,6 +20,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_trained_model(run: Run, graph: Graph, tmp_path: Path) -> None:
     path = tmp_path / "one.pt2"
     code, out, error = run("export", "finetuned_model/one", path, "--state", graph.state.root)

@@ -114,6 +114,7 @@ def job_of_the_definitions() -> dg.JobDefinition:
     return job
 
 
+@pytest.mark.slow
 def test_the_default_executor_of_the_definitions_takes_its_settings_or_none(tmp_path: Path) -> None:
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
         for config in ({}, {"max_concurrent": 1}):

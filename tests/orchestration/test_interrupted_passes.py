@@ -125,6 +125,7 @@ def test_ctrl_c_in_training_saves_a_checkpoint(own_graph: Graph) -> None:
     assert own_graph.store.require("finetuned_model/two").metadata["resumed_from_step"] == 1
 
 
+@pytest.mark.slow
 def test_f08_a_damaged_newest_checkpoint_is_passed_over_only_when_asked(own_graph: Graph) -> None:
     own_graph.store.delete("finetuned_model/two")
     first, second = own_graph.recipe.models

@@ -183,6 +183,7 @@ def searched_anew(graph: Graph) -> Graph:
 DUE = [[Node("ensemble_weights")], [Node("submission")], [Node("leaderboard")]]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_automation_waits_for_what_failed_its_check(own_graph: Graph) -> None:
     graph = searched_anew(own_graph)

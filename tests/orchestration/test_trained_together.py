@@ -30,6 +30,7 @@ def digest_of(driver: Driver, key: str) -> str | None:
     return None if record is None else str((record.tags or {})["dagster/data_version"])
 
 
+@pytest.mark.slow
 def test_each_model_is_recorded_as_soon_as_it_is_trained(own_graph: Graph) -> None:
     for key in ("one", "two"):
         own_graph.store.delete(f"pretrained_model/{key}")

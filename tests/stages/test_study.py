@@ -232,6 +232,7 @@ def test_a_name_is_one_study(studied: tuple[Recipe, ArtifactStore]) -> None:
     assert studied[1].require("study/one/study").generation == 1
 
 
+@pytest.mark.slow
 def test_a_smaller_budget_counts_what_it_has_room_for(studied: tuple[Recipe, ArtifactStore]) -> None:
     before = trials_of(studied[1])
     found = study(studied, replace(SMALL, steps=7)).manifest

@@ -112,9 +112,10 @@ def test_a_model_with_a_penalty_of_its_own_is_refused_where_it_is_defined() -> N
                 return torch.zeros(())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports torch.jit, which it deprecates
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # it looks at intermediate results
-@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_compiled_model_may_recompute_its_activations(
     dropout: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

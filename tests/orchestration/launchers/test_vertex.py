@@ -71,6 +71,7 @@ def test_a_gpu_asset_runs_on_the_machine_its_hints_ask_for(api: VertexApi, deplo
     assert job.job_spec.scheduling.disable_retries
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_its_run_goes_on_from_the_checkpoint(
     api: VertexApi, deployment: Deployment, tmp_path: Path
 ):
