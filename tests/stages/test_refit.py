@@ -88,6 +88,7 @@ def test_what_the_hold_out_chose_is_what_is_made(store: ArtifactStore, winner: s
     assert (config.ema_decay, config.swa_last) == (0.9 if winner == "ema" else None, 2 if winner == "swa" else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("winner", [pytest.param("ema", marks=pytest.mark.slow), "swa"])
 def test_an_average_is_made_without_a_hold_out(store: ArtifactStore, winner: str) -> None:
     fine = replace(FINE, ema_decay=0.5, swa_last=2)
