@@ -1,4 +1,4 @@
-"""The tour of README.md is made of what the browser's tests see, and of nothing else."""
+"""The tour through the pages is made of what the browser's tests see, and of nothing else."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The tour of README.md: what the browser's tests saw, one picture after another, each with a line of text.
+"""A tour through the pages, as an animation: what the browser's tests saw, one after another, each with a line of text.
 
 make demo; YT8M_BROWSER_RECIPE=demo YT8M_BROWSER_STATE=.state YT8M_SCREENSHOTS=FOLDER make test-browser;
 python -m tests.browser.tour FOLDER docs/pictures/tour.gif

@@ -50,12 +50,10 @@ def field_docs(config: type) -> dict[str, str]:
 
 def variant_form() -> dict[str, dg.Field]:
     """What a variant is asked for by: its name, and what it changes."""
-    training, naming = (
-        form_of(TrainingConfig),
-        "Letters, digits and underscores, such as lr3e4; empty: none is trained.",
-    )
+    training = form_of(TrainingConfig)
+    naming = "Name of the variant. Letters, digits and underscores, such as lr3e4; empty: none is trained."
     return {
-        "name": dg.Field(dg.String, default_value="", description=f"Name of the variant. {naming}"),
+        "name": dg.Field(dg.String, default_value="", description=naming),
         "finetuning": dg.Field(
             dg.Shape(training),
             is_required=False,
@@ -76,16 +74,10 @@ def variant_form() -> dict[str, dg.Field]:
 
 
 def study_form() -> dict[str, dg.Field]:
-    """What a study is asked for by; the fields of `StudyConfig`."""
-    docs = field_docs(StudyConfig)
-    kinds: dict[str, tuple[Any, Any]] = {
-        "steps": (dg.Int, 0),
-        "name": (dg.String, "study"),
-        "space": (dg.Permissive(), {}),
-        "seed": (dg.Int, 0),
-        "num_initial": (dg.Int, 5),
-    }
-    return {name: dg.Field(kind, default_value=usual, description=docs[name]) for name, (kind, usual) in kinds.items()}
+    """What a study is asked for by: the fields of `StudyConfig`, and no budget unless one is given."""
+    docs, usual = field_docs(StudyConfig), vars(StudyConfig(steps=1)) | {"steps": 0, "space": {}}
+    kinds = {"steps": dg.Int, "name": dg.String, "space": dg.Permissive(), "seed": dg.Int, "num_initial": dg.Int}
+    return {name: dg.Field(kind, default_value=usual[name], description=docs[name]) for name, kind in kinds.items()}
 
 
 def settings_of(form: typing.Mapping[str, Any]) -> dict[str, Any]:

@@ -74,8 +74,9 @@ class TrackedRun:
     def log_table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], name: str) -> None:
         """Keep a table as a file `NAME.json` that MLflow shows as one, and compares between runs."""
         self.record.dicts[name] = {"columns": list(columns), "data": [list(row) for row in rows]}
-        tables = [*json.loads(self.record.tags.get(TABLES_TAG, "[]")), {"path": name, "type": "table"}]
-        self.set_tags({TABLES_TAG: json.dumps([table for i, table in enumerate(tables) if table not in tables[:i]])})
+        tables, table = json.loads(self.record.tags.get(TABLES_TAG, "[]")), {"path": name, "type": "table"}
+        if table not in tables:
+            self.set_tags({TABLES_TAG: json.dumps([*tables, table])})
 
     def log_dataset(self, name: str, *, digest: str, source_uri: str, context: str) -> None:
         """Say which data the run used: `context` is training, holdout or test."""
