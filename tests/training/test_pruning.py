@@ -36,7 +36,9 @@ def test_none_is_ended_in_its_warm_up() -> None:
 
 
 def test_few_curves_end_nothing() -> None:
-    MedianRule(curves=GOOD[1:], num_steps=100)(evaluations(0.0, 0.0, 0.0))
+    with pytest.raises(TrialPrunedError):
+        MedianRule(curves=GOOD, num_steps=100)(evaluations(0.0, 0.0, 0.0))
+    MedianRule(curves=GOOD[1:], num_steps=100)(evaluations(0.0, 0.0, 0.0))  # one fewer, and it goes on
 
 
 def test_lengths_are_compared_by_their_share() -> None:

@@ -30,17 +30,18 @@ def compare_variants(recipe: Recipe, store: ArtifactStore, base: str) -> list[di
     """
     recipe.model(base)
     own = Lineage(recipe, store)
-    rows, ranking = [_reached(own, base, OWN, {})], own.current(Node("oof_ranking", base))
+    rows, k = [_reached(own, base, OWN, {})], recipe.prediction.top_k
+    ranking, rated = own.current(Node("oof_ranking", base)), own.current(Node("holdout_ratings"))
+    ratings = Ratings.read_csv(store.fetch(rated) / RATINGS_FILE) if ranking and rated else None
     for variant in kept_variants(store, base).values():
         try:
             lineage = Lineage(variant.add_to(recipe), store)
         except ConfigError:
             continue
         rows.append(_reached(lineage, variant.key, variant.name, variant.settings))
-        other, found = lineage.current(Node("oof_ranking", variant.key)), own.current(Node("holdout_ratings"))
-        if ranking and other and found:
-            ratings = Ratings.read_csv(store.fetch(found) / RATINGS_FILE)
-            pair, k = (RankingReader(store.fetch(other)), RankingReader(store.fetch(ranking))), recipe.prediction.top_k
+        other = lineage.current(Node("oof_ranking", variant.key))
+        if ranking and other and ratings is not None:
+            pair = RankingReader(store.fetch(other)), RankingReader(store.fetch(ranking))
             test = paired_test(*pair, ratings, recipe.bootstrap_rounds, recipe.seed, k=k)
             rows[-1]["gain"] = {**asdict(test.difference), "p_value": test.p_value}
     return rows
