@@ -80,6 +80,7 @@ def command_study(arguments: argparse.Namespace) -> int:
 
 def trials_table(metadata: Mapping[str, Any]) -> Any:
     """The trials of a study, best first."""
+    from rich.markup import escape
     from rich.table import Table
 
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split(" | ")] for line in metadata["table"].split("\n"))
@@ -88,7 +89,7 @@ def trials_table(metadata: Mapping[str, Any]) -> Any:
     for place, name in enumerate(head):
         table.add_column(name, justify="right" if place else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(escape(cell.replace(r"\|", "|")) for cell in row))
     return table
 
 

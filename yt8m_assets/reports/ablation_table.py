@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from yt8m_assets.verbatim import for_markdown
+from yt8m_assets import verbatim
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,7 +72,6 @@ def ablation_table(figures: Mapping[str, Any]) -> "Table":
 def markdown_table(figures: Mapping[str, Any]) -> str:
     """The same as Markdown, with caption and notes below."""
     rows, notes = table_rows(figures)
-    lines = [list(COLUMNS), ["---:" if place in _NUMBERS else "---" for place in range(len(COLUMNS))], *rows]
-    table = "\n".join(f"| {' | '.join(map(for_markdown, cells))} |" for cells in lines)
+    table = verbatim.markdown_table(COLUMNS, rows, _NUMBERS)
     numbered = "".join(f"\n{number}. {note}" for number, note in enumerate(notes, 1))
     return f"{table}\n\n{CAPTION.format(**figures)}\n{numbered}"

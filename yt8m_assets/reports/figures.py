@@ -236,8 +236,12 @@ def _ceiling(
 def _normalised(
     maps: dict[str, float], ceiling: Mapping[str, Any], models: list[dict[str, Any]], name: str
 ) -> dict[str, Any]:
-    """norm = (MAP - random) / (oracle - random) of the ensemble and each model."""
+    """The MAP and the norm of the ensemble and each model."""
     maps = maps | {row["key"]: row[name] for row in models if row[name] is not None}
+    return {"maps": maps, "norms": {key: norm(value, ceiling) for key, value in maps.items()}}
+
+
+def norm(value: float, ceiling: Mapping[str, Any]) -> float | None:
+    """(MAP - random) / (oracle - random); None where chance is as good as the oracle."""
     spread = ceiling["oracle"] - ceiling["random"]
-    norms = {key: (value - ceiling["random"]) / spread if spread > 0 else None for key, value in maps.items()}
-    return {"maps": maps, "norms": norms}
+    return (value - ceiling["random"]) / spread if spread > 0 else None

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yt8m_assets import verbatim
 from yt8m_assets.progress import Progress
 from yt8m_assets.recipes.schema import Recipe
 from yt8m_assets.stages.ensemble import lineage_tags
@@ -14,7 +15,6 @@ from yt8m_assets.stages.nodes import Node
 from yt8m_assets.storage import ArtifactStore, StageResult
 from yt8m_assets.tracking import TrackedRun, Tracking
 from yt8m_assets.tracking.system import code_tags
-from yt8m_assets.verbatim import for_markdown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -136,9 +136,7 @@ def markdown_table(figures: Mapping[str, Any]) -> str:
     from yt8m_assets.reports.page import table_columns, table_rows
 
     columns = table_columns(figures)
-    rows = [[for_markdown(cell) for cell in row] for row in table_rows(figures)]
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return verbatim.markdown_table(columns, table_rows(figures), range(1, len(columns)))
 
 
 def leaderboard_table(store: ArtifactStore, recipe: Recipe) -> "Table":

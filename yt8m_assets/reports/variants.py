@@ -8,14 +8,14 @@ from yt8m_assets.errors import ConfigError
 from yt8m_assets.evaluation import Ratings, paired_test
 from yt8m_assets.ranking.files import RankingReader
 from yt8m_assets.recipes.schema import Recipe
-from yt8m_assets.reports.figures import model_row
+from yt8m_assets.reports.figures import model_row, norm
 from yt8m_assets.stages.data import RATINGS_FILE
 from yt8m_assets.stages.ensemble import read_weights
 from yt8m_assets.stages.lineage import Inputs, Lineage
 from yt8m_assets.stages.nodes import Node, nodes
 from yt8m_assets.stages.variants import kept_variants
 from yt8m_assets.storage import ArtifactStore, canonical_json
-from yt8m_assets.verbatim import for_markdown
+from yt8m_assets.verbatim import markdown_table
 
 OWN = "the recipe's"
 _OF_A_ROW = ("finetuned_model", "oof_predictions", "oof_ranking")
@@ -81,9 +81,7 @@ def comparison_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def comparison_markdown(found: Sequence[Mapping[str, Any]]) -> str:
     """The same as a Markdown table."""
-    rows = [[for_markdown(cell) for cell in row] for row in comparison_rows(found)]
-    lines = [COLUMNS, ["---", "---", *["---:"] * (len(COLUMNS) - 2)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown_table(COLUMNS, comparison_rows(found), range(2, len(COLUMNS)))
 
 
 def with_variant_rows(
@@ -108,7 +106,5 @@ def with_variant_rows(
         row = model_row(replace(wider, folds=0), store, of_row, key, ranking, ratings, weights)
         rows.append(row | ({"fold_map": None} if recipe.folds else {}) | ({"test_map": None} if simulated else {}))
         if simulated:
-            ceiling = simulated["holdout"]
-            spread = ceiling["oracle"] - ceiling["random"]
-            ceiling["norms"][key] = (row["map_with_tta"] - ceiling["random"]) / spread if spread > 0 else None
+            simulated["holdout"]["norms"][key] = norm(row["map_with_tta"], simulated["holdout"])
     return {**figures, "models": rows}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from yt8m_assets.storage import Publication, canonical_json
-from yt8m_assets.verbatim import for_markdown
+from yt8m_assets.verbatim import markdown_table
 
 TRIALS, BEST = "trials", "best.json"
 Row = Mapping[str, Any]
@@ -56,17 +56,15 @@ def study_metadata(rows: Sequence[Row], best: int) -> dict[str, Any]:
     counts = {name: sum(row["status"] == name for row in rows) for name in ("completed", "pruned", "failed")}
     ordered = sorted(rows, key=lambda row: (row["score"] is None, -(row["score"] or 0.0)))
     cells = [[_cell(value) for value in flat(row).values()] for row in ordered]
-    names = list(flat(rows[0]))
-    lines = [names, ["---"] * len(names), *cells]
     return {
         "best_map_in_training": rows[best]["score"],
         "best_settings": dict(rows[best]["point"]),
         "steps": sum(row["steps"] for row in rows),
         "trials": len(rows),
         **counts,
-        "table": "\n".join(f"| {' | '.join(line)} |" for line in lines),
+        "table": markdown_table(list(flat(rows[0])), cells),
     }
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None else for_markdown(f"{value:.4g}" if isinstance(value, float) else str(value))
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
